@@ -1,0 +1,79 @@
+"""throughtime: recurrent networks for PyTorch, with first-class state and gradients through time.
+
+import throughtime as tt
+
+tt.LSTM, tt.GRU, tt.RNN      torch.nn's layers with lengths=, trace(), layer norm, zoneout, recurrent dropout, ...
+tt.scan, tt.Recurrent        any cell over time, also your own
+tt.bptt                      full, truncated, randomised and checkpointed backpropagation through time
+tt.backends()                who runs recurrences on this machine
+
+Everything is imported on first use: `import throughtime` costs almost nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "cells": ["Cell", "GRUCell", "HiddenState", "IndRNNCell", "LSTMCell", "LSTMState", "LayerNormLSTMCell"],
+    "cells.mingru": ["MinGRUCell"],
+    "cells.rnn": ["RNNCell"],
+    "layers": ["GRU", "LSTM", "RNN", "Recurrent", "Trace", "scan"],
+    "kernels.dispatch": ["backends", "use_backend"],
+    "kernels.call": ["Call"],
+    "errors": ["BackendError", "InputError", "RunError", "ThroughtimeError"],
+}  # fmt: skip
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_MODULES = (
+    "bptt",
+    "cells",
+    "cli",
+    "data",
+    "errors",
+    "flow",
+    "kernels",
+    "layers",
+    "models",
+    "runs",
+    "runtime",
+    "tasks",
+    "training",
+)
+
+__all__ = [*_HOME_OF, *_MODULES]
+
+if TYPE_CHECKING:
+    from throughtime import bptt, cells, data, flow, kernels, layers, models, runs, runtime, tasks, training
+    from throughtime.cells import (
+        Cell,
+        GRUCell,
+        HiddenState,
+        IndRNNCell,
+        LayerNormLSTMCell,
+        LSTMCell,
+        LSTMState,
+        MinGRUCell,
+        RNNCell,
+    )
+    from throughtime.errors import BackendError, InputError, RunError, ThroughtimeError
+    from throughtime.kernels.call import Call
+    from throughtime.kernels.dispatch import backends, use_backend
+    from throughtime.layers import GRU, LSTM, RNN, Recurrent, Trace, scan
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        value = getattr(importlib.import_module(f"throughtime.{_HOME_OF[name]}"), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"throughtime.{name}")
+    else:
+        raise AttributeError(f"module 'throughtime' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

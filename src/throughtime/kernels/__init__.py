@@ -1,0 +1,1 @@
+"""The recurrences over time, and who runs them."""

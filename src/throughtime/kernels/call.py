@@ -1,0 +1,33 @@
+"""A call of a recurrent layer as plain data, so that choosing a backend needs neither the tensors nor the hardware."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch.autograd import forward_ad
+
+
+class Call(NamedTuple):
+    """What a backend must know to say whether it can run a call."""
+
+    cell: str  # "rnn", "gru", "lstm", or the name of a cell's class
+    extras: tuple[
+        str, ...
+    ] = ()  # what torch.nn's layer of that name cannot do: "layer_norm", "peepholes", ...
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    ragged: bool = False  # rows of different lengths
+    empty_rows: bool = False  # a row of length zero
+    transform: str = ""  # "torch.func", "forward-mode AD" or "torch.compile" when the call is under one
+
+
+def active_transform() -> str:
+    """The function transform that this call is made under, or ""."""
+    if torch.compiler.is_compiling():
+        return "torch.compile"
+    if torch._C._are_functorch_transforms_active():
+        return "torch.func"
+    if forward_ad._current_level >= 0:
+        return "forward-mode AD"
+    return ""

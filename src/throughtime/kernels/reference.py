@@ -1,0 +1,110 @@
+"""The recurrence as a loop in plain torch: the definition that every other backend is tested against.
+
+Differentiable any number of times, and at home under torch.func.vmap, forward-mode AD and torch.compile. It runs every cell.
+Cost: T small steps, each a few torch calls; the activations of all steps are kept for the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from throughtime.cells.contract import State
+
+
+class Steppable(Protocol):
+    """What the loop needs: a cell, or a recurrence bound to tensors."""
+
+    def project(self, x: Tensor) -> Tensor: ...
+    def step(self, state: State, u: Tensor) -> State: ...
+
+
+class Zoneout(NamedTuple):
+    """Units that keep their old value at random (Krueger et al. 2016, arXiv 1606.01305), for one direction of one layer.
+
+    In training the masks say who keeps it; without masks every unit takes the expectation, rate * old + (1 - rate) * new.
+    """
+
+    rates: tuple[float, ...]  # one for each tensor of the state
+    keep: tuple[Tensor | None, ...] | None  # bool [T, B, H] for each tensor of the state
+
+    def apply(self, t: int, old: State, new: State) -> State:
+        """The state after step t."""
+        mixed: list[Tensor] = []
+        for index, rate in enumerate(self.rates):
+            a, b = old[index], new[index]
+            if self.keep is None:
+                mixed.append(b if rate == 0 else torch.lerp(b, a, rate))
+            else:
+                mask = self.keep[index]
+                mixed.append(b if mask is None else torch.where(mask[t], a, b))
+        return rebuild(new, mixed)
+
+
+def rebuild(like: State, values: list[Tensor]) -> State:
+    """A state of the same kind from other tensors: a NamedTuple stays one."""
+    return type(like)(*values) if hasattr(like, "_fields") else type(like)(values)
+
+
+Observe = Callable[[int, State, Tensor, State], None]
+"""Told at each step: t, the state before, u = project(x) of the step, the state after (padding not yet cleared)."""
+
+
+def unroll(
+    recurrence: Steppable,
+    x: Tensor,
+    state: State,
+    *,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+    zoneout: Zoneout | None = None,
+    observe: Observe | None = None,
+) -> tuple[Tensor, State]:
+    """Run one recurrence over a whole sequence, in one direction.
+
+    Args:
+        x: [T, B, D].
+        state: the state before the first step, tensors [B, ...].
+        lengths: int64 [B]; what lies beyond a row's length is never read and may be NaN. None: all T steps are real.
+        reverse: from each row's last real step back to its first.
+
+    Returns: outputs [T, B, H], zero in the padding, and the state after each row's last real step (the initial one if it
+    has none).
+    """
+    padding = None
+    if lengths is not None:
+        padding = torch.arange(x.shape[0], device=x.device)[:, None] >= lengths.to(x.device)
+        # Cleared before the linear map: 0 * NaN would poison the weights' gradient even where the gradient is zero.
+        x = x.masked_fill(padding.reshape(padding.shape + (1,) * (x.dim() - 2)), 0)
+    # unbind, not u[t]: the gradient of T separate reads would be T tensors of u's full size.
+    u = recurrence.project(x).unbind(0)
+    outputs: list[Tensor] = [x] * len(u)
+    order = range(len(u) - 1, -1, -1) if reverse else range(len(u))
+    for t in order:
+        new = recurrence.step(state, u[t])
+        if zoneout is not None:
+            new = zoneout.apply(t, state, new)
+        if padding is not None:
+            new = _keep_where(padding[t], state, new)
+        if observe is not None:
+            observe(t, state, u[t], new)
+        outputs[t] = new[0]
+        state = new
+    y = torch.stack(outputs)
+    if padding is not None:
+        y = y.masked_fill(padding.reshape(padding.shape + (1,) * (y.dim() - 2)), 0)
+    return y, state
+
+
+def _keep_where(padding: Tensor, old: State, new: State) -> State:
+    """Rows that have ended keep their state."""
+    return rebuild(
+        new,
+        [
+            torch.where(padding.reshape(padding.shape + (1,) * (b.dim() - 1)), a, b)
+            for a, b in zip(old, new, strict=True)
+        ],
+    )

@@ -1,0 +1,268 @@
+"""What RNN, GRU and LSTM layers share: torch.nn's arguments, parameters and forms of input, over a recurrence.
+
+A layer owns parameters named as torch.nn names them (weight_ih_l0, weight_hh_l0_reverse, ...), binds one recurrence to them for
+each layer and direction, and asks dispatch who runs the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from throughtime.cells.contract import State
+from throughtime.cells.init import initialise
+from throughtime.cells.recurrence import Recurrence
+from throughtime.errors import one_of
+from throughtime.kernels import dispatch
+from throughtime.kernels.aten import AtenBackend, Stack
+from throughtime.kernels.call import Call, active_transform
+from throughtime.kernels.reference import Observe, Steppable, unroll
+from throughtime.layers import checks
+from throughtime.layers.noise import recurrent_dropout_mask, zoneout_masks
+from throughtime.layers.sequence import Sequence, unpack
+from throughtime.layers.stack import run_stack
+from throughtime.layers.states import Stacked, StateForm
+from throughtime.layers.trace import Trace, Tracer
+
+
+class RecurrentLayer(nn.Module):
+    """Base of the drop-in layers; see `RNN`, `GRU`, `LSTM`.
+
+    Keyword arguments beyond torch.nn:
+        layer_norm: normalise the linear maps (Ba, Kiros & Hinton 2016).
+        recurrent_dropout: share of hidden units that the linear map does not see, one mask for a whole call
+            (Gal & Ghahramani 2016).
+        zoneout: share of units that keep their value in a step (Krueger et al. 2016); for an LSTM also a pair (h, c).
+        init: "torch", "orthogonal", "identity" or "xavier"; see `throughtime.cells.init`.
+        backend: run on this backend or raise its reason; None lets dispatch choose.
+        hidden_size: also a sequence, one size for each layer. States are then tuples of [B, H] instead of one tensor.
+    """
+
+    recurrence: ClassVar[type[Recurrence]]
+    state_type: ClassVar[type[Any]]
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int | Many[int],
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        layer_norm: bool = False,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
+        init: str = "torch",
+        forget_bias: float = 0.0,
+        backend: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        checks.check_arguments(input_size, num_layers, bias, batch_first, dropout)
+        self.hidden_sizes = checks.check_hidden_sizes(hidden_size, num_layers, proj_size)
+        self.input_size = input_size
+        self.hidden_size = hidden_size if isinstance(hidden_size, int) else tuple(hidden_size)
+        self.num_layers = num_layers
+        self.bias = bias
+        self.batch_first = batch_first
+        self.dropout = float(dropout)
+        self.bidirectional = bidirectional
+        self.proj_size = proj_size
+        self.layer_norm = layer_norm
+        self.recurrent_dropout = checks.check_rate("recurrent_dropout", recurrent_dropout)
+        rates = zoneout if isinstance(zoneout, tuple) else (zoneout,) * len(self.state_type._fields)
+        self.zoneout = tuple(checks.check_rate("zoneout", rate) for rate in rates)
+        if len(self.zoneout) != len(self.state_type._fields):
+            raise ValueError(
+                f"zoneout must be one number for each of {self.state_type._fields}, got {zoneout!r}"
+            )
+        self.init = init
+        self.forget_bias = forget_bias
+        self.backend = backend if backend is None else one_of("backend", backend, dispatch.NAMES)
+        self.options = options
+        self._names: list[dict[str, str]] = []
+        for layer, size in enumerate(self.hidden_sizes):
+            features = input_size if layer == 0 else self._output_size(layer - 1) * self._directions
+            for suffix in ("", "_reverse")[: self._directions]:
+                shapes = self.recurrence.shapes(
+                    features, size, bias=bias, layer_norm=layer_norm, proj_size=proj_size, **options
+                )
+                names = {name: f"{name}_l{layer}{suffix}" for name in shapes}
+                for name, shape in shapes.items():
+                    setattr(self, names[name], nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+                self._names.append(names)
+        self.reset_parameters()
+
+    @property
+    def _directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    def _output_size(self, layer: int) -> int:
+        return self.proj_size or self.hidden_sizes[layer]
+
+    @property
+    def all_weights(self) -> list[list[nn.Parameter]]:
+        """The parameters of each layer and direction, as torch.nn lists them."""
+        return [[getattr(self, name) for name in names.values()] for names in self._names]
+
+    def flatten_parameters(self) -> None:
+        """Nothing: kept because callers of torch.nn's layers call it."""
+
+    def reset_parameters(self) -> None:
+        """Start again from the layer's own `init`."""
+        for number, names in enumerate(self._names):
+            tensors = {name: getattr(self, attribute) for name, attribute in names.items()}
+            size = self.hidden_sizes[number // self._directions]
+            initialise(tensors, size, self.init, self.forget_bias)
+
+    def call(self, input: Tensor, lengths: Tensor | None = None) -> Call:
+        """This call as plain data, for `throughtime.backends(explain=...)`."""
+        extras = [name for name in ("layer_norm", "recurrent_dropout") if getattr(self, name)]
+        extras += ["zoneout"] * any(self.zoneout)
+        extras += ["different hidden sizes"] * (len(set(self.hidden_sizes)) > 1)
+        return Call(
+            cell=self.recurrence.kind,
+            extras=(*extras, *self._extras()),
+            device=input.device.type,
+            dtype=input.dtype,
+            ragged=lengths is not None,
+            empty_rows=lengths is not None and checks.values_known() and bool((lengths == 0).any()),
+            transform=active_transform(),
+        )
+
+    def _extras(self) -> list[str]:
+        """Options of this recurrence that torch.nn's layer does not have."""
+        return []
+
+    def forward(
+        self, input: Tensor | PackedSequence, hx: Any = None, *, lengths: Tensor | None = None
+    ) -> tuple[Any, Any]:
+        """Run the layers over a batch of sequences.
+
+        Args:
+            input: [T, B, D]; [B, T, D] with batch_first; [T, D]; or a PackedSequence.
+            hx: the state before the first step; zeros by default.
+            lengths: [B] whole numbers; what lies beyond a row's length is never read (it may be NaN), outputs there are zero,
+                and the final state is that after the row's last real step.
+
+        Returns: outputs in the input's form, and the final state [layers * directions, B, H] (a pair of them for an LSTM).
+        Raises: torch.nn's errors for wrong shapes; BackendError if a backend asked for by name cannot run the call.
+        """
+        sequence, components = self._read(input, hx, lengths)
+        form = self._form
+        call = self.call(sequence.x, sequence.lengths)
+        backend = dispatch.choose(call, self.backend)
+        if isinstance(backend, AtenBackend):
+            stack = Stack(
+                tuple(self._bind(number) for number in range(len(self._names))),
+                self.num_layers,
+                self.bidirectional,
+                self.dropout,
+                self.training,
+            )
+            stacked = [c for c in components if isinstance(c, Tensor)]
+            y, finals = backend.run(stack, sequence.x, stacked, sequence.lengths)
+            return sequence.output(y), form.give(finals, sequence)
+        y, states = self._run(sequence, components)
+        return sequence.output(y), form.give(form.join(states), sequence)
+
+    def trace(
+        self, input: Tensor | PackedSequence, hx: Any = None, *, lengths: Tensor | None = None
+    ) -> Trace:
+        """Run as `forward` does and keep every step's states and gates, by name.
+
+        Returns: Trace(output, hx, steps): `trace.steps["l0"]["c"]` is [T, B, H], time first; "l0_reverse" is the other direction.
+        Padding steps are zero. Everything is differentiable. Runs on the reference; memory: all states and gates.
+        """
+        sequence, components = self._read(input, hx, lengths)
+        tracer = Tracer(sequence.x.shape[0], sequence.lengths)
+        y, states = self._run(sequence, components, tracer)
+        steps = {
+            f"l{n // self._directions}" + "_reverse" * (n % self._directions): s
+            for n, s in tracer.steps.items()
+        }
+        hx = self._form.give(self._form.join(states), sequence)
+        return Trace(sequence.output(y), hx, steps)
+
+    def _run(
+        self, sequence: Sequence, components: list[Stacked], tracer: Tracer | None = None
+    ) -> tuple[Tensor, list[State]]:
+        steps = sequence.x.shape[0]
+        states = [self.state_type(*(c[number] for c in components)) for number in range(len(self._names))]
+
+        def run(
+            number: int, recurrence: Steppable, x: Tensor, state: State, reverse: bool
+        ) -> tuple[Tensor, State]:
+            observe: Observe | None = None if tracer is None else tracer.watch(number, recurrence)
+            recurrence.h_mask = recurrent_dropout_mask(state, self.recurrent_dropout, self.training)  # type: ignore[attr-defined]
+            zoneout = zoneout_masks(state, steps, self.zoneout, self.training)
+            return unroll(
+                recurrence,
+                x,
+                state,
+                lengths=sequence.lengths,
+                reverse=reverse,
+                zoneout=zoneout,
+                observe=observe,
+            )
+
+        return run_stack(
+            [self._bind(number) for number in range(len(self._names))],
+            sequence.x,
+            states,
+            run,
+            bidirectional=self.bidirectional,
+            dropout=self.dropout,
+            training=self.training,
+        )
+
+    def _bind(self, number: int) -> Recurrence:
+        """The recurrence of one layer and direction, over this layer's parameters."""
+        tensors = {name: getattr(self, attribute) for name, attribute in self._names[number].items()}
+        return self.recurrence.bind(tensors, **self.options)
+
+    def _read(
+        self, input: Tensor | PackedSequence, hx: Any, lengths: Tensor | None
+    ) -> tuple[Sequence, list[Stacked]]:
+        """The input with time first, and the components of the state in the order of its rows."""
+        dtype = getattr(self, self._names[0]["weight_ih"]).dtype
+        sequence = unpack(type(self).__name__, input, lengths, self.input_size, dtype, self.batch_first)
+        ragged = sequence.lengths
+        if ragged is not None and checks.values_known() and bool((ragged == sequence.x.shape[0]).all()):
+            sequence = sequence._replace(lengths=None)
+        return sequence, self._form.read(hx, sequence)
+
+    @property
+    def _form(self) -> StateForm:
+        sizes = {"h": tuple(self._output_size(n) for n in range(self.num_layers)), "c": self.hidden_sizes}
+        return StateForm(
+            self.state_type._fields,
+            tuple(sizes[field] for field in self.state_type._fields),
+            self.num_layers,
+            self._directions,
+        )
+
+    def extra_repr(self) -> str:
+        """The sizes and whatever differs from torch.nn's defaults."""
+        shown = [f"{self.input_size}, {self.hidden_size}"]
+        defaults: dict[str, Any] = {
+            "proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False,
+            "layer_norm": False, "recurrent_dropout": 0.0, "init": "torch", "forget_bias": 0.0, "backend": None,
+        }  # fmt: skip
+        shown += [
+            f"{name}={getattr(self, name)}"
+            for name, value in defaults.items()
+            if getattr(self, name) != value
+        ]
+        shown += [f"zoneout={self.zoneout}"] * any(self.zoneout)
+        shown += [f"{name}={value}" for name, value in self.options.items() if value not in (False, "tanh")]
+        return ", ".join(shown)

@@ -1,0 +1,155 @@
+"""Any cell as a layer: stacked, in both directions, with dropout and lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from throughtime.cells.contract import Cell, State
+from throughtime.kernels.reference import Steppable, rebuild, unroll
+from throughtime.layers.checks import check_arguments
+from throughtime.layers.sequence import unpack
+from throughtime.layers.stack import run_stack
+from throughtime.layers.trace import Trace, Tracer
+
+
+class Recurrent(nn.Module):
+    """A layer over any cell.
+
+        tt.Recurrent(tt.MinGRUCell(28, 64))         # one layer, one direction
+        tt.Recurrent(partial(tt.MinGRUCell, hidden_size=64), 28, num_layers=2, bidirectional=True)
+
+    Args:
+        cell: a cell, or a function that makes one from its number of input features; stacking and two directions need the
+            function, because every layer and direction has weights of its own.
+        input_size: features of the input; needed with a function.
+        num_layers, bidirectional, dropout, batch_first: as in torch.nn.
+
+    Call: `layer(input, hx=None, *, lengths=None) -> (outputs, states)`, one state for each layer and direction.
+    Runs on the reference backend.
+    """
+
+    def __init__(
+        self,
+        cell: Cell | Callable[[int], Cell],
+        input_size: int | None = None,
+        *,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        batch_first: bool = False,
+    ) -> None:
+        super().__init__()
+        directions = 2 if bidirectional else 1
+        if isinstance(cell, Cell):
+            if num_layers != 1 or bidirectional:
+                raise ValueError(
+                    f"{num_layers} layers in {directions} direction(s) need {num_layers * directions} cells with weights "
+                    f"of their own, got one {type(cell).__name__}: give a function that makes one from its input size"
+                )
+            input_size = cell.input_size
+        elif input_size is None:
+            raise ValueError("input_size is needed to make the first cell: Recurrent(make_cell, input_size)")
+        check_arguments(input_size, num_layers, True, batch_first, dropout)
+        if num_layers < 1:
+            raise ValueError("num_layers must be greater than zero")
+        cells: list[Cell] = []
+        features = input_size
+        for _ in range(num_layers):
+            layer = [cell if isinstance(cell, Cell) else cell(features) for _ in range(directions)]
+            cells += layer
+            features = layer[0].hidden_size * directions
+        self.cells = nn.ModuleList(cells)
+        self.input_size = input_size
+        self.hidden_size = cells[-1].hidden_size
+        self.num_layers = num_layers
+        self.bidirectional = bidirectional
+        self.dropout = float(dropout)
+        self.batch_first = batch_first
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Sequence[State] | None = None,
+        *,
+        lengths: Tensor | None = None,
+    ) -> tuple[Any, tuple[State, ...]]:
+        """Run the layers; `lengths` [B] as in `throughtime.LSTM`."""
+        output, states, _ = self._run(input, hx, lengths, traced=False)
+        return output, states
+
+    def trace(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Sequence[State] | None = None,
+        *,
+        lengths: Tensor | None = None,
+    ) -> Trace:
+        """Run as `forward` does and keep every step's states and whatever the cell's `gates` shows, by name."""
+        return Trace(*self._run(input, hx, lengths, traced=True))
+
+    def _run(
+        self, input: Tensor | PackedSequence, hx: Sequence[State] | None, lengths: Tensor | None, traced: bool
+    ) -> tuple[Any, tuple[State, ...], dict[str, dict[str, Tensor]]]:
+        dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.get_default_dtype())
+        sequence = unpack("Recurrent", input, lengths, self.input_size, dtype, self.batch_first)
+        x = sequence.x
+        tracer = Tracer(x.shape[0], sequence.lengths) if traced else None
+        if hx is None:
+            states = [
+                self._cell(n).initial_state(x.shape[1], device=x.device, dtype=x.dtype)
+                for n in range(len(self.cells))
+            ]
+        else:
+            if len(hx) != len(self.cells):
+                raise ValueError(
+                    f"hx must have one state for each of {len(self.cells)} layers and directions, got {len(hx)}"
+                )
+            given = [s if sequence.batched else rebuild(s, [v.unsqueeze(0) for v in s]) for s in hx]
+            states = [_reorder(s, sequence.order) for s in given]
+
+        def run(number: int, cell: Steppable, x: Tensor, state: State, reverse: bool) -> tuple[Tensor, State]:
+            observe = None if tracer is None else tracer.watch(number, cell)
+            return unroll(cell, x, state, lengths=sequence.lengths, reverse=reverse, observe=observe)
+
+        cells = [self._cell(n) for n in range(len(self.cells))]
+        y, finals = run_stack(
+            cells,
+            x,
+            states,
+            run,
+            bidirectional=self.bidirectional,
+            dropout=self.dropout,
+            training=self.training,
+        )
+        finals = [_reorder(s, sequence.restore) for s in finals]
+        if not sequence.batched:
+            finals = [rebuild(s, [v.squeeze(0) for v in s]) for s in finals]
+        directions = 2 if self.bidirectional else 1
+        steps = {} if tracer is None else {
+            f"l{n // directions}" + "_reverse" * (n % directions): kept for n, kept in tracer.steps.items()
+        }  # fmt: skip
+        return sequence.output(y), tuple(finals), steps
+
+    def _cell(self, number: int) -> Cell:
+        cell = self.cells[number]
+        assert isinstance(cell, Cell)
+        return cell
+
+    def extra_repr(self) -> str:
+        """The arguments that differ from their defaults."""
+        defaults: dict[str, Any] = {
+            "num_layers": 1,
+            "bidirectional": False,
+            "dropout": 0.0,
+            "batch_first": False,
+        }
+        return ", ".join(f"{k}={getattr(self, k)}" for k, v in defaults.items() if getattr(self, k) != v)
+
+
+def _reorder(state: State, order: Tensor | None) -> State:
+    return state if order is None else rebuild(state, [value.index_select(0, order) for value in state])

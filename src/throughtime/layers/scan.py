@@ -1,0 +1,36 @@
+"""Any cell over time."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from throughtime.cells.contract import Cell, State
+from throughtime.kernels.reference import unroll
+from throughtime.layers.checks import check_lengths
+
+
+def scan(
+    cell: Cell, x: Tensor, state: State | None = None, *, lengths: Tensor | None = None, reverse: bool = False
+) -> tuple[Tensor, State]:
+    """Run a cell over a sequence.
+
+    Args:
+        cell: any `Cell`, also one of your own.
+        x: [T, B, D], time first.
+        state: the state before the first step; the cell's own initial state by default.
+        lengths: [B] real steps of each row; padding is never read and may be NaN.
+        reverse: from each row's last real step back to its first.
+
+    Returns: outputs [T, B, H] (the state's first tensor at each step; zero in the padding), and the state after the last
+    real step.
+    Cost: T steps of the cell; activations of all steps while a gradient is wanted.
+    """
+    if x.dim() < 2 or x.shape[0] == 0:
+        raise ValueError(f"x must be [T, B, ...] with at least one step, got {list(x.shape)}")
+    if lengths is not None:
+        lengths = check_lengths(lengths, x.shape[0], x.shape[1])
+    if state is None:
+        state = cell.initial_state(
+            x.shape[1], device=x.device, dtype=x.dtype if x.is_floating_point() else None
+        )
+    return unroll(cell, x, state, lengths=lengths, reverse=reverse)

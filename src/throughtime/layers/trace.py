@@ -1,0 +1,59 @@
+"""Every step's states and gates, by name."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from throughtime.cells.contract import State
+from throughtime.kernels.reference import Observe
+
+
+class Trace(NamedTuple):
+    """What `forward` returns, and what happened on the way."""
+
+    output: Any  # as forward's
+    hx: Any  # as forward's
+    steps: dict[
+        str, dict[str, Tensor]
+    ]  # "l0", "l0_reverse", "l1", ... -> name of the state or gate -> [T, B, H]
+
+
+class Tracer:
+    """Collects states and gates while the reference runs."""
+
+    def __init__(self, num_steps: int, lengths: Tensor | None) -> None:
+        self.num_steps = num_steps
+        self.lengths = lengths
+        self._kept: dict[int, dict[str, list[Tensor]]] = {}
+
+    def watch(self, number: int, recurrence: Any) -> Observe:
+        """The observer of one layer and direction."""
+        kept: dict[str, list[Tensor]] = defaultdict(lambda: [torch.empty(0)] * self.num_steps)
+        self._kept[number] = kept
+
+        def observe(t: int, before: State, u: Tensor, after: State) -> None:
+            names = getattr(after, "_fields", tuple(str(index) for index in range(len(after))))
+            for name, value in (*zip(names, after, strict=True), *recurrence.gates(before, u).items()):
+                kept[name][t] = value
+
+        return observe
+
+    @property
+    def steps(self) -> dict[int, dict[str, Tensor]]:
+        """What was seen: number of the layer and direction -> name -> [T, B, H], zero in the padding."""
+        return {
+            number: {name: self._clear(torch.stack(values)) for name, values in kept.items()}
+            for number, kept in self._kept.items()
+        }
+
+    def _clear(self, values: Tensor) -> Tensor:
+        if self.lengths is None:
+            return values
+        padding = torch.arange(self.num_steps, device=values.device)[:, None] >= self.lengths.to(
+            values.device
+        )
+        return values.masked_fill(padding.reshape(padding.shape + (1,) * (values.dim() - 2)), 0)
