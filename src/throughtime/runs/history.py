@@ -1,0 +1,100 @@
+"""history.jsonl: one JSON object per line, appended as training goes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from throughtime.errors import InputError, RunError
+from throughtime.runs.files import cannot_write, read_whole, write_all, write_whole
+
+Record = dict[str, Any]
+
+
+def append(path: Path, record: Record) -> None:
+    """Add one line. A line that a killed writer left torn goes first, so that the new one is not glued to it.
+
+    Raises: InputError for a record that is not JSON; RunError when it cannot be written (the file is as it
+    was).
+    """
+    try:
+        line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    except (TypeError, ValueError) as error:
+        raise InputError(f"a history record must be JSON values: {error}") from None
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            end = _end_of_last_line(descriptor)
+            os.ftruncate(descriptor, end)
+            os.lseek(descriptor, end, os.SEEK_SET)
+            try:
+                write_all(descriptor, line)
+            except OSError:
+                os.ftruncate(descriptor, end)
+                raise
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def read(path: Path) -> list[Record]:
+    """All whole lines; a last line without its end, torn by a kill, is not a record.
+
+    Raises: RunError naming the first line that is not a JSON object.
+    """
+    try:
+        *lines, _torn = read_whole(path).split(b"\n")
+    except FileNotFoundError:
+        return []
+    return [_parse(line, path, number) for number, line in enumerate(lines, start=1)]
+
+
+def rewind(path: Path, step: int) -> None:
+    """Drop the records after `step`, and a torn line; records that have no "step" stay. Whole or not at all.
+
+    Raises: as `read`; RunError when it cannot be written.
+    """
+    if not path.exists():
+        return
+    kept = [record for record in read(path) if not _is_after(record, step)]
+    write_whole(path, b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in kept))
+
+
+def sync(path: Path) -> None:
+    """Bring what was appended to the disk."""
+    if not path.exists():
+        return
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def _is_after(record: Record, step: int) -> bool:
+    at = record.get("step")
+    return isinstance(at, (int, float)) and at > step
+
+
+def _end_of_last_line(descriptor: int) -> int:
+    """The size of the file without a torn last line."""
+    end = os.fstat(descriptor).st_size
+    while end and os.pread(descriptor, 1, end - 1) != b"\n":
+        end -= 1
+    return end
+
+
+def _parse(line: bytes, path: Path, number: int) -> Record:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        raise RunError(f"{path} is damaged: line {number} is not a JSON object; remove that line")
+    return record

@@ -1,0 +1,170 @@
+"""A run on disk: a folder with its configuration, vocabulary, weights and history."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from torch import Tensor
+
+from throughtime.data.vocabulary import Vocabulary
+from throughtime.errors import InputError, RunError
+from throughtime.runs import history
+from throughtime.runs.config import Config, from_toml, to_toml
+from throughtime.runs.files import UNFINISHED, cannot_write, read_whole, write_whole
+from throughtime.runs.lock import LOCK, lock
+from throughtime.runs.tensors import load_tensors, save_tensors
+from throughtime.runs.tree import Tree, load_tree, save_tree
+
+CONFIG, VOCABULARY, MODEL = "config.toml", "vocabulary.json", "model.safetensors"
+CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.jsonl"
+
+
+class Run:
+    """A folder that holds one training. Make one with `Run.create`, read one with `Run.open`.
+
+    Every file is written whole or not at all (the history line by line), and nothing in a file can execute.
+    config.toml is written last of what a run starts with: a folder with it is a run, one without it never
+    started.
+    """
+
+    def __init__(self, path: Path, config: Config, vocabulary: Vocabulary) -> None:
+        self.path, self.config, self.vocabulary = path, config, vocabulary
+
+    @classmethod
+    def create(cls, path: str | Path, config: Config, vocabulary: Vocabulary) -> Run:
+        """A new run in a folder that is missing, empty, or was left by a `create` that was killed.
+
+        Raises: RunError when the path holds anything else or cannot be written; InputError when `config` is
+        not TOML.
+        """
+        path = Path(path)
+        symbols = vocabulary.to_json().encode()
+        text = to_toml(config, _checksum(symbols))
+        _refuse_occupied(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(path, error) from None
+        with lock(path):
+            _refuse_occupied(path)  # again: another may have been first
+            write_whole(path / VOCABULARY, symbols)
+            write_whole(path / CONFIG, text.encode())
+        return cls(path, from_toml(text.encode(), path / CONFIG)[0], vocabulary)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """The run in a folder.
+
+        Raises: RunError when there is none, it is damaged, or a newer throughtime wrote it.
+        """
+        path = Path(path)
+        names = _names(path)
+        if names is None:
+            raise RunError(f"no such run: {path}; train one with --out {path}")
+        try:
+            config, checksum = from_toml(read_whole(path / CONFIG), path / CONFIG)
+        except FileNotFoundError:
+            begun = VOCABULARY in names and not _strangers(names)
+            reason = "its training never started; start it again" if begun else f"it has no {CONFIG}"
+            raise RunError(f"{path} is not a run: {reason}") from None
+        return cls(path, config, _read_vocabulary(path / VOCABULARY, checksum))
+
+    def save_model(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write the weights, a state_dict, under its own names; `safetensors.torch.load_file` reads them."""
+        save_tensors(self.path / MODEL, tensors)
+
+    def load_model(self) -> dict[str, Tensor]:
+        """The weights, on the CPU.
+
+        Raises: RunError when there are none yet, or they are damaged.
+        """
+        try:
+            return load_tensors(self.path / MODEL)[0]
+        except FileNotFoundError:
+            raise RunError(
+                f"{self.path} has no weights yet: training was stopped before the first checkpoint; resume it"
+            ) from None
+
+    def save_checkpoint(self, tree: Tree) -> None:
+        """Write all that resuming needs, as `save_tree` takes it; the history goes to the disk before it."""
+        history.sync(self.path / HISTORY)
+        save_tree(self.path / CHECKPOINT, tree)
+
+    def load_checkpoint(self) -> Tree | None:
+        """The last checkpoint, or None when there is none.
+
+        Raises: RunError when it is damaged.
+        """
+        try:
+            return load_tree(self.path / CHECKPOINT)
+        except FileNotFoundError:
+            return None
+
+    def append_history(self, record: history.Record) -> None:
+        """Add a record, JSON values only, with its "step"."""
+        history.append(self.path / HISTORY, record)
+
+    def history(self) -> list[history.Record]:
+        """All records, oldest first."""
+        return history.read(self.path / HISTORY)
+
+    def rewind_history(self, step: int) -> None:
+        """Drop the records after `step`: training goes on from there."""
+        history.rewind(self.path / HISTORY, step)
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the run while writing to it.
+
+        Raises: RunError, when entered, if another training holds it.
+        """
+        return lock(self.path)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+
+def _refuse_occupied(path: Path) -> None:
+    names = _names(path) or []
+    if CONFIG in names:
+        raise RunError(f"{path} holds another run; choose another --out, or --resume to go on")
+    if strangers := _strangers(names):
+        raise RunError(f"{path} holds other files ({strangers[0]}); choose another --out, or empty it")
+
+
+def _names(path: Path) -> list[str] | None:
+    """The names in a folder, in order; None when there is no such folder."""
+    try:
+        return sorted(os.listdir(path))
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        raise RunError(f"a run is a folder, got a file: {path}; name a folder") from None
+    except OSError as error:
+        raise RunError(f"cannot read the folder {path}: {error.strerror}; check its permissions") from None
+
+
+def _strangers(names: list[str]) -> list[str]:
+    """Those names that a `create` which was killed does not leave."""
+    own = {VOCABULARY, LOCK}
+    return [name for name in names if name not in own and not (name[0] == "." and name.endswith(UNFINISHED))]
+
+
+def _read_vocabulary(path: Path, checksum: str) -> Vocabulary:
+    try:
+        data = read_whole(path)
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing: the run cannot be read without its vocabulary") from None
+    if _checksum(data) != checksum:
+        raise RunError(f"{path} is damaged or of another run: its checksum is not the one in {CONFIG}")
+    try:
+        return Vocabulary.from_json(data.decode())
+    except (InputError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
+
+
+def _checksum(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

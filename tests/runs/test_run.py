@@ -1,0 +1,233 @@
+"""The folder: what makes a run, what is refused, and how each damage is named."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from throughtime.data import Vocabulary
+from throughtime.errors import InputError, RunError
+from throughtime.runs import Run
+
+CONFIG = {
+    "seed": 3,
+    "model": {"cell": "lstm", "hidden": (7, 13), "tied": None},
+    "lr": 1e-3,
+    "data": [Path("a b.txt")],
+}
+
+
+@pytest.fixture
+def vocabulary():
+    return Vocabulary.build("char", "the time machine, é")
+
+
+@pytest.fixture
+def run(tmp_path, vocabulary):
+    return Run.create(tmp_path / "a rün" / "1", CONFIG, vocabulary)
+
+
+@pytest.mark.parametrize("kind", ["char", "word", "bpe"])
+def test_open_gives_what_create_was_given(tmp_path, kind):
+    created = Run.create(str(tmp_path / "run"), CONFIG, Vocabulary.build(kind, "the time machine"))
+    opened = Run.open(str(tmp_path / "run"))
+    plain = {"seed": 3, "lr": 1e-3, "data": ["a b.txt"], "model": {"cell": "lstm", "hidden": [7, 13]}}
+    assert opened.config == created.config == plain
+    assert opened.vocabulary == created.vocabulary
+    assert opened.path == tmp_path / "run"
+    lines = (opened.path / "config.toml").read_text().splitlines()
+    assert lines[:2] == ['format = "throughtime-run"', "version = 1"]
+
+
+def test_weights_and_checkpoint_come_back(run):
+    assert run.load_checkpoint() is None
+    with pytest.raises(RunError, match="no weights yet: training was stopped before the first checkpoint"):
+        run.load_model()
+    weights = torch.nn.GRU(7, 13).state_dict()
+    run.save_model(weights)
+    run.save_checkpoint({"step": 7, "model": weights})
+    again = Run.open(run.path)
+    assert again.load_model().keys() == weights.keys()
+    assert all(torch.equal(value, weights[name]) for name, value in again.load_model().items())
+    assert again.load_checkpoint()["step"] == 7
+
+
+def test_create_refuses_what_is_in_the_way(tmp_path, run, vocabulary):
+    before = sorted(run.path.iterdir())
+    with pytest.raises(RunError, match="holds another run; choose another --out, or --resume"):
+        Run.create(run.path, {}, vocabulary)
+    assert sorted(run.path.iterdir()) == before
+    file = tmp_path / "file"
+    file.write_text("x")
+    with pytest.raises(RunError, match="got a file"):
+        Run.create(file, {}, vocabulary)
+    with pytest.raises(RunError, match="got a file"):
+        Run.create(file / "below", {}, vocabulary)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "cat.png").write_text("x")
+    with pytest.raises(RunError, match=r"holds other files \(cat.png\)"):
+        Run.create(folder, {}, vocabulary)
+    assert [entry.name for entry in folder.iterdir()] == ["cat.png"]
+
+
+def test_a_run_that_lost_its_configuration_is_not_made_anew(run, vocabulary):
+    run.save_model({"w": torch.ones(1)})
+    (run.path / "config.toml").unlink()
+    with pytest.raises(RunError, match=r"holds other files \(model.safetensors\)"):
+        Run.create(run.path, {}, vocabulary)
+    with pytest.raises(RunError, match=r"is not a run: it has no config.toml"):
+        Run.open(run.path)
+
+
+def test_create_takes_up_what_a_killed_create_left(tmp_path, vocabulary):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in (".lock", ".vocabulary.json.0a1b2c3d.new", "vocabulary.json"):
+        (folder / name).write_text("half")
+    with pytest.raises(RunError, match="training never started"):
+        Run.open(folder)
+    Run.create(folder, CONFIG, vocabulary)
+    assert Run.open(folder).vocabulary == vocabulary
+    assert sorted(entry.name for entry in folder.iterdir()) == [".lock", "config.toml", "vocabulary.json"]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"format": "mine"}, "'format' is a name of the run's own"),
+        ({"model": {"x": object()}}, "cannot be written as TOML"),
+        ({"x": "\udcff"}, "cannot be written as TOML"),
+        ({"x": [1, None]}, "cannot be written as TOML"),
+    ],
+)
+def test_a_configuration_that_is_no_toml_leaves_no_folder(tmp_path, vocabulary, config, message):
+    with pytest.raises(InputError, match=message):
+        Run.create(tmp_path / "run", config, vocabulary)
+    assert not (tmp_path / "run").exists()
+
+
+def replace(name, old, new):
+    def change(path):
+        text = (path / name).read_text()
+        assert old in text
+        (path / name).write_text(text.replace(old, new, 1))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (replace("config.toml", "seed = 3", "seed = = 3"), r"config.toml is damaged: .*line 4"),
+        (replace("config.toml", '"throughtime-run"', '"other"'), "not the configuration of a run"),
+        (
+            replace("config.toml", "version = 1", "version = 2"),
+            "newer throughtime.*version 2.*up to 1; upgrade",
+        ),
+        (replace("config.toml", "version = 1", "version = 'x'"), "version must be a number"),
+        (replace("config.toml", "vocabulary_sha256", "sha"), "vocabulary_sha256 must be 64"),
+        (replace("vocabulary.json", '"é"', '"è"'), "vocabulary.json is damaged or of another run"),
+        (lambda path: (path / "vocabulary.json").unlink(), "vocabulary.json is missing"),
+        (lambda path: (path / "config.toml").write_bytes(b"\xff\xfe"), "config.toml is damaged"),
+        (lambda path: (path / "config.toml").write_bytes(b""), "not the configuration of a run"),
+    ],
+)
+def test_open_names_what_is_wrong(run, change, message):
+    change(run.path)
+    with pytest.raises(RunError, match=message) as caught:
+        Run.open(run.path)
+    assert str(run.path) in str(caught.value)
+
+
+def test_open_names_what_is_no_run(tmp_path):
+    with pytest.raises(RunError, match=r"no such run: .*; train one"):
+        Run.open(tmp_path / "none")
+    with pytest.raises(RunError, match=r"it has no config.toml"):
+        Run.open(tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunError, match="got a file"):
+        Run.open(tmp_path / "file")
+
+
+def test_no_flipped_bit_gets_past_open_as_another_vocabulary(run):
+    for name in ("vocabulary.json", "config.toml"):
+        good = (run.path / name).read_bytes()
+        for place in range(len(good)):
+            bad = bytearray(good)
+            bad[place] ^= 1 << (place % 8)
+            (run.path / name).write_bytes(bad)
+            try:
+                opened = Run.open(run.path)
+            except RunError:
+                continue
+            assert name == "config.toml"  # text that people may edit: a changed setting is a setting
+            assert opened.vocabulary == run.vocabulary
+        (run.path / name).write_bytes(good)
+    assert Run.open(run.path).config == run.config
+
+
+def test_history_is_appended_read_and_rewound(run):
+    assert run.history() == []
+    run.rewind_history(3)
+    records = [{"step": step, "loss": 1 / (step + 1), "note": "é\n"} for step in range(6)]
+    for record in records:
+        run.append_history(record)
+    run.append_history({"event": "resumed"})
+    run.append_history({"step": 9, "loss": float("inf")})
+    assert run.history()[:6] == records
+    run.rewind_history(3)
+    assert Run.open(run.path).history() == [*records[:4], {"event": "resumed"}]
+    with pytest.raises(InputError, match="must be JSON values"):
+        run.append_history({"loss": torch.ones(1)})
+    assert len(run.history()) == 5
+
+
+def test_a_torn_last_line_is_no_record(run):
+    path = run.path / "history.jsonl"
+    run.append_history({"step": 1, "loss": 0.5})
+    whole = path.read_bytes()
+    torn = json.dumps({"step": 2, "loss": 0.25}).encode()
+    for length in range(1, len(torn) + 1):
+        path.write_bytes(whole + torn[:length])
+        assert run.history() == [{"step": 1, "loss": 0.5}]
+        run.append_history({"step": 3})
+        assert path.read_bytes() == whole + b'{"step": 3}\n'
+        path.write_bytes(whole + torn[:length])
+        run.rewind_history(2)
+        assert path.read_bytes() == whole
+
+
+def test_a_damaged_line_of_history_is_named(run):
+    for step in range(3):
+        run.append_history({"step": step})
+    for bad in (b"{", b"3", b"\xff", b""):
+        lines = (run.path / "history.jsonl").read_bytes().split(b"\n")
+        lines[1] = bad
+        (run.path / "history.jsonl").write_bytes(b"\n".join(lines))
+        with pytest.raises(RunError, match=r"history.jsonl is damaged: line 2"):
+            run.history()
+
+
+def test_one_writer_at_a_time(run):
+    script = (
+        f"import fcntl, time\nfile = open({str(run.path / '.lock')!r}, 'r+')\n"
+        "fcntl.flock(file, fcntl.LOCK_EX)\nprint('held', flush=True)\ntime.sleep(60)"
+    )
+    with run.lock(), pytest.raises(RunError, match="is being written by another training"), run.lock():
+        pass
+    with run.lock():  # let go of
+        pass
+    other = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    try:
+        other.stdout.readline()
+        with pytest.raises(RunError, match="wait for it"), run.lock():
+            pass
+    finally:
+        other.kill()
+        other.communicate()
+    with run.lock():  # a killed process holds nothing
+        pass
