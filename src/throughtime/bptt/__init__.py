@@ -5,15 +5,15 @@ state)`. It takes the place of `loss.backward()` in anyone's training loop, with
 `(inputs, state)` to `(outputs, state)`.
 """
 
-from .checkpointed import Checkpointed
-from .closed_form import LinearGradients, TanhGradients, linear_gradients, tanh_gradients
-from .full import Full
-from .parse import parse
-from .random_window import RandomWindow
-from .randomized import Randomized
-from .strategy import Backward, Strategy, count_targets
-from .tree import detach
-from .truncated import Truncated
+from throughtime.bptt.checkpointed import Checkpointed
+from throughtime.bptt.closed_form import LinearGradients, TanhGradients, linear_gradients, tanh_gradients
+from throughtime.bptt.full import Full
+from throughtime.bptt.parse import parse
+from throughtime.bptt.random_window import RandomWindow
+from throughtime.bptt.randomized import Randomized
+from throughtime.bptt.strategy import Backward, Strategy, count_targets
+from throughtime.bptt.tree import detach
+from throughtime.bptt.truncated import Truncated
 
 __all__ = [
     "Backward",

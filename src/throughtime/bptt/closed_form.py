@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.linalg import matrix_power
 
-from ..errors import InputError
+from throughtime.errors import InputError
 
 
 class LinearGradients(NamedTuple):

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .strategy import Backward, BackwardCall, Loss, Reduction, Run, Tally
-from .tree import Tree, detach
-from .windows import pull
+from throughtime.bptt.strategy import Backward, BackwardCall, Loss, Reduction, Run, Tally
+from throughtime.bptt.tree import Tree, detach
+from throughtime.bptt.windows import pull
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from .strategy import Backward, BackwardCall, Loss, Reduction, Run, Tally
-from .tree import Tree, detach, hand_on, leaves_of
-from .windows import Window, Windows
+from throughtime.errors import InputError
+from throughtime.bptt.strategy import Backward, BackwardCall, Loss, Reduction, Run, Tally
+from throughtime.bptt.tree import Tree, detach, hand_on, leaves_of
+from throughtime.bptt.windows import Window, Windows
 
 
 @dataclass(frozen=True)

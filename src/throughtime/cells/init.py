@@ -33,7 +33,9 @@ def initialise(
     for name, value in parameters.items():
         if name.startswith("gain_"):
             nn.init.ones_(value)
-        elif name == "bias_c":
+        elif (
+            name.startswith("bias_") and name.replace("bias_", "gain_") in parameters
+        ):  # a layer norm's shift
             nn.init.zeros_(value)
         elif scheme == "torch":
             nn.init.uniform_(value, -bound, bound)

@@ -32,7 +32,7 @@ class MinGRUCell(Cell):
 
     def step(self, state: State, u: Tensor) -> HiddenState:
         z, n = u.chunk(2, dim=-1)
-        return HiddenState(torch.lerp(state[0], n, torch.sigmoid(z)))
+        return HiddenState(state[0] + torch.sigmoid(z) * (n - state[0]))
 
     def gates(self, state: State, u: Tensor) -> dict[str, Tensor]:
         z, n = u.chunk(2, dim=-1)

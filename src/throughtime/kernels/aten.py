@@ -40,6 +40,9 @@ class AtenBackend:
             return f"aten runs on the CPU, this call is on {call.device}"
         if call.ragged:
             return "aten runs full batches only: torch's packed loop on the CPU is many times slower than the padded one"
+        if call.autocast and call.cell == "lstm":
+            # oneDNN has no such primitive on processors without bfloat16 instructions, and torch does not ask it first.
+            return "aten does not run an LSTM under autocast: torch's kernel fails there on many processors"
         return stock_refusal(self.name, call)
 
     def run(

@@ -12,14 +12,14 @@ class Call(NamedTuple):
     """What a backend must know to say whether it can run a call."""
 
     cell: str  # "rnn", "gru", "lstm", or the name of a cell's class
-    extras: tuple[
-        str, ...
-    ] = ()  # what torch.nn's layer of that name cannot do: "layer_norm", "peepholes", ...
+    extras: tuple[str, ...] = ()  # what torch.nn's layer cannot do: "layer_norm", "peepholes", ...
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
     ragged: bool = False  # rows of different lengths
     empty_rows: bool = False  # a row of length zero
     transform: str = ""  # "torch.func", "forward-mode AD" or "torch.compile" when the call is under one
+    autocast: bool = False  # under torch.autocast on the CPU
+    projected: bool = False  # an LSTM whose output is projected, proj_size > 0
 
 
 def active_transform() -> str:
@@ -31,3 +31,8 @@ def active_transform() -> str:
     if forward_ad._current_level >= 0:
         return "forward-mode AD"
     return ""
+
+
+def under_autocast(device: str) -> bool:
+    """Whether torch.autocast is on for the CPU and the call runs there; on CUDA it matters to no backend."""
+    return device == "cpu" and torch.is_autocast_enabled("cpu")

@@ -14,6 +14,7 @@ from typing import Protocol
 from throughtime.errors import BackendError, one_of
 from throughtime.kernels.aten import AtenBackend, CudnnBackend
 from throughtime.kernels.call import Call
+from throughtime.kernels.native.backend import NativeBackend
 
 
 class Backend(Protocol):
@@ -41,7 +42,7 @@ class ReferenceBackend:
         return None
 
 
-BACKENDS: tuple[Backend, ...] = (CudnnBackend(), AtenBackend(), ReferenceBackend())
+BACKENDS: tuple[Backend, ...] = (CudnnBackend(), NativeBackend(), AtenBackend(), ReferenceBackend())
 NAMES = tuple(backend.name for backend in BACKENDS)
 
 

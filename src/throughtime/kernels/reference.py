@@ -37,7 +37,7 @@ class Zoneout(NamedTuple):
         for index, rate in enumerate(self.rates):
             a, b = old[index], new[index]
             if self.keep is None:
-                mixed.append(b if rate == 0 else torch.lerp(b, a, rate))
+                mixed.append(b if rate == 0 else b + rate * (a - b))
             else:
                 mask = self.keep[index]
                 mixed.append(b if mask is None else torch.where(mask[t], a, b))

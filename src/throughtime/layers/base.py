@@ -6,6 +6,7 @@ each layer and direction, and asks dispatch who runs the call.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from typing import Any, ClassVar
 
@@ -19,13 +20,16 @@ from throughtime.cells.recurrence import Recurrence
 from throughtime.errors import one_of
 from throughtime.kernels import dispatch
 from throughtime.kernels.aten import AtenBackend, Stack
-from throughtime.kernels.call import Call, active_transform
+from throughtime.kernels.call import Call, active_transform, under_autocast
+from throughtime.kernels.native.backend import NativeBackend
+from throughtime.kernels.native.function import run as run_native
+from throughtime.kernels.native.rows import rows_of
 from throughtime.kernels.reference import Observe, Steppable, unroll
 from throughtime.layers import checks
 from throughtime.layers.noise import recurrent_dropout_mask, zoneout_masks
 from throughtime.layers.sequence import Sequence, unpack
 from throughtime.layers.stack import run_stack
-from throughtime.layers.states import Stacked, StateForm
+from throughtime.layers.states import Stacked, StateForm, reorder
 from throughtime.layers.trace import Trace, Tracer
 
 
@@ -64,7 +68,7 @@ class RecurrentLayer(nn.Module):
         init: str = "torch",
         forget_bias: float = 0.0,
         backend: str | None = None,
-        **options: Any,
+        options: Mapping[str, Any],
     ) -> None:
         super().__init__()
         checks.check_arguments(input_size, num_layers, bias, batch_first, dropout)
@@ -88,7 +92,7 @@ class RecurrentLayer(nn.Module):
         self.init = init
         self.forget_bias = forget_bias
         self.backend = backend if backend is None else one_of("backend", backend, dispatch.NAMES)
-        self.options = options
+        self.options = dict(options)  # of the recurrence itself: nonlinearity, reset_after, peepholes
         self._names: list[dict[str, str]] = []
         for layer, size in enumerate(self.hidden_sizes):
             features = input_size if layer == 0 else self._output_size(layer - 1) * self._directions
@@ -135,8 +139,10 @@ class RecurrentLayer(nn.Module):
             device=input.device.type,
             dtype=input.dtype,
             ragged=lengths is not None,
-            empty_rows=lengths is not None and checks.values_known() and bool((lengths == 0).any()),
+            empty_rows=lengths is not None and checks.values_known(lengths) and bool((lengths == 0).any()),
             transform=active_transform(),
+            autocast=under_autocast(input.device.type),
+            projected=self.proj_size > 0,
         )
 
     def _extras(self) -> list[str]:
@@ -172,7 +178,8 @@ class RecurrentLayer(nn.Module):
             stacked = [c for c in components if isinstance(c, Tensor)]
             y, finals = backend.run(stack, sequence.x, stacked, sequence.lengths)
             return sequence.output(y), form.give(finals, sequence)
-        y, states = self._run(sequence, components)
+        run = self._run_native if isinstance(backend, NativeBackend) else self._run
+        y, states = run(sequence, components)
         return sequence.output(y), form.give(form.join(states), sequence)
 
     def trace(
@@ -180,11 +187,12 @@ class RecurrentLayer(nn.Module):
     ) -> Trace:
         """Run as `forward` does and keep every step's states and gates, by name.
 
-        Returns: Trace(output, hx, steps): `trace.steps["l0"]["c"]` is [T, B, H], time first; "l0_reverse" is the other direction.
-        Padding steps are zero. Everything is differentiable. Runs on the reference; memory: all states and gates.
+        Returns: Trace(output, hx, steps): `trace.steps["l0"]["c"]` is [T, B, H], time first, rows in the caller's order (also
+        of a PackedSequence), zero in the padding; "l0_reverse" is the other direction. Everything is differentiable.
+        Runs on the reference; memory: all states and gates.
         """
         sequence, components = self._read(input, hx, lengths)
-        tracer = Tracer(sequence.x.shape[0], sequence.lengths)
+        tracer = Tracer(sequence)
         y, states = self._run(sequence, components, tracer)
         steps = {
             f"l{n // self._directions}" + "_reverse" * (n % self._directions): s
@@ -196,8 +204,8 @@ class RecurrentLayer(nn.Module):
     def _run(
         self, sequence: Sequence, components: list[Stacked], tracer: Tracer | None = None
     ) -> tuple[Tensor, list[State]]:
+        """Every layer and direction on the reference."""
         steps = sequence.x.shape[0]
-        states = [self.state_type(*(c[number] for c in components)) for number in range(len(self._names))]
 
         def run(
             number: int, recurrence: Steppable, x: Tensor, state: State, reverse: bool
@@ -215,9 +223,29 @@ class RecurrentLayer(nn.Module):
                 observe=observe,
             )
 
+        return self._through_layers(sequence.x, self._states(components), run)
+
+    def _run_native(self, sequence: Sequence, components: list[Stacked]) -> tuple[Tensor, list[State]]:
+        """Every layer and direction in C++; between layers the rows stay packed."""
+        rows = rows_of(sequence.x, sequence.lengths)
+
+        def run(
+            number: int, recurrence: Recurrence, x: Tensor, state: State, reverse: bool
+        ) -> tuple[Tensor, State]:
+            recurrence.h_mask = recurrent_dropout_mask(state, self.recurrent_dropout, self.training)
+            return run_native(recurrence, rows, x, state, reverse)
+
+        states = [reorder(state, rows.order) for state in self._states(components)]
+        y, finals = self._through_layers(rows.pack(sequence.x), states, run)
+        return rows.unpack(y), [reorder(state, rows.restore) for state in finals]
+
+    def _states(self, components: list[Stacked]) -> list[State]:
+        return [self.state_type(*(c[number] for c in components)) for number in range(len(self._names))]
+
+    def _through_layers(self, x: Tensor, states: list[State], run: Any) -> tuple[Tensor, list[State]]:
         return run_stack(
             [self._bind(number) for number in range(len(self._names))],
-            sequence.x,
+            x,
             states,
             run,
             bidirectional=self.bidirectional,
@@ -237,7 +265,7 @@ class RecurrentLayer(nn.Module):
         dtype = getattr(self, self._names[0]["weight_ih"]).dtype
         sequence = unpack(type(self).__name__, input, lengths, self.input_size, dtype, self.batch_first)
         ragged = sequence.lengths
-        if ragged is not None and checks.values_known() and bool((ragged == sequence.x.shape[0]).all()):
+        if ragged is not None and checks.values_known(ragged) and bool((ragged == sequence.x.shape[0]).all()):
             sequence = sequence._replace(lengths=None)
         return sequence, self._form.read(hx, sequence)
 
@@ -257,12 +285,12 @@ class RecurrentLayer(nn.Module):
         defaults: dict[str, Any] = {
             "proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False,
             "layer_norm": False, "recurrent_dropout": 0.0, "init": "torch", "forget_bias": 0.0, "backend": None,
+            "nonlinearity": "tanh", "reset_after": True, "peepholes": False,
         }  # fmt: skip
         shown += [
             f"{name}={getattr(self, name)}"
             for name, value in defaults.items()
-            if getattr(self, name) != value
+            if getattr(self, name, value) != value
         ]
         shown += [f"zoneout={self.zoneout}"] * any(self.zoneout)
-        shown += [f"{name}={value}" for name, value in self.options.items() if value not in (False, "tanh")]
         return ", ".join(shown)

@@ -89,6 +89,22 @@ def check_state_size(value: Tensor, expected: tuple[int, ...], name: str) -> Non
         raise RuntimeError(f"Expected {name} size {expected}, got {list(value.shape)}")
 
 
+def check_cell_state(state: Any, batch: int | None, name: str = "state") -> None:
+    """A cell's state: a tuple of tensors [B, ...], or of [...] with batch None.
+
+    One row would otherwise be broadcast over the batch in silence.
+    """
+    if not isinstance(state, tuple) or not all(isinstance(value, Tensor) and value.dim() for value in state):
+        raise ValueError(
+            f"{name} must be a tuple of tensors, as the cell's initial_state makes it, got {type(state).__name__}"
+        )
+    for value in state:
+        if batch is not None and value.shape[0] != batch:
+            raise ValueError(
+                f"{name} must have one row for each of the {batch} rows of the input, got a tensor {list(value.shape)}"
+            )
+
+
 def check_lengths(lengths: Tensor, steps: int, batch: int) -> Tensor:
     """Return lengths as int64 [B], each between 0 and T."""
     if not isinstance(lengths, Tensor):
@@ -101,7 +117,7 @@ def check_lengths(lengths: Tensor, steps: int, batch: int) -> Tensor:
         raise ValueError(
             f"lengths must have one number for each of the {batch} rows of the batch, got {lengths.shape[0]}"
         )
-    if batch and values_known():
+    if batch and values_known(lengths):
         low, high = int(lengths.min()), int(lengths.max())
         if low < 0 or high > steps:
             raise ValueError(
@@ -111,6 +127,7 @@ def check_lengths(lengths: Tensor, steps: int, batch: int) -> Tensor:
     return lengths.to(torch.int64)
 
 
-def values_known() -> bool:
-    """Whether a tensor's numbers can be looked at: not inside a graph that is being traced or mapped."""
-    return not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+def values_known(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers can be looked at: not on the meta device, nor in a graph that is being traced or mapped."""
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return not traced and tensor.device.type != "meta"

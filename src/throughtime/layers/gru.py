@@ -41,7 +41,7 @@ class GRU(RecurrentLayer):
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype,
-            reset_after=reset_after, **reject_forget_bias(keywords),
+            options={"reset_after": reset_after}, **reject_forget_bias(keywords),
         )  # fmt: skip
         self.reset_after = reset_after
 

@@ -39,7 +39,7 @@ class LSTM(RecurrentLayer):
     ) -> None:
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype,
-            peepholes=peepholes, **keywords,
+            options={"peepholes": peepholes}, **keywords,
         )  # fmt: skip
         self.peepholes = peepholes
 

@@ -11,9 +11,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.cells.contract import Cell, State
 from throughtime.kernels.reference import Steppable, rebuild, unroll
-from throughtime.layers.checks import check_arguments
+from throughtime.layers.checks import check_arguments, check_cell_state
 from throughtime.layers.sequence import unpack
 from throughtime.layers.stack import run_stack
+from throughtime.layers.states import reorder
 from throughtime.layers.trace import Trace, Tracer
 
 
@@ -54,7 +55,7 @@ class Recurrent(nn.Module):
             input_size = cell.input_size
         elif input_size is None:
             raise ValueError("input_size is needed to make the first cell: Recurrent(make_cell, input_size)")
-        check_arguments(input_size, num_layers, True, batch_first, dropout)
+        check_arguments(input_size, num_layers, True, batch_first, dropout, stacklevel=3)
         if num_layers < 1:
             raise ValueError("num_layers must be greater than zero")
         cells: list[Cell] = []
@@ -62,7 +63,8 @@ class Recurrent(nn.Module):
         for _ in range(num_layers):
             layer = [cell if isinstance(cell, Cell) else cell(features) for _ in range(directions)]
             cells += layer
-            features = layer[0].hidden_size * directions
+            # Not hidden_size: an LSTM with a projection gives proj_size features.
+            features = layer[0].initial_state(0)[0].shape[-1] * directions
         self.cells = nn.ModuleList(cells)
         self.input_size = input_size
         self.hidden_size = cells[-1].hidden_size
@@ -98,7 +100,7 @@ class Recurrent(nn.Module):
         dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.get_default_dtype())
         sequence = unpack("Recurrent", input, lengths, self.input_size, dtype, self.batch_first)
         x = sequence.x
-        tracer = Tracer(x.shape[0], sequence.lengths) if traced else None
+        tracer = Tracer(sequence) if traced else None
         if hx is None:
             states = [
                 self._cell(n).initial_state(x.shape[1], device=x.device, dtype=x.dtype)
@@ -109,8 +111,10 @@ class Recurrent(nn.Module):
                 raise ValueError(
                     f"hx must have one state for each of {len(self.cells)} layers and directions, got {len(hx)}"
                 )
+            for n, state in enumerate(hx):
+                check_cell_state(state, x.shape[1] if sequence.batched else None, f"hx[{n}]")
             given = [s if sequence.batched else rebuild(s, [v.unsqueeze(0) for v in s]) for s in hx]
-            states = [_reorder(s, sequence.order) for s in given]
+            states = [reorder(s, sequence.order) for s in given]
 
         def run(number: int, cell: Steppable, x: Tensor, state: State, reverse: bool) -> tuple[Tensor, State]:
             observe = None if tracer is None else tracer.watch(number, cell)
@@ -126,7 +130,7 @@ class Recurrent(nn.Module):
             dropout=self.dropout,
             training=self.training,
         )
-        finals = [_reorder(s, sequence.restore) for s in finals]
+        finals = [reorder(s, sequence.restore) for s in finals]
         if not sequence.batched:
             finals = [rebuild(s, [v.squeeze(0) for v in s]) for s in finals]
         directions = 2 if self.bidirectional else 1
@@ -149,7 +153,3 @@ class Recurrent(nn.Module):
             "batch_first": False,
         }
         return ", ".join(f"{k}={getattr(self, k)}" for k, v in defaults.items() if getattr(self, k) != v)
-
-
-def _reorder(state: State, order: Tensor | None) -> State:
-    return state if order is None else rebuild(state, [value.index_select(0, order) for value in state])

@@ -40,7 +40,7 @@ class RNN(RecurrentLayer):
         self_nonlinearity = check_nonlinearity(nonlinearity)
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype,
-            nonlinearity=self_nonlinearity, **reject_forget_bias(keywords),
+            options={"nonlinearity": self_nonlinearity}, **reject_forget_bias(keywords),
         )  # fmt: skip
         self.nonlinearity = self_nonlinearity
 

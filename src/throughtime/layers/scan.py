@@ -6,7 +6,7 @@ from torch import Tensor
 
 from throughtime.cells.contract import Cell, State
 from throughtime.kernels.reference import unroll
-from throughtime.layers.checks import check_lengths
+from throughtime.layers.checks import check_cell_state, check_lengths
 
 
 def scan(
@@ -29,7 +29,9 @@ def scan(
         raise ValueError(f"x must be [T, B, ...] with at least one step, got {list(x.shape)}")
     if lengths is not None:
         lengths = check_lengths(lengths, x.shape[0], x.shape[1])
-    if state is None:
+    if state is not None:
+        check_cell_state(state, x.shape[1])
+    else:
         state = cell.initial_state(
             x.shape[1], device=x.device, dtype=x.dtype if x.is_floating_point() else None
         )

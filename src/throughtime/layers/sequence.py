@@ -37,9 +37,11 @@ def unpack(
     if isinstance(input, PackedSequence):
         return _unpack_packed(input, lengths, input_size, dtype)
     if input.dim() not in (2, 3):
-        word = "" if name == "LSTM" else " tensor"
+        word = " tensor" if name == "RNN" else ""
         raise ValueError(f"{name}: Expected input to be 2D or 3D, got {input.dim()}D{word} instead")
     batched = input.dim() == 3
+    if input.shape[1 if batched and batch_first else 0] == 0:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     if not batched:
         if lengths is not None:
             raise ValueError(
@@ -51,8 +53,6 @@ def unpack(
     check_input(input, 3, input_size, dtype)
     x = input.transpose(0, 1) if batch_first else input
     steps, batch = x.shape[:2]
-    if steps == 0:
-        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     if lengths is not None:
         lengths = check_lengths(lengths, steps, batch)
     return Sequence(x, lengths, _batch_first if batch_first else _same, True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from throughtime.cells.contract import State
+from throughtime.kernels.reference import rebuild
 from throughtime.layers.checks import check_state_size
 from throughtime.layers.sequence import Sequence
 
@@ -41,6 +42,10 @@ class StateForm(NamedTuple):
         if hx is None:
             return [self._zeros(index, sequence.x) for index in range(len(self.fields))]
         given = list(hx) if len(self.fields) > 1 else [hx]
+        if len(given) != len(self.fields):
+            raise ValueError(
+                f"hx must be ({', '.join(self.fields)}), got {len(given)} tensors: give both, or None for zeros"
+            )
         if all(isinstance(value, Tensor) for value in given):
             _check_dims(given, sequence.batched)
         components: list[Stacked] = []
@@ -49,6 +54,10 @@ class StateForm(NamedTuple):
             if not self.uniform(index):
                 components.append(self._read_each(name, index, value, sequence))
                 continue
+            if not isinstance(value, Tensor):
+                raise TypeError(
+                    f"{name} must be one tensor [{self.rows}, B, {self.sizes[index][0]}], got {type(value).__name__}"
+                )
             value = value if sequence.batched else value.unsqueeze(1)
             check_state_size(value, (self.rows, sequence.x.shape[1], self.sizes[index][0]), name)
             components.append(value if sequence.order is None else value.index_select(1, sequence.order))
@@ -93,6 +102,11 @@ class StateForm(NamedTuple):
             expected = (sequence.x.shape[1], self.sizes[index][row // self.directions])
             check_state_size(state, expected, f"{name}[{row}]")
         return tuple(s if sequence.order is None else s.index_select(0, sequence.order) for s in states)
+
+
+def reorder(state: State, order: Tensor | None) -> State:
+    """The state with its sequences in another order; None for the same."""
+    return state if order is None else rebuild(state, [value.index_select(0, order) for value in state])
 
 
 def _check_dims(given: list[Tensor], batched: bool) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from throughtime.cells.contract import State
 from throughtime.kernels.reference import Observe
+from throughtime.layers.sequence import Sequence
 
 
 class Trace(NamedTuple):
@@ -25,9 +26,10 @@ class Trace(NamedTuple):
 class Tracer:
     """Collects states and gates while the reference runs."""
 
-    def __init__(self, num_steps: int, lengths: Tensor | None) -> None:
-        self.num_steps = num_steps
-        self.lengths = lengths
+    def __init__(self, sequence: Sequence) -> None:
+        self.num_steps = sequence.x.shape[0]
+        self.lengths = sequence.lengths
+        self.restore = sequence.restore
         self._kept: dict[int, dict[str, list[Tensor]]] = {}
 
     def watch(self, number: int, recurrence: Any) -> Observe:
@@ -44,16 +46,15 @@ class Tracer:
 
     @property
     def steps(self) -> dict[int, dict[str, Tensor]]:
-        """What was seen: number of the layer and direction -> name -> [T, B, H], zero in the padding."""
+        """Number of the layer and direction -> name -> [T, B, H], rows in the caller's order, zero in the padding."""
         return {
             number: {name: self._clear(torch.stack(values)) for name, values in kept.items()}
             for number, kept in self._kept.items()
         }
 
     def _clear(self, values: Tensor) -> Tensor:
-        if self.lengths is None:
-            return values
-        padding = torch.arange(self.num_steps, device=values.device)[:, None] >= self.lengths.to(
-            values.device
-        )
-        return values.masked_fill(padding.reshape(padding.shape + (1,) * (values.dim() - 2)), 0)
+        if self.lengths is not None:
+            steps = torch.arange(self.num_steps, device=values.device)[:, None]
+            padding = steps >= self.lengths.to(values.device)
+            values = values.masked_fill(padding.reshape(padding.shape + (1,) * (values.dim() - 2)), 0)
+        return values if self.restore is None else values.index_select(1, self.restore)

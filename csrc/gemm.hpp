@@ -1,0 +1,101 @@
+// The matrix product inside a step: a few rows of state times the packed recurrent weights.
+//
+// The weights are packed once per call into panels of two registers' width, [panel][K][2 * width]: one panel is read in
+// order while a tile of rows sits in registers. Tiles: 12 x 2 registers with 32 of them (AVX-512, NEON), 6 x 2 with 16.
+#pragma once
+#include "simd.hpp"
+
+namespace tt::THROUGHTIME_ISA {
+
+#if THROUGHTIME_BYTES == 64 || defined(__aarch64__)
+constexpr int kTileRows = 12;
+#else
+constexpr int kTileRows = 6;
+#endif
+
+template <class T>
+constexpr int kPanel = 2 * Simd<T>::width;
+
+// C[r][0..panel) (+)= A[r][0..K) * panel, for R rows; `lda`, `ldc` in elements.
+template <class T, int R>
+TT_INLINE void tile(const T* A, long lda, const T* panel, int K, T* C, long ldc, bool accumulate) {
+  constexpr int W = Simd<T>::width;
+  // With one or two rows a chain of dependent sums would wait for itself: several partial sums run side by side.
+  constexpr int U = R == 1 ? 4 : R == 2 ? 2 : 1;
+  Vec<T> sum[U][R][2];
+  for (int u = 0; u < U; u++)
+    for (int r = 0; r < R; r++) sum[u][r][0] = sum[u][r][1] = Vec<T>{};
+  int k = 0;
+  for (; k + U <= K; k += U) {
+#pragma GCC unroll 4
+    for (int u = 0; u < U; u++) {
+      Vec<T> b0 = load(panel + u * 2 * W), b1 = load(panel + u * 2 * W + W);
+#pragma GCC unroll 12
+      for (int r = 0; r < R; r++) {
+        Vec<T> a = splat<T>(A[r * lda + k + u]);
+        sum[u][r][0] += a * b0;
+        sum[u][r][1] += a * b1;
+      }
+    }
+    panel += U * 2 * W;
+  }
+  for (; k < K; k++, panel += 2 * W)
+    for (int r = 0; r < R; r++) {
+      Vec<T> a = splat<T>(A[r * lda + k]);
+      sum[0][r][0] += a * load(panel);
+      sum[0][r][1] += a * load(panel + W);
+    }
+  for (int r = 0; r < R; r++) {
+    for (int u = 1; u < U; u++) {
+      sum[0][r][0] += sum[u][r][0];
+      sum[0][r][1] += sum[u][r][1];
+    }
+    T* c = C + r * ldc;
+    if (accumulate) {
+      sum[0][r][0] += load(c);
+      sum[0][r][1] += load(c + W);
+    }
+    store(c, sum[0][r][0]);
+    store(c + W, sum[0][r][1]);
+  }
+}
+
+template <class T, int R = kTileRows>
+TT_INLINE void tail(int rows, const T* A, long lda, const T* panel, int K, T* C, long ldc, bool accumulate) {
+  if constexpr (R > 0) {
+    if (rows == R) return tile<T, R>(A, lda, panel, K, C, ldc, accumulate);
+    return tail<T, R - 1>(rows, A, lda, panel, K, C, ldc, accumulate);
+  }
+}
+
+// All rows of one panel. Rows are spread evenly over tiles: 7 rows are 4 + 3, not 6 + 1.
+template <class T>
+static void product(int rows, const T* A, long lda, const T* panel, int K, T* C, long ldc, bool accumulate) {
+  if (rows <= 0) return;
+  int tiles = (rows + kTileRows - 1) / kTileRows, base = rows / tiles, extra = rows % tiles;
+  for (int i = 0; i < tiles; i++) {
+    int n = base + (i < extra);
+    tail<T>(n, A, lda, panel, K, C, ldc, accumulate);
+    A += n * lda;
+    C += n * ldc;
+  }
+}
+
+// Panel j of W[columns][K] given as rows (forward: C = A W^T): panel[k][u] = W[j * panel + u][k].
+template <class T>
+static void pack_rows(const T* W, int K, int j, T* panel) {
+  constexpr int P = kPanel<T>;
+  const T* w = W + (long)j * P * K;
+  for (int k0 = 0; k0 < K; k0 += 16)
+    for (int u = 0; u < P; u++)
+      for (int k = k0; k < K && k < k0 + 16; k++) panel[(long)k * P + u] = w[(long)u * K + k];
+}
+
+// Panel j of W[K][columns] (backward: C = A W): panel[k][u] = W[k][j * panel + u].
+template <class T>
+static void pack_columns(const T* W, int K, int columns, int j, T* panel) {
+  constexpr int P = kPanel<T>;
+  for (int k = 0; k < K; k++) std::memcpy(panel + (long)k * P, W + (long)k * columns + j * P, P * sizeof(T));
+}
+
+}  // namespace tt::THROUGHTIME_ISA

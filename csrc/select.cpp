@@ -1,0 +1,104 @@
+// The doors of the library: each sends a call to the code for this processor's instructions.
+//
+// Chosen by CPUID feature bits, never by the processor's name. THROUGHTIME_ISA=avx512|avx2|portable asks for one of them;
+// the portable code (SSE2, NEON or whatever the compiler makes of 16-byte vectors) runs everywhere.
+#include <cstdlib>
+#include <cstring>
+
+#include "call.h"
+#include "team.hpp"
+
+#define TT_DECLARE(isa)                         \
+  int tt_forward_f32_##isa(const tt_call*);     \
+  int tt_forward_f64_##isa(const tt_call*);     \
+  int tt_backward_f32_##isa(const tt_call*);    \
+  int tt_backward_f64_##isa(const tt_call*);    \
+  int tt_panel_f32_##isa();                     \
+  int tt_panel_f64_##isa();
+
+#define TT_TABLE(isa)                                                                          \
+  {#isa, {tt_forward_f32_##isa, tt_forward_f64_##isa}, {tt_backward_f32_##isa, tt_backward_f64_##isa}, \
+   {tt_panel_f32_##isa, tt_panel_f64_##isa}}
+
+extern "C" {
+TT_DECLARE(portable)
+#ifdef THROUGHTIME_X86
+TT_DECLARE(avx2)
+TT_DECLARE(avx512)
+#endif
+}
+
+namespace {
+
+struct Code {
+  const char* isa;
+  tt_run forward[2], backward[2];  // float32, float64
+  int (*panel[2])();
+};
+
+const Code kCodes[] = {
+#ifdef THROUGHTIME_X86
+    TT_TABLE(avx512),
+    TT_TABLE(avx2),
+#endif
+    TT_TABLE(portable),
+};
+
+bool runs_here(const char* isa) {
+#ifdef THROUGHTIME_X86
+  __builtin_cpu_init();
+  if (!std::strcmp(isa, "avx512"))
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512bw");
+  if (!std::strcmp(isa, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+  return !std::strcmp(isa, "portable");
+}
+
+const Code* choose() {
+  const char* wanted = std::getenv("THROUGHTIME_ISA");
+  for (const Code& code : kCodes)
+    if ((!wanted || !*wanted || !std::strcmp(wanted, code.isa)) && runs_here(code.isa)) return &code;
+  return nullptr;  // asked for instructions that this processor does not have
+}
+
+const Code* code() {
+  static const Code* chosen = choose();
+  return chosen;
+}
+
+}  // namespace
+
+extern "C" {
+
+// The chosen instruction set, or null when THROUGHTIME_ISA asks for one that cannot run here.
+const char* tt_isa() { return code() ? code()->isa : nullptr; }
+
+// H must be padded to a multiple of this many numbers; `wide` is 1 for float64.
+int tt_panel(int wide) { return code()->panel[wide != 0](); }
+
+int tt_forward(int wide, const tt_call* call) { return code()->forward[wide != 0](call); }
+int tt_backward(int wide, const tt_call* call) { return code()->backward[wide != 0](call); }
+
+int tt_size_of_call() { return int(sizeof(tt_call)); }
+
+// Sets flush-to-zero on every thread of the pool that torch shares; returns whether the caller's was set before.
+int tt_flush_denormals(int threads, int on) {
+#if defined(__x86_64__) || defined(_M_X64)
+  int before = (_mm_getcsr() & 0x8040) == 0x8040;
+  auto set = [&] { _mm_setcsr(on ? _mm_getcsr() | 0x8040 : _mm_getcsr() & ~0x8040u); };
+#ifdef _OPENMP
+#pragma omp parallel num_threads(threads)
+  set();
+#else
+  (void)threads;
+  set();
+#endif
+  return before;
+#else
+  (void)threads;
+  (void)on;
+  return 0;
+#endif
+}
+}

@@ -1,0 +1,104 @@
+"""`throughtime generate`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from throughtime.errors import InputError
+
+
+def generate(
+    context: typer.Context,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained run.")],
+    prompt: Annotated[
+        str, typer.Option(metavar="TEXT", help="Text to go on from; it is printed first.")
+    ] = "",
+    length: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Symbols to write: characters, words or byte pairs.")
+    ] = 500,
+    temperature: Annotated[
+        float, typer.Option(metavar="T", help="Below 1: safer; above 1: wilder; 0: as --greedy.")
+    ] = 1.0,
+    top_k: Annotated[
+        int | None, typer.Option(metavar="K", help="Draw from the K likeliest symbols only.")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="Draw from the likeliest symbols that together have probability P."),
+    ] = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always write the likeliest symbol.")] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="The same seed writes the same text. Without: another each time."),
+    ] = None,
+    stop: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="End before this text would appear.")
+    ] = None,
+    allow_unknown: Annotated[
+        bool, typer.Option("--allow-unknown", help="Let the model write its symbol for the unknown.")
+    ] = False,
+) -> None:
+    """Let a trained model write, symbol by symbol, to the terminal.
+
+    Nothing but the text goes to stdout. Symbols of the prompt that the model has never seen are
+    named on stderr, and read as "unknown". Without a prompt the model starts after a newline.
+
+    Examples:
+    throughtime generate runs/demo --prompt "The " --temperature 0.8
+    throughtime generate runs/demo --length 2000 --top-p 0.9 --seed 1 > text.txt
+    """
+    from throughtime.cli.given import given
+
+    chosen = [name for name in ("temperature", "top_k", "top_p") if name in given(context)]
+    if greedy and chosen:
+        raise InputError(
+            f"--greedy draws nothing, so --{chosen[0].replace('_', '-')} has no effect: leave one out"
+        )
+
+    from throughtime.cli.output import Stream
+    from throughtime.runs import Run
+    from throughtime.runtime import Session
+    from throughtime.runtime import generate as generate_text
+    from throughtime.tasks import TextTask
+
+    prompt = _as_utf8(prompt)
+    opened = Run.open(run)
+    model, _ = TextTask.restore(opened)
+    pieces = generate_text(
+        Session(model, opened.vocabulary),
+        prompt,
+        length=length,
+        temperature=0.0 if greedy else temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        stop=stop,
+        allow_unknown=allow_unknown,
+        on_unknown=_report,
+    )
+    with Stream() as stream:
+        stream.write(prompt)
+        for piece in pieces:
+            stream.write(piece)
+
+
+def _as_utf8(text: str) -> str:
+    """Text that was typed as UTF-8 where the locale is another: Python hands its bytes on one by one."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(text).decode("utf-8", "replace")
+    return text
+
+
+def _report(symbols: list[str]) -> None:
+    names = ", ".join(repr(symbol) for symbol in symbols[:10])
+    more = f" and {len(symbols) - 10} more" if len(symbols) > 10 else ""
+    print(
+        f"throughtime: the prompt has symbols that the model has never seen: {names}{more}", file=sys.stderr
+    )

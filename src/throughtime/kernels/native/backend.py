@@ -1,0 +1,47 @@
+"""The native backend's answer to dispatch."""
+
+from __future__ import annotations
+
+import torch
+
+from throughtime.kernels.call import Call
+from throughtime.kernels.native.library import load
+
+_CAN = (
+    "peepholes",
+    "recurrent_dropout",
+    "different hidden sizes",
+    "nonlinearity=sigmoid",
+    "nonlinearity=identity",
+)
+
+
+class NativeBackend:
+    """C++ on the CPU."""
+
+    name = "native"
+    runs = "RNN, GRU (reset after), LSTM with peepholes and recurrent dropout; full and ragged batches; float32, float64"
+
+    def unavailable(self) -> str | None:
+        """Why the library is not there, or None."""
+        library = load()
+        return library if isinstance(library, str) else None
+
+    def refusal(self, call: Call) -> str | None:
+        """Why this call cannot run here, or None."""
+        if call.device != "cpu":
+            return f"native runs on the CPU, this call is on {call.device}"
+        if call.cell not in ("rnn", "gru", "lstm"):
+            return f"native has no kernel for {call.cell}"
+        unknown = [extra for extra in call.extras if extra not in _CAN]
+        if unknown:
+            return f"native has no kernel for {call.cell} with {', '.join(unknown)}"
+        if call.projected:
+            return f"native has no kernel for {call.cell} with proj_size"
+        if call.dtype not in (torch.float32, torch.float64):
+            return f"native computes in float32 and float64, this call is in {str(call.dtype).removeprefix('torch.')}"
+        if call.autocast:
+            return "native does not run under autocast yet"
+        if call.transform:
+            return f"native cannot run under {call.transform}"
+        return None

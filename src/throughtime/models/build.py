@@ -1,0 +1,86 @@
+"""From settings to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from throughtime.errors import InputError
+from throughtime.models.aligned import Aligned
+from throughtime.models.config import ModelConfig
+from throughtime.models.onehot import OneHot
+
+
+def build(config: ModelConfig, vocab_size: int) -> Aligned:
+    """The model of `config` for a vocabulary of `vocab_size` symbols, its weights drawn from torch's generator.
+
+    Raises: InputError for sizes that no model has.
+    """
+    if vocab_size < 1:
+        raise InputError(
+            f"vocab_size must be at least 1, got {vocab_size}: build a vocabulary from a text first"
+        )
+    embedding: Any = (
+        nn.Embedding(vocab_size, config.embedding)
+        if isinstance(config.embedding, int)
+        else OneHot(vocab_size)
+    )
+    return Aligned(
+        embedding,
+        layers(config, embedding.embedding_dim),
+        outputs=config.sizes[-1] * (2 if config.bidirectional else 1),
+        symbols=vocab_size,
+        dropout=config.dropout,
+        tied=config.tied,
+    )
+
+
+def layers(config: ModelConfig, input_size: int) -> nn.Module:
+    """The recurrent layers of `config` for inputs [T, B, input_size]."""
+    depth = len(config.sizes)
+    # Dropout between layers needs two of them; the one before the head is the model's.
+    shared: dict[str, Any] = {
+        "num_layers": depth,
+        "bidirectional": config.bidirectional,
+        "dropout": config.dropout if depth > 1 else 0.0,
+    }
+    if config.cell in ("rnn", "gru", "lstm"):
+        return _builtin(config, input_size, shared)
+    return _generic(config, input_size, shared)
+
+
+def _builtin(config: ModelConfig, input_size: int, shared: dict[str, Any]) -> nn.Module:
+    from throughtime.layers import GRU, LSTM, RNN
+
+    options: dict[str, Any] = {
+        "layer_norm": config.layer_norm,
+        "recurrent_dropout": config.recurrent_dropout,
+        "zoneout": config.zoneout,
+        "init": config.init,
+    }
+    sizes: Any = config.sizes[0] if len(set(config.sizes)) == 1 else config.sizes
+    if config.cell == "rnn":
+        return RNN(input_size, sizes, nonlinearity=config.nonlinearity, **options, **shared)
+    if config.cell == "gru":
+        return GRU(input_size, sizes, reset_after=config.reset_after, **options, **shared)
+    extra: dict[str, Any] = {"forget_bias": config.forget_bias, "peepholes": config.peepholes}
+    return LSTM(input_size, sizes, **extra, **options, **shared)
+
+
+def _generic(config: ModelConfig, input_size: int, shared: dict[str, Any]) -> nn.Module:
+    from throughtime.cells import Cell, IndRNNCell, LayerNormLSTMCell, MinGRUCell
+    from throughtime.layers import Recurrent
+
+    if len(set(config.sizes)) > 1:
+        raise InputError(
+            f"{config.cell} has one size for all layers, got hidden = {list(config.sizes)}: give one number"
+        )
+    cells: dict[str, Callable[[int, int], Cell]] = {
+        "mingru": MinGRUCell,
+        "indrnn": IndRNNCell,
+        "lnlstm": LayerNormLSTMCell,
+    }
+    cell, hidden = cells[config.cell], config.sizes[0]
+    return Recurrent(lambda size: cell(size, hidden), input_size, **shared)

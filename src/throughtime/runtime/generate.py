@@ -1,0 +1,124 @@
+"""Text from a model, as it is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from throughtime.errors import InputError
+from throughtime.runtime import sampling
+from throughtime.runtime.session import Session
+
+
+def generate(
+    session: Session,
+    prompt: str = "",
+    *,
+    length: int = 500,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop: str | None = None,
+    allow_unknown: bool = False,
+    on_unknown: Callable[[list[str]], None] | None = None,
+) -> Iterator[str]:
+    """Continue a text: feed the prompt, then draw a symbol, feed it, and so on.
+
+    Yields the new text piece by piece, without the prompt; a piece is never part of a character. The
+    session goes on from where it stands, and stands after the last drawn symbol at every piece.
+    With nothing to go on from (a fresh session, an empty prompt) it reads a newline first, or, where the
+    vocabulary has none, its most frequent symbol; that symbol is not part of the text.
+
+    Args:
+        session: the model, its vocabulary and its state.
+        prompt: text to read first.
+        length: symbols to draw (characters, words or byte pairs, as the vocabulary has them).
+        temperature: see `throughtime.runtime.draw`, as for `top_k` and `top_p`; 0 is greedy.
+        top_k: draw from the k likeliest symbols only.
+        top_p: draw from the likeliest symbols that together have this probability.
+        seed: the same seed and session give the same text; None: another text each time.
+        stop: end before the first place where the new text holds this string.
+        allow_unknown: let the unknown symbol be drawn.
+        on_unknown: called once, before anything is drawn, with the prompt's unknown symbols if there are any.
+
+    Raises: InputError for a value out of range, at the call and not at the first piece.
+    """
+    if length < 0:
+        raise InputError(f"length must be 0 or more, got {length}")
+    if stop == "":
+        raise InputError("stop must be a string of at least one character, got an empty one")
+    sampling.check(temperature, top_k, top_p)
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(_checked_seed(seed))
+    if on_unknown is not None and (unknown := session.vocabulary.unknown_symbols(prompt)):
+        on_unknown(unknown)
+    if prompt:
+        session.feed(prompt)
+    elif session.logits is None:
+        session.feed([_start(session)])
+    banned = None if allow_unknown else session.vocabulary.unknown
+
+    def ids() -> Iterator[int]:
+        for _ in range(length):
+            logits = session.logits
+            assert logits is not None  # something was fed above
+            if banned is not None:
+                logits = logits.index_fill(0, torch.tensor(banned, device=logits.device), float("-inf"))
+            choice = sampling.draw(
+                logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator
+            )
+            session.feed(choice.reshape(1))
+            yield int(choice)
+
+    return _until(stop, _text(session, ids()))
+
+
+def _text(session: Session, ids: Iterator[int]) -> Iterator[str]:
+    """Whole characters, as soon as they are whole."""
+    decoder = session.vocabulary.decoder()
+    for number in ids:
+        if piece := decoder.feed(number):
+            yield piece
+    if rest := decoder.finish():
+        yield rest
+
+
+def _until(stop: str | None, pieces: Iterator[str]) -> Iterator[str]:
+    """The pieces up to the first `stop`, which may lie across several of them."""
+    if stop is None:
+        yield from pieces
+        return
+    held = ""  # the end of the text that could be the start of `stop`
+    for piece in pieces:
+        held += piece
+        place = held.find(stop)
+        if place >= 0:
+            if place:
+                yield held[:place]
+            return
+        keep = next(n for n in range(min(len(stop) - 1, len(held)), -1, -1) if held.endswith(stop[:n]))
+        if keep < len(held):
+            yield held[: len(held) - keep]
+            held = held[len(held) - keep :]
+    if held:
+        yield held
+
+
+def _start(session: Session) -> int:
+    """The id to begin with when there is nothing to go on from."""
+    vocabulary = session.vocabulary
+    if vocabulary.unknown_symbols("\n"):
+        # Char and word vocabularies number their symbols by frequency, after the unknown one.
+        return min(1, len(vocabulary) - 1)
+    return int(vocabulary.encode("\n")[0])
+
+
+def _checked_seed(seed: int) -> int:
+    if not -(2**63) <= seed < 2**64:
+        raise InputError(f"seed must be a 64-bit whole number, got {seed}")
+    return seed

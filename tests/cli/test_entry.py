@@ -1,0 +1,128 @@
+"""How commands end: one line on stderr, a status, and never a stack trace that was not asked for."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from throughtime.cli import version as version_module
+from throughtime.cli.app import app
+from throughtime.errors import InputError
+
+Fails = Callable[..., str]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["generate"], "missing argument 'RUN'; see 'throughtime generate --help'"),
+        (["generate", "r", "--lenght", "3"], "no such option: --lenght. Did you mean '--length'?"),
+        (["train", "text", "--hiden=3"], "no such option: --hiden. Did you mean '--hidden'?"),
+        (["train", "text", "--zzzzzz"], "no such option: --zzzzzz; see 'throughtime train text --help'"),
+        (["generate", "r", "--length"], "option '--length' requires an argument"),
+        (["genrate"], "no such command 'genrate'. Did you mean 'generate'?"),
+        (["train", "txt"], "no such command 'txt'. Did you mean 'text'?"),
+        (["train"], "missing command; see 'throughtime train --help'"),
+        (["train", "text", "--lr", "fast"], "--lr must be a valid number, got 'fast'; see"),
+        (["train", "text", "--layers=two"], "--layers must be a valid integer, got 'two'; see"),
+        (["generate", "r", "--length", "-1"], "--length must be greater than or equal to 0, got '-1'; see"),
+    ],
+)
+def test_a_wrong_call_is_one_line_that_helps(fails: Fails, arguments: list[str], line: str) -> None:
+    assert fails(*arguments).startswith(line)
+
+
+@pytest.fixture
+def raising(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Make `throughtime version` raise."""
+
+    def install(error: BaseException) -> None:
+        def fail() -> None:
+            raise error
+
+        monkeypatch.setattr(version_module, "version", fail)
+        entry = next(each for each in app.registered_commands if each.name == "version")
+        monkeypatch.setattr(entry, "callback", fail)
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (InputError("one\n  two"), 2, "throughtime: one two\n"),
+        (KeyboardInterrupt(), 130, "throughtime: stopped\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            2,
+            "throughtime: cannot write: No space left on device;",
+        ),
+        (MemoryError("large"), 2, "throughtime: out of memory (large); use a smaller model"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "throughtime: out of memory"),
+        (
+            ZeroDivisionError("by zero"),
+            1,
+            "throughtime: internal error: ZeroDivisionError: by zero; run again with",
+        ),
+    ],
+)
+def test_every_failure_is_one_line(command, raising, error: BaseException, status: int, line: str) -> None:
+    raising(error)
+    ended = command("version")
+    assert ended.status == status
+    assert ended.err.startswith(line)
+    assert ended.err.count("\n") == 1
+    assert "Traceback" not in ended.err
+
+
+def test_a_stack_trace_is_there_for_the_asking(command, raising, monkeypatch: pytest.MonkeyPatch) -> None:
+    raising(ZeroDivisionError("by zero"))
+    monkeypatch.setenv("THROUGHTIME_DEBUG", "1")
+    ended = command("version")
+    assert ended.status == 1
+    assert "Traceback" in ended.err
+    assert "ZeroDivisionError: by zero" in ended.err
+
+
+def test_an_error_says_its_own_status(command, raising) -> None:
+    error = InputError("saved")
+    error.status = 143  # as a training that was stopped by SIGTERM
+    raising(error)
+    assert command("version").status == 143
+
+
+def test_version_and_backends_print_their_answers(command) -> None:
+    import throughtime
+
+    ended = command("version")
+    assert ended.out.startswith(f"throughtime {throughtime.__version__}\ntorch ")
+    ended = command("backends")
+    assert ended.status == 0
+    assert ended.out.strip() == str(throughtime.backends()).strip()
+
+
+def test_a_reader_that_goes_away_is_not_worth_a_word(executable: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [*executable, "version"], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+        )
+    finally:
+        os.close(writer)
+    assert done.returncode == 141
+    assert done.stderr == ""
+
+
+def test_a_full_disk_under_stdout_is_one_line(executable: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*executable, "version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("throughtime: cannot write: No space left on device")
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,200 @@
+"""The native recurrence against the float64 reference: outputs, final states and all gradients."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from throughtime.cells.gru import GRURecurrence
+from throughtime.cells.lstm import LSTMRecurrence
+from throughtime.cells.rnn import RNNRecurrence
+from throughtime.kernels.native import function, library, rows
+from throughtime.kernels.reference import unroll
+
+KINDS = {"rnn": RNNRecurrence, "gru": GRURecurrence, "lstm": LSTMRecurrence}
+# Relative to the largest value of a tensor: sums of up to 10^3 rounded products in float32, and through large weights.
+TOLERANCE = {torch.float32: 3e-5, torch.float64: 1e-11}
+# T, B, D, H: tiny, odd, just below and above a panel, more rows than a tile, one row.
+SIZES = [
+    (5, 3, 7, 16),
+    (7, 1, 1, 33),
+    (9, 13, 20, 50),
+    (4, 1, 3, 1),
+    (1, 2, 3, 5),
+    (11, 40, 5, 96),
+    (6, 17, 3, 31),
+]
+
+pytestmark = pytest.mark.skipif(isinstance(library.load(), str), reason=f"native: {library.load()}")
+
+
+def both(
+    kind,
+    size,
+    dtype,
+    *,
+    ragged=False,
+    reverse=False,
+    bias=True,
+    peepholes=False,
+    masked=False,
+    nonlinearity="tanh",
+):
+    """(reference, native): outputs, final states and gradients of one random call with large weights."""
+    steps, batch, features, hidden = size
+    draw = lambda *shape: torch.randn(shape, dtype=torch.float64)  # noqa: E731
+    shapes = KINDS[kind].shapes(features, hidden, bias=bias, peepholes=peepholes)
+    weights = {name: draw(*shape) * 2 / max(shape[-1], 4) ** 0.5 for name, shape in shapes.items()}
+    x, states = draw(steps, batch, features), [draw(batch, hidden) for _ in range(2 if kind == "lstm" else 1)]
+    lengths = torch.randint(0, steps + 1, (batch,)) if ragged else None
+    dy, dstates = draw(steps, batch, hidden), [draw(batch, hidden) for _ in states]
+    mask = (torch.rand(batch, hidden) > 0.3).double() / 0.7 if masked else None
+    options = {"rnn": {"nonlinearity": nonlinearity}, "gru": {"reset_after": True}, "lstm": {}}[kind]
+
+    def run(dtype, native):
+        leaf = lambda value: value.to(dtype, copy=True).requires_grad_()  # noqa: E731
+        parameters = {name: leaf(value) for name, value in weights.items()}
+        inputs, start = leaf(x), [leaf(s) for s in states]
+        h_mask = None if mask is None else mask.to(dtype)
+        recurrence = KINDS[kind].bind({**parameters, "h_mask": h_mask}, **options)
+        if native:
+            given = inputs
+            if lengths is not None:
+                padding = torch.arange(steps)[:, None] >= lengths
+                given = inputs.masked_fill(padding[..., None], float("nan"))
+            where = rows.rows_of(given, lengths)
+            order = torch.arange(batch) if where.order is None else where.order
+            if h_mask is not None:
+                recurrence.h_mask = h_mask[order]
+            y, final = function.run(
+                recurrence, where, where.pack(given), tuple(s[order] for s in start), reverse
+            )
+            y = where.unpack(y)
+            final = tuple(s if where.restore is None else s[where.restore] for s in final)
+        else:
+            y, final = unroll(recurrence, inputs, tuple(start), lengths=lengths, reverse=reverse)
+        loss = (y * dy.to(dtype)).sum() + sum(
+            (s * d.to(dtype)).sum() for s, d in zip(final, dstates, strict=True)
+        )
+        loss.backward()
+        return [y, *final, inputs.grad, *(s.grad for s in start), *(p.grad for p in parameters.values())]
+
+    return run(torch.float64, False), run(dtype, True)
+
+
+def assert_close(reference, native, dtype):
+    for wanted, got in zip(reference, native, strict=True):
+        assert got.dtype == dtype
+        # Not below 0.1: through a saturated unit a gradient is 1 - h^2, the difference of two nearly equal numbers.
+        scale = wanted.abs().max().clamp_min(0.1) if wanted.numel() else 1
+        torch.testing.assert_close(got.double() / scale, wanted / scale, rtol=0, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_the_reference(kind, size, dtype):
+    for ragged in (False, True):
+        for reverse in (False, True):
+            assert_close(*both(kind, size, dtype, ragged=ragged, reverse=reverse), dtype)
+            assert_close(
+                *both(kind, size, dtype, ragged=ragged, reverse=reverse, bias=False, masked=True), dtype
+            )
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("nonlinearity", ["relu", "sigmoid", "identity"])
+def test_other_nonlinearities(nonlinearity, ragged):
+    assert_close(
+        *both("rnn", (7, 5, 3, 13), torch.float64, ragged=ragged, nonlinearity=nonlinearity), torch.float64
+    )
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_peepholes(ragged, reverse):
+    result = both(
+        "lstm", (7, 5, 3, 13), torch.float64, ragged=ragged, reverse=reverse, peepholes=True, masked=True
+    )
+    assert_close(*result, torch.float64)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch", [2, 24])
+def test_two_threads_give_the_same_bits_each_time(kind, batch):
+    """Divided by units (few rows) and by rows (many); and right with two threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        results = []
+        for _ in range(2):
+            torch.manual_seed(3)
+            reference, native = both(kind, (6, batch, 5, 64), torch.float32, ragged=batch == 24)
+            assert_close(reference, native, torch.float32)
+            results.append(native)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_a_graph_can_be_used_twice_and_differentiated_twice():
+    torch.manual_seed(0)
+    recurrence = LSTMRecurrence.bind(
+        {
+            name: torch.randn(s, dtype=torch.float64, requires_grad=True)
+            for name, s in LSTMRecurrence.shapes(3, 5).items()
+        }
+    )
+    x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
+    state = (torch.randn(2, 5, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64))
+    where = rows.rows_of(x, None)
+    y, _ = function.run(recurrence, where, where.pack(x), state, False)
+    first = torch.autograd.grad(y.sin().sum(), x, retain_graph=True)[0]
+    assert torch.equal(first, torch.autograd.grad(y.sin().sum(), x, retain_graph=True)[0])
+    once = torch.autograd.grad(y.sin().sum(), x, create_graph=True)[0]
+    torch.testing.assert_close(once, first)
+    twice = torch.autograd.grad(once.square().sum(), [x, recurrence.weight_hh])
+    y, _ = unroll(recurrence, x, state)
+    once = torch.autograd.grad(y.sin().sum(), x, create_graph=True)[0]
+    for got, wanted in zip(
+        twice, torch.autograd.grad(once.square().sum(), [x, recurrence.weight_hh]), strict=True
+    ):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_vanishing_gradients_leave_the_caller_mode_as_it_was():
+    """Flushed inside, and only there."""
+    tiny = torch.tensor([1e-40])
+    assert (tiny * 0.5).item() != 0
+    both("rnn", (7, 3, 3, 16), torch.float32)
+    assert (tiny * 0.5).item() != 0
+
+
+@pytest.mark.parametrize("isa", ["avx2", "portable"])
+def test_every_instruction_set_that_runs_here(isa):
+    """The same tests in a process that is told which code to use."""
+    if os.environ.get("THROUGHTIME_ISA"):
+        pytest.skip("inside such a process already")
+    environment = {**os.environ, "THROUGHTIME_ISA": isa}
+    probe = "from throughtime.kernels.native.library import load; print(load() if isinstance(load(), str) else '')"
+    reason = subprocess.run(
+        [sys.executable, "-c", probe], env=environment, capture_output=True, text=True
+    ).stdout.strip()
+    if reason:
+        pytest.skip(reason)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_unknown_instruction_set_is_a_reason():
+    code = "import throughtime as tt; print(tt.backends())"
+    environment = {**os.environ, "THROUGHTIME_ISA": "mmx"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "native     no   THROUGHTIME_ISA=mmx cannot run on this processor" in done.stdout

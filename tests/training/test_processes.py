@@ -1,0 +1,113 @@
+"""Two processes under accelerate train as one with twice the batch, each with its own streams and their states."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from throughtime.errors import InputError, RunError
+from throughtime.training import TrainingConfig, train
+from throughtime.training.processes import Processes
+
+SCRIPT = """
+import os, signal, sys
+import torch
+from throughtime.errors import RunError
+from throughtime.runs import Run
+from throughtime.tasks import TextTask
+from throughtime.training import Interrupted, Silent, TrainingConfig, train
+from throughtime.training.processes import Processes
+
+torch.set_num_threads(1)
+run = Run.open(sys.argv[1])
+task = TextTask.from_run(run)
+config = TrainingConfig(**run.config["training"] | {"batch": 3})
+processes = Processes("cpu")
+assert processes.world == 2, processes.world
+
+class Stop(Silent):  # only the first process is told, only it gets the signal: both stop after the same step
+    def step(self, progress):
+        if progress.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+try:
+    train(task, config, run, report=Stop())
+    raise SystemExit("was not interrupted")
+except Interrupted as interrupted:
+    print(processes.rank, interrupted.args[0].split(";")[0])
+processes.sum(0.0)  # both have left before either begins again
+train(task, config, run, resume=True)
+"""
+
+SETTINGS = {
+    "optimizer": "sgd",
+    "lr": 1.0,
+    "warmup": 0.0,
+    "clip": "norm:0.2",
+    "steps": 25,
+    "window": 7,
+    "bptt": "truncated:4",
+}
+
+
+def test_two_processes_are_one_with_twice_the_batch(make):
+    task, config, alone = make("alone", batch=6, **SETTINGS)
+    reference = train(task, config, alone)
+    *_, together = make("together", batch=6, **SETTINGS)
+    # --multi_gpu is accelerate's word for several processes on one machine; it starts them on a CPU too.
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += [
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        "0",
+    ]
+    script = together.path.parent / "script.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, str(script), str(together.path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    told = sorted(line for line in done.stdout.splitlines() if "interrupted" in line)
+    assert told == [f"{rank} training was interrupted at step 2" for rank in (0, 1)]
+
+    # float32: two halves of a sum instead of one, through 25 steps.
+    for name, value in together.load_model().items():
+        torch.testing.assert_close(value, alone.load_model()[name], atol=2e-5, rtol=0)
+    losses = [[r["loss"] for r in run.history() if r["kind"] == "training"] for run in (together, alone)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    tree = together.load_checkpoint()
+    assert (tree["steps"], tree["journal"]["meter"]["tokens"]) == (25, reference.tokens)
+
+    # Each process carried the states of its own three streams: together they are the six of the one process.
+    states = [part["carried"][0] for part in tree["parts"]]
+    assert [tuple(state.shape) for state in states] == [(1, 3, 13)] * 2
+    (whole,) = alone.load_checkpoint()["parts"]
+    torch.testing.assert_close(torch.cat(states, dim=1), whole["carried"][0], atol=2e-4, rtol=0)
+    assert not torch.equal(*states)
+    with pytest.raises(RunError, match="trained by 2 processes, each with its own streams, now there are 1"):
+        train(task, TrainingConfig(**SETTINGS, batch=3), together, resume=True)
+
+
+def test_one_process_sends_nothing():
+    processes = Processes("cpu")
+    assert (processes.rank, processes.world, processes.first) == (0, 1, True)
+    assert processes.device == torch.device("cpu")
+    assert processes.sum(1.5, 2) == [1.5, 2]
+    assert processes.gather("x") == ["x"]
+    assert processes.tell("x") == "x"
+    with pytest.raises(InputError, match="device must be auto"):
+        Processes("tpu9")
