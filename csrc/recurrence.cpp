@@ -50,6 +50,13 @@ static Layout layout_of(int64_t cell) {
   return {kRnnGates, 1, 1};
 }
 
+// More threads cost a barrier at each step (0.2 us, far more on a busy machine), or one at the end when they divide the rows.
+static int useful_threads(const tt_call& call, int products) {
+  const double step = 2.0 * call.batch * call.hidden * call.hidden * products;
+  const bool rows = call.split ? call.split == 1 : call.batch >= 8 * call.threads;
+  return call.threads > 1 && (rows ? step * call.steps >= 2e6 : step >= 2e5) ? int(call.threads) : 1;
+}
+
 // The running order of the steps, the rows of each, and this thread's share of rows or units.
 template <class T>
 struct Plan {
@@ -87,11 +94,12 @@ static int forward(const tt_call& call) {
   if (!packed.get() || !state.get()) return 1;
   T *weights = packed.get(), *h[2] = {state.get(), state.get() + B * plan.ldh};
   const Pointwise<T> pointwise = forward_of<T>(call);
-  Barrier barrier(int(call.threads > 1 ? call.threads : 1));
+  const int members_wanted = useful_threads(call, layout.products);
+  Barrier barrier(members_wanted);
   std::atomic<bool> short_handed{false};
 
   auto work = [&](int member, int members) {
-    if (members != (call.threads > 1 ? call.threads : 1)) {  // a nested region: fewer threads than the barrier waits for
+    if (members != members_wanted) {  // a nested region: fewer threads than the barrier waits for
       short_handed = true;
       return;
     }
@@ -136,7 +144,7 @@ static int forward(const tt_call& call) {
         std::memcpy(static_cast<T*>(call.h_state) + q * H, static_cast<const T*>(call.y) + (plan.at(call.steps - 1) + q) * H,
                     H * sizeof(T));
   };
-  together(int(call.threads), work);
+  together(members_wanted, work);
   if (short_handed) {
     tt_call alone = call;
     alone.threads = 1;
@@ -151,7 +159,7 @@ static int backward(const tt_call& call) {
   const Layout layout = layout_of(call.cell);
   const long H = call.hidden, B = call.batch, row = layout.blocks * H;
   const long K = layout.products * H, panel = K * kPanel<T>;
-  const int members_wanted = int(call.threads > 1 ? call.threads : 1);
+  const int members_wanted = useful_threads(call, layout.products);
   const long sums = row + 3 * H + 16;
   Scratch<T> packed(size_t(panel) * plan.panels), state(2 * B * plan.ldh), totals(size_t(sums) * members_wanted);
   if (!packed.get() || !state.get() || !totals.get()) return 1;
@@ -206,7 +214,7 @@ static int backward(const tt_call& call) {
     for (long q = member; q < B; q += members)
       std::memcpy(static_cast<T*>(call.dh_state) + q * H, dh + q * plan.ldh, H * sizeof(T));
   };
-  together(int(call.threads), work);
+  together(members_wanted, work);
   if (short_handed) {
     tt_call alone = call;
     alone.threads = 1;

@@ -170,6 +170,21 @@ def test_the_best_weights_are_kept_or_the_last(make):
     assert kinds == [(step, "evaluation") for step in range(4, 25, 4)]
 
 
+def test_the_best_so_far_is_remembered_through_an_interruption(make):
+    # The last evaluation is worse than the best before the interruption: it must not pass for the best.
+    settings = {"lr": 9.0, "clip": "none", "optimizer": "sgd", "schedule": "constant", "steps": 24}
+    *others, whole = make("whole", **settings, evaluate_every=4)
+    summary = train(*others, whole)
+    assert summary.evaluation.loss > summary.best.loss
+    *others, run = make("run", **settings, evaluate_every=4)
+    told = Told()
+    told.evaluation = lambda step, *_: os.kill(os.getpid(), signal.SIGINT) if step == 20 else None
+    with pytest.raises(Interrupted, match="at step 21"):
+        train(*others, run, report=told)
+    assert train(*others, run, resume=True).best == summary.best
+    assert weights(run) == weights(whole)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_says_how_to_go_on(make, number):
     reference = make("reference", dropout=0.3)

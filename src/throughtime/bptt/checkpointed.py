@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from throughtime.errors import InputError
 from throughtime.bptt.random_state import RandomState
 from throughtime.bptt.revolve import advances, split
 from throughtime.bptt.strategy import Backward, BackwardCall, Loss, Reduction, Run, Tally
 from throughtime.bptt.tree import Tree, collected, detach, hand_on, leaves_of
 from throughtime.bptt.windows import Window, Windows, steps_of
+from throughtime.errors import InputError
 
 
 @dataclass(frozen=True)

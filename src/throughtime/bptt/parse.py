@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from throughtime.errors import InputError, one_of
 from throughtime.bptt.checkpointed import Checkpointed
 from throughtime.bptt.full import Full
 from throughtime.bptt.random_window import RandomWindow
 from throughtime.bptt.randomized import Randomized
 from throughtime.bptt.strategy import Strategy
 from throughtime.bptt.truncated import Truncated
+from throughtime.errors import InputError, one_of
 
 
 class _Form(NamedTuple):

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from throughtime.errors import InputError
 from throughtime.bptt.strategy import Backward, BackwardCall, Loss, Reduction, Run, Tally
 from throughtime.bptt.tree import Tree
 from throughtime.bptt.truncated import cut_every_window
 from throughtime.bptt.windows import Windows
+from throughtime.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from throughtime.errors import InputError, one_of
 from throughtime.bptt.strategy import Backward, BackwardCall, Loss, Reduction, Run, Tally
 from throughtime.bptt.tree import Tree, detach, differentiable
 from throughtime.bptt.windows import Window, Windows
+from throughtime.errors import InputError, one_of
 
 
 @dataclass(frozen=True)

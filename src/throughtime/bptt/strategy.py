@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from throughtime.errors import InputError, one_of
 from throughtime.bptt.tree import Tree, tensors
+from throughtime.errors import InputError, one_of
 
 Run = Callable[[Any, Any], tuple[Any, Any]]  # (x, state) -> (y, state); state is None at the start
 Loss = Callable[[Any, Any], Tensor]  # (y, target) -> the SUM over unmasked targets, or one loss per target

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from throughtime.errors import InputError
 from throughtime.bptt.strategy import Backward, BackwardCall, Loss, Reduction, Run, Tally
 from throughtime.bptt.tree import Tree, detach, hand_on, leaves_of
 from throughtime.bptt.windows import Window, Windows
+from throughtime.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from throughtime.errors import InputError
 from throughtime.bptt.tree import Tree, tensors
+from throughtime.errors import InputError
 
 
 class Window(NamedTuple):

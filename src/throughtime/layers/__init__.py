@@ -4,7 +4,7 @@ from throughtime.layers.gru import GRU
 from throughtime.layers.lstm import LSTM
 from throughtime.layers.recurrent import Recurrent
 from throughtime.layers.rnn import RNN
-from throughtime.layers.scan import scan
+from throughtime.layers.scanning import scan
 from throughtime.layers.trace import Trace
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent", "Trace", "scan"]

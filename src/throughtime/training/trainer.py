@@ -70,8 +70,7 @@ class Trainer:
         self.state: Any = None
         self.latest: Evaluation | None = None
         self.best: Evaluation | None = None
-        self.seconds, self._seconds_before, self._saved_at = 0.0, 0.0, 0.0
-        self._since = time.monotonic()
+        self.seconds = self._seconds_before = self._saved_at = self._since = 0.0
 
     def begin(self, resume: bool) -> None:
         """Take up the run's checkpoint, or start.
