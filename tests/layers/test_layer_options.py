@@ -98,10 +98,19 @@ def test_sizes_that_do_not_fit() -> None:
         layer(torch.randn(T, B, D), (torch.zeros(B, H), torch.zeros(B, H)))
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_recurrent_dropout_uses_one_mask_at_every_step(name: str) -> None:
-    layer = large(getattr(tt, name)(D, H, recurrent_dropout=0.4))
-    cell = getattr(tt, f"{name}Cell")(D, H).double()
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in LAYERS),
+        ("GRU", {"reset_after": False}),
+        ("GRU", {"reset_after": False, "layer_norm": True}),
+        ("LSTM", {"layer_norm": True, "peepholes": True}),
+    ],
+    ids=str,
+)
+def test_recurrent_dropout_uses_one_mask_at_every_step(name: str, options: dict[str, Any]) -> None:
+    layer = large(getattr(tt, name)(D, H, recurrent_dropout=0.4, **options))
+    cell = getattr(tt, f"{name}Cell")(D, H, **options).double()
     cell.load_state_dict({k.removesuffix("_l0"): v for k, v in layer.state_dict().items()})
     x, h0 = torch.randn(T, B, D, dtype=torch.float64), torch.randn(1, B, H, dtype=torch.float64)
     y, _ = layer(x, (h0, h0.cos()) if name == "LSTM" else h0)
@@ -109,10 +118,17 @@ def test_recurrent_dropout_uses_one_mask_at_every_step(name: str) -> None:
     torch.manual_seed(5)
     y, _ = layer(x, (h0, h0.cos()) if name == "LSTM" else h0)
     torch.manual_seed(5)
-    cell.h_mask = torch.empty(B, H, dtype=torch.float64).bernoulli_(0.6).div_(0.6)
-    assert 0 < (cell.h_mask == 0).sum() < B * H and not torch.equal(cell.h_mask[0], cell.h_mask[1])
+    mask = cell.h_mask = torch.empty(B, H, dtype=torch.float64).bernoulli_(0.6).div_(0.6)
+    assert 0 < (mask == 0).sum() < B * H and not torch.equal(mask[0], mask[1])
     state = tt.LSTMState(h0[0], h0[0].cos()) if name == "LSTM" else tt.HiddenState(h0[0])
     torch.testing.assert_close(y, tt.scan(cell, x, state)[0])
+    # And what the mask does, without the cell's help: a unit it drops has no weight in W_hh (any gate of it).
+    cell.h_mask = None
+    with torch.no_grad():
+        cell.weight_hh.mul_(mask[0])
+    first = tuple(s[:1] for s in state) if name == "LSTM" else state[0][:1]
+    stepped = cell(x[0, :1], first)
+    torch.testing.assert_close(y[0, :1], stepped[0] if name == "LSTM" else stepped)
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -6,8 +6,11 @@ import ctypes
 import functools
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 _INTEGERS = (
@@ -56,16 +59,21 @@ class Library:
 
         Raises: MemoryError when the packed weights do not fit.
         """
-        call = NativeCall(**numbers)
-        for name, tensor in tensors.items():
-            setattr(call, name, None if tensor is None else tensor.data_ptr())
+        call = NativeCall(**numbers, **{k: v.data_ptr() for k, v in tensors.items() if v is not None})
         function = self._handle.tt_forward if direction == "forward" else self._handle.tt_backward
         if function(int(wide), ctypes.byref(call)):
             raise MemoryError("no memory for the packed weights of a recurrent layer")
 
-    def flush_denormals(self, threads: int, on: bool) -> bool:
-        """Set flush-to-zero on torch's threads; returns whether this thread's was on before."""
-        return bool(self._handle.tt_flush_denormals(threads, int(on)))
+    @contextmanager
+    def flushed_denormals(self) -> Iterator[None]:
+        """Denormals are zero on all of torch's threads in this block; afterwards as the caller had it."""
+        threads = torch.get_num_threads()
+        before = self._handle.tt_flush_denormals(threads, 1)
+        try:
+            yield
+        finally:
+            if not before:
+                self._handle.tt_flush_denormals(threads, 0)
 
 
 @functools.cache

@@ -6,6 +6,7 @@ real steps, and padding is never read. A full batch is the same with equal steps
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -17,15 +18,11 @@ class Rows(NamedTuple):
 
     steps: int
     batch: int
+    total: int  # N, the real steps of all sequences
     offsets: Tensor  # int64 [T+1]
     source: Tensor | None  # int64 [N]: row of x.reshape(T*B, ...); None for a full batch
     order: Tensor | None  # int64 [B]: sequences from long to short
     restore: Tensor | None  # the way back
-
-    @property
-    def total(self) -> int:
-        """N, the real steps of all sequences."""
-        return int(self.offsets[-1])
 
     def pack(self, x: Tensor) -> Tensor:
         """[T, B, D] -> [N, D]."""
@@ -58,10 +55,15 @@ def rows_of(x: Tensor, lengths: Tensor | None) -> Rows:
     """The rows of x [T, B, D] with lengths [B], or of a full batch."""
     steps, batch = x.shape[:2]
     if lengths is None:
-        return Rows(steps, batch, torch.arange(steps + 1) * batch, None, None, None)
+        return _full(steps, batch)
     sorted_lengths, order = lengths.sort(descending=True, stable=True)
     real = torch.arange(steps)[:, None] < sorted_lengths  # [T, B]
     offsets = torch.zeros(steps + 1, dtype=torch.int64)
     offsets[1:] = real.sum(1).cumsum(0)
     index = (torch.arange(steps)[:, None] * batch + order)[real]
-    return Rows(steps, batch, offsets, index, order, order.argsort())
+    return Rows(steps, batch, len(index), offsets, index, order, order.argsort())
+
+
+@functools.lru_cache(maxsize=64)
+def _full(steps: int, batch: int) -> Rows:
+    return Rows(steps, batch, steps * batch, torch.arange(steps + 1) * batch, None, None, None)
