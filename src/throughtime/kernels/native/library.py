@@ -99,9 +99,12 @@ def load() -> Library | str:
 
 
 def _find(name: str) -> Path | None:
-    """The library beside this file; in an editable install it lies in the same package elsewhere."""
+    """The library of THROUGHTIME_LIBRARY, or the one in this package; an editable install has it in another folder."""
     import throughtime.kernels.native as package
 
+    given = os.environ.get("THROUGHTIME_LIBRARY")
+    if given:
+        return Path(given)
     for folder in package.__path__:
         if (Path(folder) / name).is_file():
             return Path(folder) / name
