@@ -55,7 +55,7 @@ def rows_of(x: Tensor, lengths: Tensor | None) -> Rows:
     """The rows of x [T, B, D] with lengths [B], or of a full batch."""
     steps, batch = x.shape[:2]
     if lengths is None:
-        return _full(steps, batch)
+        return full_rows(steps, batch)
     sorted_lengths, order = lengths.sort(descending=True, stable=True)
     real = torch.arange(steps)[:, None] < sorted_lengths  # [T, B]
     offsets = torch.zeros(steps + 1, dtype=torch.int64)
@@ -65,5 +65,6 @@ def rows_of(x: Tensor, lengths: Tensor | None) -> Rows:
 
 
 @functools.lru_cache(maxsize=64)
-def _full(steps: int, batch: int) -> Rows:
+def full_rows(steps: int, batch: int) -> Rows:
+    """The rows of a full batch."""
     return Rows(steps, batch, steps * batch, torch.arange(steps + 1) * batch, None, None, None)
