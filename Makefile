@@ -1,8 +1,10 @@
 # `make demo`: see it learn and write. `make test`: everything CI runs but lint. `make lint`: the same lint as CI.
+# `make bench`: measure beside torch.nn (ARGS=--quick: only see that it works). `make wheel`: into dist/, tried in a clean environment.
+# `make sanitize`: the native tests under the address and undefined-behaviour sanitizers; needs cmake and g++.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format bench wheel sanitize clean
 
 # The stamp is newer than what it was made from, so an unchanged checkout installs nothing twice.
 .venv/installed: pyproject.toml constraints.txt
@@ -24,6 +26,28 @@ lint: .venv/installed
 format: .venv/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: .venv/installed
+	$(BIN)/python -m benchmarks.run $(ARGS)
+
+# The environment is new, so that nothing of this checkout can stand in for what the wheel lacks.
+wheel:
+	rm -rf dist build/wheel
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
+	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/throughtime-*.whl
+	cd build/wheel && bin/python -I -c "import throughtime as tt; r = tt.backends(); print(r); \
+	  assert ('native', True) in [row[:2] for row in r.rows], 'the wheel has no native library that runs here'"
+
+# Leaks are not looked for: Python keeps much until it ends. Memory is watched by tests/kernels/test_abi.py instead, which
+# under the sanitizer would see what it holds back on purpose.
+SANITIZED = $(CURDIR)/build/sanitize/libthroughtime_native.so
+sanitize: .venv/installed
+	cmake -S . -B build/sanitize -DTHROUGHTIME_SANITIZE=ON
+	cmake --build build/sanitize
+	LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  THROUGHTIME_LIBRARY=$(SANITIZED) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -k "not memory" \
+	  tests/kernels/test_native.py tests/kernels/test_abi.py $(wildcard tests/kernels/test_generator.py)
 
 clean:
 	rm -rf .venv build dist

@@ -4,8 +4,9 @@
 // sequences come first. A full batch is the case of equal steps. H is padded to whole panels (tt_panel); what is padded is
 // zero in the weights and states and stays harmless. Row layouts of `gates`, H numbers each:
 //     RNN  a -> dA        GRU  hn | r | z | n        LSTM  i | f | g | o
+//     GRU with the reset before  q | r | z | n, q = r * h        LSTM with a projection  i | f | g | o | m, m = o * tanh(c)
 // Forward: on entry the input projection without biases (GRU: in r | z | n), on exit the activated gates.
-// Backward writes the gradients of the pre-activations in the same layout to `dgates`.
+// Backward writes the gradients of the pre-activations in the same layout to `dgates` (in place of m that of W_hr m).
 #pragma once
 #include <stdint.h>
 
@@ -16,7 +17,7 @@ extern "C" {
 enum tt_cell { TT_RNN = 0, TT_GRU = 1, TT_LSTM = 2 };
 
 typedef struct {
-  int64_t cell, activation;        // tt_cell; 0 tanh, 1 relu, 2 sigmoid, 3 identity (RNN only)
+  int64_t cell, activation;        // tt_cell, with TT_OPTIONS; 0 tanh, 1 relu, 2 sigmoid, 3 identity (RNN only)
   int64_t steps, batch, hidden;    // T, B, padded H
   int64_t reverse;                 // from the last step to the first
   int64_t training;                // keep what backward needs
@@ -38,6 +39,24 @@ typedef struct {
   void *dbias;                     // [one row of gates]
   void *dpeephole;                 // [3*H] or null
 } tt_call;
+
+// What a call has besides when its `cell` carries TT_OPTIONS: the tt_call is then the head of a tt_call_with_options.
+// With a projection h, its masks and its gradients have `width` columns, and weight_hh is [gates*H][width].
+typedef struct {
+  int64_t width;                        // padded size of h: H, or that of the projection
+  int64_t reset_before;                 // GRU: the candidate reads W (r * h), not r * (W h)
+  int64_t zoneout;                      // units keep their old value: by the masks, or where there is none by these shares
+  double share_h, share_c;
+  const uint8_t *keep_h, *keep_c;       // [N][width], [N][H] zeros and ones, or null
+  const void *weight_hr;                // LSTM: [width][H], or null
+} tt_options;
+
+typedef struct {
+  tt_call call;
+  tt_options options;
+} tt_call_with_options;
+
+enum { TT_OPTIONS = 16 };
 
 // 0, or 1 when memory for packing could not be had.
 typedef int (*tt_run)(const tt_call *);

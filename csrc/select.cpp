@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "call.h"
+#include "generate.h"
 #include "team.hpp"
 
 #define TT_DECLARE(isa)                         \
@@ -20,11 +21,19 @@
   {#isa, {tt_forward_f32_##isa, tt_forward_f64_##isa}, {tt_backward_f32_##isa, tt_backward_f64_##isa}, \
    {tt_panel_f32_##isa, tt_panel_f64_##isa}}
 
+// Generation.
+#define TT_DECLARE_GENERATION(isa)            \
+  int tt_generate_##isa(tt_generation*);      \
+  int tt_generation_width_##isa();
+
 extern "C" {
 TT_DECLARE(portable)
+TT_DECLARE_GENERATION(portable)
 #ifdef THROUGHTIME_X86
 TT_DECLARE(avx2)
 TT_DECLARE(avx512)
+TT_DECLARE_GENERATION(avx2)
+TT_DECLARE_GENERATION(avx512)
 #endif
 }
 
@@ -67,9 +76,35 @@ const Code* code() {
   return chosen;
 }
 
+// Generation: the same choice.
+struct Generation {
+  const char* isa;
+  tt_generate_run run;
+  int (*width)();
+};
+
+const Generation kGenerations[] = {
+#ifdef THROUGHTIME_X86
+    {"avx512", tt_generate_avx512, tt_generation_width_avx512},
+    {"avx2", tt_generate_avx2, tt_generation_width_avx2},
+#endif
+    {"portable", tt_generate_portable, tt_generation_width_portable},
+};
+
+const Generation* generation() {
+  const Generation* found = kGenerations;
+  while (std::strcmp(found->isa, code()->isa)) found++;
+  return found;
+}
+
 }  // namespace
 
 extern "C" {
+
+// Generation: see generate.h.
+int tt_generate(tt_generation* call) { return generation()->run(call); }
+int tt_generation_width() { return generation()->width(); }
+int tt_size_of_generation() { return int(sizeof(tt_generation)); }
 
 // The chosen instruction set, or null when THROUGHTIME_ISA asks for one that cannot run here.
 const char* tt_isa() { return code() ? code()->isa : nullptr; }

@@ -16,7 +16,7 @@ ROWS = (
     ("layers",),
     ("flow", "models", "runs"),
     ("tasks", "training"),
-    ("runtime",),
+    ("runtime", "bench"),
     ("serve",),
     ("cli",),
 )

@@ -23,11 +23,13 @@ _HOMES = {
     "cells.rnn": ["RNNCell"],
     "layers": ["GRU", "LSTM", "RNN", "Recurrent", "Trace", "scan"],
     "kernels.dispatch": ["backends", "use_backend"],
+    "training.clipping": ["clip_norm_", "clip_value_"],
     "kernels.call": ["Call"],
     "errors": ["BackendError", "InputError", "RunError", "ThroughtimeError"],
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = (
+    "bench",
     "bptt",
     "cells",
     "cli",
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from throughtime.kernels.call import Call
     from throughtime.kernels.dispatch import backends, use_backend
     from throughtime.layers import GRU, LSTM, RNN, Recurrent, Trace, scan
+    from throughtime.training.clipping import clip_norm_, clip_value_
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,17 @@ from throughtime.cli import main
 status = main(sys.argv[1:])
 print(json.dumps([status, [name for name in ("torch", "numpy", "tokenizers", "accelerate") if name in sys.modules]]))
 """
-COMMANDS = [[], ["train"], ["train", "text"], ["evaluate"], ["generate"], ["demo"], ["backends"], ["version"]]
+COMMANDS = [
+    [],
+    ["train"],
+    ["train", "text"],
+    ["evaluate"],
+    ["generate"],
+    ["demo"],
+    ["backends"],
+    ["bench"],
+    ["version"],
+]
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)

@@ -14,6 +14,7 @@ from throughtime.cells.lstm import LSTMRecurrence
 from throughtime.cells.rnn import RNNRecurrence
 from throughtime.kernels.native import function, library, rows
 from throughtime.kernels.reference import unroll
+from throughtime.layers.noise import zoneout_masks
 
 KINDS = {"rnn": RNNRecurrence, "gru": GRURecurrence, "lstm": LSTMRecurrence}
 # Relative to the largest value of a tensor: sums of up to 10^3 rounded products in float32, and through large weights.
@@ -43,17 +44,24 @@ def both(
     peepholes=False,
     masked=False,
     nonlinearity="tanh",
+    reset_after=True,
+    zoneout=None,
+    training=True,
+    proj_size=0,
 ):
     """(reference, native): outputs, final states and gradients of one random call with large weights."""
     steps, batch, features, hidden = size
     draw = lambda *shape: torch.randn(shape, dtype=torch.float64)  # noqa: E731
-    shapes = KINDS[kind].shapes(features, hidden, bias=bias, peepholes=peepholes)
+    shapes = KINDS[kind].shapes(features, hidden, bias=bias, peepholes=peepholes, proj_size=proj_size)
     weights = {name: draw(*shape) * 2 / max(shape[-1], 4) ** 0.5 for name, shape in shapes.items()}
-    x, states = draw(steps, batch, features), [draw(batch, hidden) for _ in range(2 if kind == "lstm" else 1)]
+    columns = proj_size or hidden
+    x, states = draw(steps, batch, features), [draw(batch, columns)]
+    states += [draw(batch, hidden)] * (kind == "lstm")
     lengths = torch.randint(0, steps + 1, (batch,)) if ragged else None
-    dy, dstates = draw(steps, batch, hidden), [draw(batch, hidden) for _ in states]
-    mask = (torch.rand(batch, hidden) > 0.3).double() / 0.7 if masked else None
-    options = {"rnn": {"nonlinearity": nonlinearity}, "gru": {"reset_after": True}, "lstm": {}}[kind]
+    dy, dstates = draw(steps, batch, columns), [torch.randn_like(s) for s in states]
+    mask = (torch.rand(batch, columns) > 0.3).double() / 0.7 if masked else None
+    options = {"rnn": {"nonlinearity": nonlinearity}, "gru": {"reset_after": reset_after}, "lstm": {}}[kind]
+    zone = None if zoneout is None else zoneout_masks(tuple(states), steps, zoneout[: len(states)], training)
 
     def run(dtype, native):
         leaf = lambda value: value.to(dtype, copy=True).requires_grad_()  # noqa: E731
@@ -71,12 +79,14 @@ def both(
             if h_mask is not None:
                 recurrence.h_mask = h_mask[order]
             y, final = function.run(
-                recurrence, where, where.pack(given), tuple(s[order] for s in start), reverse
+                recurrence, where, where.pack(given), tuple(s[order] for s in start), reverse, zone
             )
             y = where.unpack(y)
             final = tuple(s if where.restore is None else s[where.restore] for s in final)
         else:
-            y, final = unroll(recurrence, inputs, tuple(start), lengths=lengths, reverse=reverse)
+            y, final = unroll(
+                recurrence, inputs, tuple(start), lengths=lengths, reverse=reverse, zoneout=zone
+            )
         loss = (y * dy.to(dtype)).sum() + sum(
             (s * d.to(dtype)).sum() for s, d in zip(final, dstates, strict=True)
         )
@@ -186,7 +196,8 @@ def test_every_instruction_set_that_runs_here(isa):
     ).stdout.strip()
     if reason:
         pytest.skip(reason)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    options = __file__.replace(".py", "_options.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, options]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 

@@ -83,8 +83,9 @@ def test_equal_sizes_in_a_list_are_one_size() -> None:
 
 
 def test_sizes_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match=r"one for each of the 1 layers, got 2 numbers: set num_layers=2"):
-        tt.GRU(D, [H, 4])
+    assert tt.GRU(D, [H, 4]).num_layers == 2
+    with pytest.raises(ValueError, match=r"one for each of the 3 layers, got 2 numbers: give 3 sizes"):
+        tt.GRU(D, [H, 4], 3)
     with pytest.raises(ValueError, match="hidden_size must be greater than zero"):
         tt.GRU(D, [H, 0], 2)
     with pytest.raises(TypeError, match="hidden_size should be of type int"):

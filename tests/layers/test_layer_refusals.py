@@ -102,3 +102,19 @@ def test_a_dropout_that_does_nothing_warns_at_the_caller_s_line(make: Any) -> No
     ) as seen:
         make()
     assert seen[0].filename == __file__
+
+
+@pytest.mark.parametrize("layer", [tt.RNN, tt.GRU, tt.LSTM])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int64])
+def test_a_state_of_another_dtype_is_refused_before_anything_reads_it(layer: Any, dtype: torch.dtype) -> None:
+    model, zero = layer(3, 4), torch.zeros(1, 2, 4, dtype=dtype)
+    hx = (zero, zero) if layer is tt.LSTM else zero
+    with pytest.raises(RuntimeError, match=r"must have the input's dtype, torch\.float32"):
+        model(torch.randn(5, 2, 3), hx)
+
+
+def test_a_parameter_of_another_dtype_is_refused_before_anything_reads_it() -> None:
+    model = tt.LSTM(3, 4)
+    model.weight_hh_l0.data = model.weight_hh_l0.data.double()
+    with pytest.raises(RuntimeError):
+        model(torch.randn(5, 2, 3))

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from throughtime.cli import backends, demo, evaluate, generate, train_text, version
+from throughtime.cli import backends, bench, demo, evaluate, generate, train_text, version
 
 
 class _InOrder(TyperGroup):
@@ -40,6 +40,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.command("demo")(demo.demo)
 app.command("backends")(backends.backends)
+app.command("bench")(bench.bench)
 app.command("version")(version.version)
 
 

@@ -60,7 +60,11 @@ def evaluate(
     ] = None,
     window: Annotated[
         int | None,
-        typer.Option(metavar="T", min=1, help="Steps read at a time; changes memory, not the result."),
+        typer.Option(
+            metavar="T",
+            min=1,
+            help="Steps read at a time; changes memory, not the result, unless bidirectional.",
+        ),
     ] = None,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

@@ -28,6 +28,10 @@ def train_or_resume(context: typer.Context) -> None:
     """Run the command `train text` with the options of `context`."""
     typed = given(context)
     ours = {name: typed.pop(name) for name in _OURS if name in typed}
+    if "tensorboard" in ours:  # found missing before there is a run
+        from throughtime.training.tensorboard import require_tensorboard
+
+        require_tensorboard()
     settings = tables_of(_settings(typed), KINDS)
     resume = "resume" in ours
     run, task, training = _begun(ours, settings) if resume else _begin(ours, settings)

@@ -80,7 +80,7 @@ def _missing(path: Path) -> str:
         names = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
     except PermissionError:  # a folder may be entered and not listed: then there is no name to offer
         names = []
-    return f"no such file: {path}.{nearest(path.name, names)}"
+    return f"no such file: {path}{nearest(path.name, names)}"
 
 
 def _iconv(encoding: str, path: Path) -> str:

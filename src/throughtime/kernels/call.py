@@ -17,7 +17,9 @@ class Call(NamedTuple):
     dtype: torch.dtype = torch.float32
     ragged: bool = False  # rows of different lengths
     empty_rows: bool = False  # a row of length zero
-    transform: str = ""  # "torch.func", "forward-mode AD" or "torch.compile" when the call is under one
+    transform: str = (
+        ""  # "torch.func", "forward-mode AD", "torch.compile" or "torch.jit.trace" when the call is under one
+    )
     autocast: bool = False  # under torch.autocast on the CPU
     projected: bool = False  # an LSTM whose output is projected, proj_size > 0
 
@@ -26,6 +28,8 @@ def active_transform() -> str:
     """The function transform that this call is made under, or ""."""
     if torch.compiler.is_compiling():
         return "torch.compile"
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit.trace"
     if torch._C._are_functorch_transforms_active():
         return "torch.func"
     if forward_ad._current_level >= 0:

@@ -72,6 +72,8 @@ class RecurrentLayer(nn.Module):
     ) -> None:
         super().__init__()
         checks.check_arguments(input_size, num_layers, bias, batch_first, dropout)
+        if num_layers == 1 and isinstance(hidden_size, list | tuple) and hidden_size:
+            num_layers = len(hidden_size)
         self.hidden_sizes = checks.check_hidden_sizes(hidden_size, num_layers, proj_size)
         self.input_size = input_size
         self.hidden_size = hidden_size if isinstance(hidden_size, int) else tuple(hidden_size)
@@ -232,8 +234,11 @@ class RecurrentLayer(nn.Module):
         def run(
             number: int, recurrence: Recurrence, x: Tensor, state: State, reverse: bool
         ) -> tuple[Tensor, State]:
-            recurrence.h_mask = recurrent_dropout_mask(state, self.recurrent_dropout, self.training)
-            return run_native(recurrence, rows, x, state, reverse)
+            # Drawn for the caller's order of sequences, as for the reference: one seed, the same masks.
+            mask = recurrent_dropout_mask(state, self.recurrent_dropout, self.training)
+            recurrence.h_mask = mask if mask is None or rows.order is None else mask[rows.order]
+            zoneout = zoneout_masks(state, rows.steps, self.zoneout, self.training)
+            return run_native(recurrence, rows, x, state, reverse, zoneout)
 
         states = [reorder(state, rows.order) for state in self._states(components)]
         y, finals = self._through_layers(rows.pack(sequence.x), states, run)

@@ -46,7 +46,7 @@ def check_hidden_sizes(hidden_size: Any, num_layers: int, proj_size: int) -> tup
     if len(sizes) != num_layers:
         raise ValueError(
             f"hidden_size must be one number or one for each of the {num_layers} layers, got {len(sizes)} numbers: "
-            f"set num_layers={len(sizes)} or give {num_layers} sizes"
+            f"give {num_layers} sizes"
         )
     if not all(isinstance(size, int) for size in sizes):
         raise TypeError(f"hidden_size should be of type int, got: {[type(size).__name__ for size in sizes]}")
@@ -103,6 +103,18 @@ def check_cell_state(state: Any, batch: int | None, name: str = "state") -> None
             raise ValueError(
                 f"{name} must have one row for each of the {batch} rows of the input, got a tensor {list(value.shape)}"
             )
+
+
+def check_state_dtype(value: Tensor, x: Tensor, name: str) -> None:
+    """One tensor of hx must be of the input's dtype and on its device; under autocast the dtypes may differ."""
+    if value.device != x.device:
+        raise RuntimeError(
+            f"{name} must be on the input's device, {x.device}, got {value.device}: move it with .to()"
+        )
+    if value.dtype != x.dtype and not torch._C._is_any_autocast_enabled():
+        raise RuntimeError(
+            f"{name} must have the input's dtype, {x.dtype}, got {value.dtype}: convert it with .to()"
+        )
 
 
 def check_lengths(lengths: Tensor, steps: int, batch: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from throughtime.cells.contract import State
 from throughtime.kernels.reference import rebuild
-from throughtime.layers.checks import check_state_size
+from throughtime.layers.checks import check_state_dtype, check_state_size
 from throughtime.layers.sequence import Sequence
 
 Stacked: TypeAlias = Tensor | tuple[Tensor, ...]
@@ -58,6 +58,7 @@ class StateForm(NamedTuple):
                 raise TypeError(
                     f"{name} must be one tensor [{self.rows}, B, {self.sizes[index][0]}], got {type(value).__name__}"
                 )
+            check_state_dtype(value, sequence.x, name)
             value = value if sequence.batched else value.unsqueeze(1)
             check_state_size(value, (self.rows, sequence.x.shape[1], self.sizes[index][0]), name)
             components.append(value if sequence.order is None else value.index_select(1, sequence.order))
@@ -99,6 +100,7 @@ class StateForm(NamedTuple):
             )
         states = [v if sequence.batched else v.unsqueeze(0) for v in value]
         for row, state in enumerate(states):
+            check_state_dtype(state, sequence.x, f"{name}[{row}]")
             expected = (sequence.x.shape[1], self.sizes[index][row // self.directions])
             check_state_size(state, expected, f"{name}[{row}]")
         return tuple(s if sequence.order is None else s.index_select(0, sequence.order) for s in states)

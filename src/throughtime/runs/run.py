@@ -85,6 +85,10 @@ class Run:
         try:
             return load_tensors(self.path / MODEL)[0]
         except FileNotFoundError:
+            if (self.path / CHECKPOINT).exists():
+                raise RunError(
+                    f"{self.path} has lost its {MODEL}: put it back, or train on with --resume to have it written again"
+                ) from None
             raise RunError(
                 f"{self.path} has no weights yet: training was stopped before the first checkpoint; resume it"
             ) from None

@@ -38,6 +38,7 @@ def save_tensors(
         data = safetensors.torch.save(own, {"format": "pt", **(metadata or {}), "sha256": _ZEROS.decode()})
     except (KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"cannot save these tensors as safetensors: {error}") from None
+    data = _ordered(data)
     write_whole(path, data.replace(_KEY + _ZEROS, _KEY + _digest(data), 1))
 
 
@@ -63,6 +64,16 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _dense(tensor: Tensor) -> Tensor:
     """A copy of its own, as the format wants: on the CPU, contiguous, sharing memory with no other."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _ordered(data: bytes) -> bytes:
+    """The same file with its metadata in alphabetical order: the library's own order changes from process to process."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of eight
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
 def _digest(data: bytes) -> bytes:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from throughtime.errors import InputError
+from throughtime.errors import BackendError, InputError, one_of
 from throughtime.runtime import sampling
+from throughtime.runtime.engine import Engine, refusal
 from throughtime.runtime.session import Session
+from throughtime.runtime.stream import Options, drawn_by_engine
 
 
 def generate(
@@ -23,6 +25,7 @@ def generate(
     stop: str | None = None,
     allow_unknown: bool = False,
     on_unknown: Callable[[list[str]], None] | None = None,
+    backend: str | None = None,
 ) -> Iterator[str]:
     """Continue a text: feed the prompt, then draw a symbol, feed it, and so on.
 
@@ -43,7 +46,12 @@ def generate(
         allow_unknown: let the unknown symbol be drawn.
         on_unknown: called once, before anything is drawn, with the prompt's unknown symbols if there are any.
 
-    Raises: InputError for a value out of range, at the call and not at the first piece.
+        backend: "native": many symbols at a time in C++, for models that `throughtime.runtime.engine` can run;
+            "reference": symbol by symbol through the session. None: native where it can. Both draw from the same
+            distribution, but a seed's text belongs to the backend; greedy text is that of both.
+
+    Raises: InputError for a value out of range, at the call and not at the first piece; BackendError with the reason
+    if native was asked for by name and cannot run the model. Native packs the weights once for each call.
     """
     if length < 0:
         raise InputError(f"length must be 0 or more, got {length}")
@@ -51,10 +59,9 @@ def generate(
         raise InputError("stop must be a string of at least one character, got an empty one")
     sampling.check(temperature, top_k, top_p)
     generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(_checked_seed(seed))
+    seed = generator.seed() if seed is None else _checked_seed(seed)
+    generator.manual_seed(seed)
+    engine = _engine(session, backend)
     if on_unknown is not None and (unknown := session.vocabulary.unknown_symbols(prompt)):
         on_unknown(unknown)
     if prompt:
@@ -62,6 +69,10 @@ def generate(
     elif session.logits is None:
         session.feed([_start(session)])
     banned = None if allow_unknown else session.vocabulary.unknown
+
+    if engine is not None:
+        options = Options(temperature, top_k, top_p, seed, () if banned is None else (banned,))
+        return _until(stop, _text(session, drawn_by_engine(session, engine, length, options)))
 
     def ids() -> Iterator[int]:
         for _ in range(length):
@@ -76,6 +87,20 @@ def generate(
             yield int(choice)
 
     return _until(stop, _text(session, ids()))
+
+
+def _engine(session: Session, backend: str | None) -> Engine | None:
+    """The native loop, if it is to run."""
+    if backend is not None:
+        one_of("backend", backend, ("native", "reference"))
+    if backend == "reference":
+        return None
+    reason = refusal(session.model)
+    if reason is None:
+        return Engine(session.model)
+    if backend == "native":
+        raise BackendError(f"backend 'native' was asked for by name: {reason}")
+    return None
 
 
 def _text(session: Session, ids: Iterator[int]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -46,17 +46,32 @@ class Session:
             )
         self.model = model
         self.vocabulary = vocabulary
-        self._state = State(None, None, 0)
+        self._state: State | Callable[[], State] = State(None, None, 0)
+
+    @property
+    def here(self) -> State:
+        """Where the session stands, not copied: `snapshot` is for keeping."""
+        if not isinstance(self._state, State):
+            self._state = self._state()
+        return self._state
+
+    def go_to(self, state: State | Callable[[], State]) -> None:
+        """Stand at `state`, which is not copied; a function is called when someone first looks."""
+        self._state = state
+
+    def stands_at(self, state: State | Callable[[], State]) -> bool:
+        """Whether it was last sent to `state`, and, if that is a function, nobody has looked since."""
+        return self._state is state
 
     @property
     def logits(self) -> Tensor | None:
         """Logits [V] of what follows the last symbol; None before the first."""
-        return self._state.logits
+        return self.here.logits
 
     @property
     def position(self) -> int:
         """Symbols fed so far."""
-        return self._state.position
+        return self.here.position
 
     def feed(self, symbols: str | Sequence[int] | Tensor) -> Tensor:
         """Read symbols, and return the logits [V] of what follows the last of them.
@@ -68,26 +83,26 @@ class Session:
         Cost: O(T) time, memory for at most 1024 steps' logits.
         """
         ids = self._ids(symbols)
-        state = self._state.model
+        state = self.here.model
         with _at_work(self.model), torch.inference_mode():
             for piece in torch.split(ids, _PIECE):
                 outputs, state = self.model(piece.unsqueeze(1), state)
         logits: Tensor = outputs[-1, 0]
-        self._state = State(state, logits, self.position + len(ids))
+        self.go_to(State(state, logits, self.position + len(ids)))
         return logits
 
     def snapshot(self) -> State:
         """A copy of where the session stands, to go back to with `restore`, any number of times."""
         # Cloned outside inference mode: these are ordinary tensors, usable in training too.
-        return _copy(self._state)
+        return _copy(self.here)
 
     def restore(self, state: State) -> None:
         """Go back to where `state` was taken."""
-        self._state = _copy(state)
+        self.go_to(_copy(state))
 
     def reset(self) -> None:
         """Go back to before the first symbol."""
-        self._state = State(None, None, 0)
+        self.go_to(State(None, None, 0))
 
     def _ids(self, symbols: str | Sequence[int] | Tensor) -> Tensor:
         if isinstance(symbols, str):

@@ -84,9 +84,11 @@ class TextTask:
         model = task.build()
         try:
             model.load_state_dict(tensors)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise RunError(f"the weights in {run.path} are not those of its config.toml: {reason}") from None
+        except RuntimeError:
+            raise RunError(
+                f"the weights in {run.path} are not those of its config.toml: {_difference(model, tensors)}; "
+                "was the file changed after the run began?"
+            ) from None
         return model.eval(), task
 
     @property
@@ -179,3 +181,13 @@ def normalized(text: str, how: str) -> str:
     if how == "letters":
         return letters_only(text)
     return text.lower() if how == "lower" else text
+
+
+def _difference(model: Aligned, tensors: dict[str, Tensor]) -> str:
+    """The first parameter in which a model and its weights differ."""
+    expected = {name: list(value.shape) for name, value in model.state_dict().items()}
+    found = {name: list(value.shape) for name, value in tensors.items()}
+    for name in (*expected, *found):
+        if expected.get(name) != found.get(name):
+            return f"{name} should be {expected.get(name, 'absent')}, and is {found.get(name, 'absent')}"
+    return "they differ"

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 from throughtime.errors import InputError
 from throughtime.training.evaluation import Evaluation
 from throughtime.training.reporter import Plan, Progress, Summary
+
+
+def require_tensorboard() -> None:
+    """Raise InputError unless the package tensorboard is there; cheap, so that it can be asked first."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise InputError(
+            "tensorboard is not installed: pip install 'throughtime[tensorboard]', or leave the option out"
+        )
 
 
 class TensorBoard:
@@ -17,12 +26,9 @@ class TensorBoard:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        try:
-            from torch.utils.tensorboard.writer import SummaryWriter
-        except ImportError:
-            raise InputError(
-                "tensorboard is not installed: pip install 'throughtime[tensorboard]', or leave the option out"
-            ) from None
+        require_tensorboard()
+        from torch.utils.tensorboard.writer import SummaryWriter
+
         self._writer: Any = SummaryWriter(str(folder))
         self._step = 0
 

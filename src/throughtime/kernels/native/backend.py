@@ -6,8 +6,11 @@ import torch
 
 from throughtime.kernels.call import Call
 from throughtime.kernels.native.library import load
+from throughtime.kernels.native.options import supported
 
+_OPTIONS = ("zoneout", "reset_after=False")  # that the compiled library is asked for
 _CAN = (
+    *_OPTIONS,
     "peepholes",
     "recurrent_dropout",
     "different hidden sizes",
@@ -20,7 +23,7 @@ class NativeBackend:
     """C++ on the CPU."""
 
     name = "native"
-    runs = "RNN, GRU (reset after), LSTM with peepholes and recurrent dropout; full and ragged batches; float32, float64"
+    runs = "RNN, GRU, LSTM with every option but layer norm; full and ragged batches; float32, float64"
 
     def unavailable(self) -> str | None:
         """Why the library is not there, or None."""
@@ -36,12 +39,14 @@ class NativeBackend:
         unknown = [extra for extra in call.extras if extra not in _CAN]
         if unknown:
             return f"native has no kernel for {call.cell} with {', '.join(unknown)}"
-        if call.projected:
-            return f"native has no kernel for {call.cell} with proj_size"
         if call.dtype not in (torch.float32, torch.float64):
             return f"native computes in float32 and float64, this call is in {str(call.dtype).removeprefix('torch.')}"
         if call.autocast:
             return "native does not run under autocast yet"
         if call.transform:
             return f"native cannot run under {call.transform}"
+        if call.projected or any(extra in _OPTIONS for extra in call.extras):
+            library = load()
+            if not isinstance(library, str) and not supported(library):
+                return "the library was built before it had these options: install throughtime again"
         return None

@@ -7,54 +7,110 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from throughtime.cells.contract import State
 from throughtime.cells.recurrence import Recurrence
 from throughtime.kernels.native import compute
 from throughtime.kernels.native.compute import Given, Kept, Plan
 from throughtime.kernels.native.library import Library, load
+from throughtime.kernels.native.options import Zone
 from throughtime.kernels.native.rows import Rows
-from throughtime.kernels.reference import unroll
+from throughtime.kernels.reference import Zoneout, unroll
 
 WEIGHTS = Given._fields[3:]
 
 
 class NativeRecurrence(torch.autograd.Function):
-    """(rows, recurrence, reverse, *Given) -> y [N, H], h_T, c_T.
+    """(rows, recurrence, reverse, zone, memories, *Given) -> y [N, H], h_T, c_T, and with `memories` c [N, H].
 
     A second derivative (create_graph=True) is computed by the reference from the same inputs.
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Rows, recurrence: Recurrence, reverse: bool, *tensors: Tensor | None) -> Any:
+    def forward(
+        ctx: Any,
+        rows: Rows,
+        recurrence: Recurrence,
+        reverse: bool,
+        zone: Zone | None,
+        memories: bool,
+        *tensors: Tensor | None,
+    ) -> Any:
         library = load()
         assert isinstance(library, Library)  # dispatch has asked
         nonlinearity = getattr(recurrence, "nonlinearity", "tanh")
-        plan = Plan(library, recurrence.kind, nonlinearity, rows, reverse, any(ctx.needs_input_grad))
-        y, h, c, kept = compute.forward(plan, Given(*tensors))  # type: ignore[arg-type]
+        kind = recurrence.kind + " reset before" * (getattr(recurrence, "reset_after", True) is False)
+        training = any(ctx.needs_input_grad)
+        plan = Plan(library, kind, nonlinearity, rows, reverse, training, memories, zone)
+        given = Given(*tensors)  # type: ignore[arg-type]
+        y, h, c, kept = compute.forward(plan, given)
         if plan.training:
             ctx.plan, ctx.recurrence = plan, recurrence
             ctx.save_for_backward(*tensors, *kept)
-        return y, h, c
+        ctx.set_materialize_grads(False)
+        if not memories:
+            return y, h, c, None
+        assert kept.c is not None
+        # A copy: what was saved for backward must not be an output that a caller may write into.
+        return y, h, c, kept.c[:, : given.weight_hh.shape[0] // 4].clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
-        saved, needs = ctx.saved_tensors, ctx.needs_input_grad[3:]
+        needs = ctx.needs_input_grad[5:]
+        saved = ctx.saved_tensors
         given, kept = Given(*saved[: len(needs)]), Kept(*saved[len(needs) :])
         if torch.is_grad_enabled():
             found = _twice_differentiable(ctx.plan, ctx.recurrence, given, gradients, needs)
         else:
-            dy, dh, dc = gradients
-            found = compute.backward(ctx.plan, given, kept, (dy, dh, dc), needs)
-        return (None, None, None, *found)
+            dy, dh, dc, dmemories = gradients
+            found = compute.backward(ctx.plan, given, kept, (dy, dh, dc), needs, dmemories)
+        return (None, None, None, None, None, *found)
 
 
 def run(
-    recurrence: Recurrence, rows: Rows, x: Tensor, state: tuple[Tensor, ...], reverse: bool
+    recurrence: Recurrence,
+    rows: Rows,
+    x: Tensor,
+    state: tuple[Tensor, ...],
+    reverse: bool,
+    zoneout: Zoneout | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One direction of one layer on packed rows x [N, D]; `state` has its sequences in the order of the rows."""
+    """One direction of one layer on packed rows x [N, D].
+
+    `state` has its sequences in the order of the rows, the masks of `zoneout` in the caller's.
+    """
+    y, final, _ = _apply(recurrence, rows, x, state, reverse, zoneout, False)
+    return y, final
+
+
+def run_with_memories(
+    recurrence: Recurrence,
+    rows: Rows,
+    x: Tensor,
+    state: tuple[Tensor, ...],
+    reverse: bool,
+    zoneout: Zoneout | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+    """As `run`, for an LSTM, and its memory after every step [N, H], differentiable too."""
+    return _apply(recurrence, rows, x, state, reverse, zoneout, True)
+
+
+def _apply(
+    recurrence: Recurrence,
+    rows: Rows,
+    x: Tensor,
+    state: tuple[Tensor, ...],
+    reverse: bool,
+    zoneout: Zoneout | None,
+    memories: bool,
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     weights = [getattr(recurrence, name, None) for name in WEIGHTS]
     c0 = state[1] if len(state) > 1 else None
-    y, h, c = NativeRecurrence.apply(rows, recurrence, reverse, x, state[0], c0, *weights)  # type: ignore[no-untyped-call]
-    return y, (h,) if c is None else (h, c)
+    compute.check(Given(x, state[0], c0, *weights))  # type: ignore[arg-type]
+    zone = Zone.of(zoneout, rows)
+    y, h, c, every = NativeRecurrence.apply(  # type: ignore[no-untyped-call]
+        rows, recurrence, reverse, zone, memories, x, state[0], c0, *weights
+    )
+    return y, (h,) if c is None else (h, c), every
 
 
 def _twice_differentiable(
@@ -72,17 +128,31 @@ def _twice_differentiable(
     }
     bound = type(recurrence).bind(dict(zip(WEIGHTS, given[3:], strict=True)), **options)
     state = (given.h0,) if given.c0 is None else (given.h0, given.c0)
-    rows, lengths, x = plan.rows, None, given.x
-    if rows.source is not None:
-        # The sequences stay in the order of the rows, from long to short.
-        lengths = (rows.offsets.diff()[:, None] > torch.arange(rows.batch)).sum(0)
-        real = torch.arange(rows.steps)[:, None] < lengths
-        source = real.flatten().nonzero().squeeze(1)
-        x = x.new_zeros(rows.steps * rows.batch, x.shape[-1]).index_copy(0, source, x)
-    y, final = unroll(bound, x.view(rows.steps, rows.batch, -1), state, lengths=lengths, reverse=plan.reverse)
-    y = y.reshape(-1, y.shape[-1])
-    outputs = [y if lengths is None else y.index_select(0, source), *final]
-    pairs = [(o, g) for o, g in zip(outputs, gradients, strict=False) if g is not None and o.requires_grad]
+    # The sequences stay in the order of the rows, from long to short.
+    rows = plan.rows.in_order()
+    lengths = (
+        None if rows.source is None else (rows.offsets.diff()[:, None] > torch.arange(rows.batch)).sum(0)
+    )
+    zoneout = None
+    if plan.zone is not None:
+        keep = tuple(None if mask is None else rows.unpack(mask) for mask in plan.zone.keep)
+        zoneout = Zoneout(plan.zone.rates, keep if any(mask is not None for mask in keep) else None)
+    every: list[Tensor] = [given.x] * rows.steps
+
+    def observe(t: int, _before: State, _u: Tensor, after: State) -> None:
+        every[t] = after[-1]
+
+    y, final = unroll(
+        bound,
+        rows.unpack(given.x),
+        state,
+        lengths=lengths,
+        reverse=plan.reverse,
+        zoneout=zoneout,
+        observe=observe,
+    )
+    outputs = [rows.pack(y), final[0], final[-1], rows.pack(torch.stack(every))]
+    pairs = [(o, g) for o, g in zip(outputs, gradients, strict=True) if g is not None and o.requires_grad]
     wanted = [value for value, need in zip(given, needs, strict=True) if need and value is not None]
     found = iter(
         torch.autograd.grad(

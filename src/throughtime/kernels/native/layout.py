@@ -27,8 +27,18 @@ class Layout(NamedTuple):
 LAYOUTS = {
     "rnn": Layout(0, 1, 1, slice(0, 1), slice(0, 1), (0,)),
     "gru": Layout(1, 3, 4, slice(1, 4), slice(0, 3), (1, 2, 0)),  # hn | r | z | n
+    "gru reset before": Layout(1, 3, 4, slice(1, 4), slice(1, 4), (0, 1, 2)),  # q | r | z | n, q = r * h
     "lstm": Layout(2, 4, 4, slice(0, 4), slice(0, 4), (0, 1, 2, 3)),
 }
+
+
+class Sizes(NamedTuple):
+    """Of a call: the hidden units and the columns of h, which a projection makes fewer; and both padded."""
+
+    hidden: int
+    columns: int
+    size: int
+    width: int
 
 
 def pad(value: Tensor, size: int) -> Tensor:
@@ -60,12 +70,14 @@ def pad_blocks(value: Tensor, blocks: int, hidden: int, size: int) -> Tensor:
 
 
 def gate_bias(kind: str, b_ih: Tensor | None, b_hh: Tensor | None, hidden: int, size: int) -> Tensor | None:
-    """Both biases as one row of gates. A GRU's b_hn stays apart: it is inside the reset."""
+    """Both biases as one row of gates. A GRU's b_hn stays apart where it is inside the reset."""
     if b_ih is None or b_hh is None:
         return None
     both = b_ih + b_hh
     if kind == "gru":
         both = torch.cat([b_hh[2 * hidden :], both[: 2 * hidden], b_ih[2 * hidden :]])
+    if kind == "gru reset before":
+        both = F.pad(both, (hidden, 0))
     return pad_blocks(both, LAYOUTS[kind].blocks, hidden, size)
 
 
@@ -80,12 +92,19 @@ def bias_gradients(kind: str, row: Tensor, hidden: int, size: int) -> tuple[Tens
     return inputs, torch.cat([through[place] for place in layout.order])
 
 
-def recurrent_gradient(kind: str, product: Tensor, hidden: int, size: int) -> Tensor:
-    """dW_hh [gates*H, H] from the product of the gates' gradients and the recurrent inputs."""
-    layout = LAYOUTS[kind]
+def recurrent_gradient(kind: str, through: Tensor, before: Tensor, gates: Tensor, sizes: Sizes) -> Tensor:
+    """dW_hh [gates*H, columns] from the gradients `through` it and its inputs: h before each step, or what its gates hold."""
+    layout, (hidden, columns, size, _) = LAYOUTS[kind], sizes
     if kind == "gru":
-        blocks = product.view(layout.gates, size, size)
-        product = torch.cat([blocks[place, :hidden] for place in layout.order])
+        blocks = torch.mm(through.t(), before).view(layout.gates, size, size)
+        return cut(torch.cat([blocks[place, :hidden] for place in layout.order]), columns)
+    if kind == "gru reset before":  # the candidate's weights read q = r * h
+        split = 2 * size
+        gates_and_candidate = [
+            torch.mm(through[:, :split].t(), before),
+            torch.mm(through[:, split:].t(), gates[:, :size]),
+        ]
+        product = torch.cat(gates_and_candidate)
     else:
-        product = cut_rows(product, layout.gates, hidden, size)
-    return cut(product, hidden)
+        product = torch.mm(through.t(), before)
+    return cut(cut_rows(product, layout.gates, hidden, size), columns)

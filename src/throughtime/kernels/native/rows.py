@@ -35,6 +35,13 @@ class Rows(NamedTuple):
             rows = rows.new_zeros(self.steps * self.batch, rows.shape[-1]).index_copy(0, self.source, rows)
         return rows.view(self.steps, self.batch, rows.shape[-1])
 
+    def in_order(self) -> Rows:
+        """The same rows, for sequences that lie from long to short already."""
+        if self.source is None:
+            return self
+        there = self.offsets.diff()[:, None] > torch.arange(self.batch)  # [T, B]
+        return self._replace(source=there.flatten().nonzero().squeeze(1), order=None, restore=None)
+
     def before(self, y: Tensor, h0: Tensor, reverse: bool) -> Tensor:
         """The recurrent input of each row: the output of the step before in running order, or the initial state. [N, H]."""
         counts = self.offsets.diff()

@@ -1,0 +1,112 @@
+"""JAX's scan under jit, in training, beside ours. Optional: needs jax."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from benchmarks.plan import Plan
+from throughtime.bench.recurrences import CELLS, LIMIT, Shape, data, training
+from throughtime.bench.table import spread
+from throughtime.bench.timing import as_json, interleave
+from throughtime.bench.verify import check, worst_error
+
+
+def measure(plan: Plan) -> list[dict[str, Any]]:
+    """LSTM and GRU at every shape; where jax is missing, one result that says so.
+
+    XLA uses every core that the process may run on: compare where that is as many as torch's threads.
+    """
+    try:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        import jax  # noqa: F401
+    except ImportError:
+        return [{"skipped": "not measured: jax is not installed"}]
+    return [_compare(plan, cell, shape) for cell in ("LSTM", "GRU") for shape in plan.shapes]
+
+
+def _gradients(cell: str) -> Any:
+    """A compiled function of (parameters, x, dy): y and the gradients of the parameters and of x."""
+    import jax
+    import jax.numpy as jnp
+
+    def lstm(weights: Any, state: Any, u: Any) -> Any:
+        h, c = state
+        i, f, g, o = jnp.split(u + h @ weights[1].T + weights[3], 4, -1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (h, c), h
+
+    def gru(weights: Any, state: Any, u: Any) -> Any:
+        (h,) = state
+        (ir, iz, in_), (hr, hz, hn) = jnp.split(u, 3, -1), jnp.split(h @ weights[1].T + weights[3], 3, -1)
+        z, n = jax.nn.sigmoid(iz + hz), jnp.tanh(in_ + jax.nn.sigmoid(ir + hr) * hn)
+        h = n + z * (h - n)
+        return (h,), h
+
+    step, count = (lstm, 2) if cell == "LSTM" else (gru, 1)
+
+    def outputs(weights: Any, x: Any) -> Any:
+        start = (jnp.zeros((x.shape[1], weights[1].shape[1]), x.dtype),) * count
+        projected = x @ weights[0].T + weights[2]
+        return jax.lax.scan(lambda state, u: step(weights, state, u), start, projected)[1]
+
+    def run(weights: Any, x: Any, dy: Any) -> Any:
+        y, back = jax.vjp(outputs, weights, x)
+        return y, back(dy)
+
+    return jax.jit(run)
+
+
+def _compare(plan: Plan, cell: str, shape: Shape) -> dict[str, Any]:
+    import jax
+    import numpy as np
+
+    ours_type, theirs_type, _ = CELLS[cell]
+    torch.manual_seed(0)
+    ours = ours_type(shape.features, shape.hidden)
+    exact = theirs_type(shape.features, shape.hidden, dtype=torch.float64)
+    exact.load_state_dict(ours.state_dict())
+    x, dy = data(shape)
+    wide = x.double().requires_grad_()
+    y = exact(wide)[0]
+    wanted = [y.detach(), *torch.autograd.grad(y, [wide, *exact.parameters()], dy.double())]
+    run = _gradients(cell)
+    weights = [jax.numpy.asarray(p.detach().numpy()) for p in ours.parameters()]
+    arguments = (weights, jax.numpy.asarray(x.numpy()), jax.numpy.asarray(dy.numpy()))
+
+    def call() -> Any:
+        return jax.block_until_ready(run(*arguments))
+
+    y_jax, (dweights, dx) = call()
+    got = [torch.from_numpy(np.array(value)) for value in (y_jax, dx, *dweights)]
+    error = check(f"jax {cell} {shape}", worst_error(got, wanted), LIMIT)
+    timings = interleave({"ours": training(ours, x, dy), "jax": call}, seconds=plan.seconds, least=plan.least)
+    return {
+        "cell": cell,
+        "shape": list(shape),
+        "version": jax.__version__,
+        "errors": {"jax": error},
+        "timings": as_json(timings),
+        "ratio": timings["jax"].median / timings["ours"].median,
+    }
+
+
+def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows."""
+    if "skipped" in results[0]:
+        return ["JAX"], [[results[0]["skipped"]]]
+    head = ["cell", "T,B,D,H", "ours", "JAX", "JAX / ours", "version"]
+    return head, [
+        [
+            result["cell"],
+            ",".join(map(str, result["shape"])),
+            spread(result["timings"]["ours"]),
+            spread(result["timings"]["jax"]),
+            f"{result['ratio']:.2f}",
+            result["version"],
+        ]
+        for result in results
+    ]

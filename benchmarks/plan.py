@@ -1,0 +1,54 @@
+"""How long, how often, and which sizes: all of it, or a small part that only shows that everything works."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from throughtime.bench.recurrences import SHAPES, Shape
+
+
+class Plan(NamedTuple):
+    """What a run measures."""
+
+    threads: int
+    seconds: float  # for the sides of one row together
+    least: int  # samples of each side
+    shapes: tuple[Shape, ...]  # training and inference
+    ragged_steps: tuple[int, ...]
+    ragged: Shape  # its T is replaced
+    packed_least: int  # samples of torch.nn's packed side, which takes seconds
+    options: tuple[Shape, ...]
+    generated: tuple[tuple[int, int], ...]  # (layers, H)
+    batches: tuple[int, ...]
+    tokens: int  # generated in one call
+    peak_size: int
+
+
+FULL = Plan(
+    threads=2,
+    seconds=4.0,
+    least=9,
+    shapes=SHAPES,
+    ragged_steps=(50, 200, 500),
+    ragged=Shape(0, 32, 128, 256),
+    packed_least=2,
+    options=(Shape(64, 64, 512, 512), Shape(256, 16, 64, 64)),
+    generated=tuple((layers, hidden) for layers in (1, 2) for hidden in (64, 128, 256, 512, 1024)),
+    batches=(1, 16),
+    tokens=400,  # a call has a fixed cost, which belongs to no symbol
+    peak_size=2048,
+)
+QUICK = Plan(
+    threads=1,
+    seconds=0.02,
+    least=1,
+    shapes=(Shape(7, 3, 5, 13),),
+    ragged_steps=(9,),
+    ragged=Shape(0, 4, 5, 13),
+    packed_least=1,
+    options=(Shape(7, 3, 5, 13),),
+    generated=((1, 13), (2, 13)),
+    batches=(1, 3),
+    tokens=4,
+    peak_size=64,
+)

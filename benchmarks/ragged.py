@@ -1,0 +1,113 @@
+"""Rows of different lengths: ours by `lengths=`, beside the padded batch and torch.nn's packed sequences.
+
+Lengths are uniform in [T/2, T], one thread, forward and backward. The cost to hope for is that of the real steps:
+the padded time times the share of steps that are real.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from benchmarks.plan import Plan
+from throughtime.bench.recurrences import CELLS, LIMIT, data, runs_on, training
+from throughtime.bench.table import spread
+from throughtime.bench.timing import as_json, interleave
+from throughtime.bench.verify import check, everything, worst_error
+
+
+class Packed(nn.Module):
+    """torch.nn's layer with the `lengths` of ours: packs, runs, pads; all of that belongs to its time."""
+
+    def __init__(self, layer: nn.RNNBase) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, hx: Any = None, *, lengths: Tensor) -> tuple[Tensor, Any]:
+        packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+        y, hx = self.layer(packed, hx)
+        return pad_packed_sequence(y, total_length=x.shape[0])[0], hx
+
+
+def measure(plan: Plan) -> list[dict[str, Any]]:
+    """LSTM and GRU, one and both directions, every T."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return [
+            _compare(plan, cell, steps, bidirectional)
+            for cell in ("LSTM", "GRU")
+            for bidirectional in (False, True)
+            for steps in plan.ragged_steps
+        ]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _compare(plan: Plan, cell: str, steps: int, bidirectional: bool) -> dict[str, Any]:
+    shape = plan.ragged._replace(steps=steps)
+    torch.manual_seed(0)
+    lengths = torch.randint(steps // 2, steps + 1, (shape.batch,))
+    lengths[0] = steps
+    padding = torch.arange(steps)[:, None] >= lengths
+    ours_type, theirs_type, _ = CELLS[cell]
+    sizes = (shape.features, shape.hidden)
+    theirs = theirs_type(*sizes, bidirectional=bidirectional)
+    ours = ours_type(*sizes, bidirectional=bidirectional)
+    exact = ours_type(*sizes, bidirectional=bidirectional, dtype=torch.float64, backend="reference")
+    for layer in (ours, exact):
+        layer.load_state_dict(theirs.state_dict())
+    x, dy = data(shape, shape.hidden * (1 + bidirectional))
+    spoiled = x.masked_fill(padding[..., None], float("nan"))  # what is padding must not be read
+    wanted = everything(exact, x.double(), dy.double(), lengths=lengths)
+    got = everything(ours, spoiled, dy, lengths=lengths)
+    errors = {"ours": check(f"ragged {cell} {shape}", worst_error(got, wanted), LIMIT)}
+    packed = Packed(theirs)
+    if steps == plan.ragged_steps[0]:  # the longer ones take a quarter of a minute
+        got = everything(theirs, x, dy, packed, lengths=lengths)
+        errors["torch packed"] = check(f"packed {cell} {shape}", worst_error(got, wanted), LIMIT)
+    fast = {
+        "ours": training(ours, x, dy, lengths=lengths),
+        "ours padded": training(ours, x, dy),
+        "torch padded": training(theirs, x, dy),
+    }
+    timings = interleave(fast, seconds=plan.seconds, least=plan.least)
+    slow = {"torch packed": training(packed, x, dy, lengths=lengths)}
+    timings |= interleave(slow, seconds=0, least=plan.packed_least)
+    real = float(lengths.double().mean() / steps)
+    median = {name: timing.median for name, timing in timings.items()}
+    return {
+        "cell": cell,
+        "shape": list(shape),
+        "bidirectional": bidirectional,
+        "backend": runs_on(ours, x, lengths),
+        "real": real,
+        "errors": errors,
+        "timings": as_json(timings),
+        "over_real_steps": median["ours"] / (median["ours padded"] * real),
+        "over_real_steps_of_torch": median["ours"] / (median["torch padded"] * real),
+        "ratio": median["torch packed"] / median["ours"],
+    }
+
+
+def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows."""
+    head = ["cell", "directions", "T", "real steps", "ours", "ours padded", "torch padded", "torch packed"]
+    head += ["ours / (ours padded x real)", "ours / (torch padded x real)", "torch packed / ours", "runs on"]
+    return head, [
+        [
+            result["cell"],
+            str(1 + result["bidirectional"]),
+            str(result["shape"][0]),
+            f"{result['real']:.0%}",
+            *(spread(result["timings"][name]) for name in head[4:8]),
+            f"{result['over_real_steps']:.2f}",
+            f"{result['over_real_steps_of_torch']:.2f}",
+            f"{result['ratio']:.1f}",
+            result["backend"],
+        ]
+        for result in results
+    ]

@@ -1,0 +1,74 @@
+"""`python -m benchmarks.run`: measure, keep the results as JSON, show them, put them on the page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from benchmarks import pages
+from benchmarks.plan import FULL, QUICK
+from benchmarks.suites import SUITES
+from throughtime.bench import describe, gemm_peak
+from throughtime.bench.machine import sentence
+from throughtime.bench.table import plain
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run it; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser.add_argument(
+        "suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: all of them"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes: shows that everything works, measures nothing"
+    )
+    parser.add_argument("--threads", type=int, help="of all sides; default 2")
+    parser.add_argument(
+        "--out", type=Path, help="folder of the results; default benchmarks/results, none with --quick"
+    )
+    parser.add_argument(
+        "--write-docs", action="store_true", help="only put the kept results into docs/performance.md"
+    )
+    given = parser.parse_args(argv)
+    unknown = [name for name in given.suites if name not in SUITES]
+    if unknown:
+        parser.error(f"no such suite: {unknown[0]}; there are {', '.join(SUITES)}")
+    if given.write_docs:
+        print(f"{pages.PAGE.name}: {', '.join(pages.write()) or 'no results yet'}")
+        return 0
+    plan = QUICK if given.quick else FULL
+    torch.set_num_threads(given.threads or plan.threads)
+    out = given.out or (None if given.quick else pages.RESULTS)
+    machine = describe()
+    peak = gemm_peak(plan.peak_size, plan.seconds)
+    print(f"{sentence(machine)}; GEMM peak {peak / 1e9:.0f} GFLOP/s", flush=True)
+    status = 0
+    for name in given.suites or SUITES:
+        suite = SUITES[name]
+        try:
+            results = suite.measure(plan, peak)
+        except ArithmeticError as error:  # what is wrong is not measured; the other suites are
+            print(f"\n{name}: {error}", flush=True)
+            status = 1
+            continue
+        kept = {
+            "suite": name,
+            "quick": given.quick,
+            "machine": machine,
+            "gemm_gflops": peak / 1e9,
+            "results": results,
+        }
+        print(f"\n{name}\n{plain(*suite.table(results))}", flush=True)
+        if suite.summary is not None:
+            print(suite.summary(results))
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,134 @@
+// The LSTM: the equations of src/throughtime/cells/lstm.py, for the units of one panel and some rows.
+#pragma once
+#include "step.hpp"
+
+namespace tt::THROUGHTIME_ISA {
+
+template <bool Peep, bool Zone, bool Project, class T>
+static void lstm_forward(const Step<T>& s, long u0) {
+  constexpr int W = Simd<T>::width;
+  const long H = s.call.hidden;
+  const T* p = static_cast<const T*>(s.call.peephole);
+  for (long u = u0; u < u0 + kPanel<T>; u += W) {
+    Vec<T> b_i = bias_at<T>(s.call, u), b_f = bias_at<T>(s.call, H + u), b_g = bias_at<T>(s.call, 2 * H + u),
+           b_o = bias_at<T>(s.call, 3 * H + u);
+    for (int row = 0; row < s.rows; row++) {
+      int q = s.sequence(row);
+      T* gate = static_cast<T*>(s.call.gates) + (s.at + q) * s.call.ldg + u;
+      T* carried = static_cast<T*>(s.call.c_state) + (long)q * H + u;
+      Vec<T> before = load(carried);
+      Vec<T> i = load(gate) + b_i, f = load(gate + H) + b_f, o = load(gate + 3 * H) + b_o;
+      if constexpr (Peep) {
+        i += load(p + u) * before;
+        f += load(p + H + u) * before;
+      }
+      i = sigmoid<T>(i);
+      f = sigmoid<T>(f);
+      Vec<T> g = tanh<T>(load(gate + 2 * H) + b_g);
+      Vec<T> c = f * before + i * g;
+      if constexpr (Peep) o += load(p + 2 * H + u) * c;
+      o = sigmoid<T>(o);
+      Vec<T> m = o * tanh<T>(c);
+      if constexpr (Zone) {  // only the memory that is carried on: h comes from the new one
+        Vec<T> share = kept_c(s, q, u);
+        c = share * before + (T(1) - share) * c;
+      }
+      store(carried, c);
+      if (s.call.training) {
+        store(gate, i);
+        store(gate + H, f);
+        store(gate + 2 * H, g);
+        store(gate + 3 * H, o);
+        store(static_cast<T*>(s.call.c) + (s.at + q) * H + u, c);
+      }
+      if constexpr (Project)
+        store(gate + 4 * H, m);
+      else
+        put_h<Zone>(s, q, u, m);
+    }
+  }
+}
+
+template <bool Peep, bool Zone, bool Project, class T>
+static void lstm_backward(const Step<T>& s, long u0) {
+  constexpr int W = Simd<T>::width;
+  const long H = s.call.hidden;
+  const T* p = static_cast<const T*>(s.call.peephole);
+  for (long u = u0; u < u0 + kPanel<T>; u += W) {
+    Vec<T> sum_i{}, sum_f{}, sum_g{}, sum_o{}, peep_i{}, peep_f{}, peep_o{};
+    for (int row = 0; row < s.rows; row++) {
+      int q = s.sequence(row);
+      const T* gate = static_cast<const T*>(s.call.gates) + (s.at + q) * s.call.ldg + u;
+      T* d = static_cast<T*>(s.call.dgates) + (s.at + q) * s.call.ldg + u;
+      T* carried = static_cast<T*>(s.call.dc_state) + (long)q * H + u;
+      Vec<T> i = load(gate), f = load(gate + H), g = load(gate + 2 * H), o = load(gate + 3 * H);
+      Vec<T> before = load(initial_or_before(s, s.call.c, s.call.c0, q, H) + u);
+      // With zoneout what was kept is a mixture: the new memory is made again.
+      Vec<T> c = Zone ? f * before + i * g : load(static_cast<const T*>(s.call.c) + (s.at + q) * H + u);
+      Vec<T> squashed = tanh<T>(c), dm;
+      if constexpr (Project)
+        dm = load(s.dm + q * s.ldh + u);
+      else
+        dm = gradient_of_h<Zone>(s, q, u);
+      Vec<T> dmo = dm * o, dc = load(carried), onward{};
+      if (s.call.dc) dc += load(static_cast<const T*>(s.call.dc) + (s.at + q) * H + u);
+      if constexpr (Zone) {
+        Vec<T> share = kept_c(s, q, u);
+        onward = share * dc;
+        dc *= T(1) - share;
+      }
+      dc += dmo * (T(1) - squashed * squashed);
+      Vec<T> d_o = dmo * squashed * (T(1) - o);
+      if constexpr (Peep) dc += d_o * load(p + 2 * H + u);
+      Vec<T> d_i = dc * g * i * (T(1) - i), d_f = dc * before * f * (T(1) - f), d_g = dc * i * (T(1) - g * g);
+      onward += dc * f;
+      if constexpr (Peep) {
+        onward += d_i * load(p + u) + d_f * load(p + H + u);
+        peep_i += d_i * before;
+        peep_f += d_f * before;
+        peep_o += d_o * c;
+      }
+      store(carried, onward);
+      store(d, d_i);
+      store(d + H, d_f);
+      store(d + 2 * H, d_g);
+      store(d + 3 * H, d_o);
+      sum_i += d_i;
+      sum_f += d_f;
+      sum_g += d_g;
+      sum_o += d_o;
+    }
+    add_to<T>(s.dbias + u, sum_i);
+    add_to<T>(s.dbias + H + u, sum_f);
+    add_to<T>(s.dbias + 2 * H + u, sum_g);
+    add_to<T>(s.dbias + 3 * H + u, sum_o);
+    if constexpr (Peep) {
+      add_to<T>(s.dpeephole + u, peep_i);
+      add_to<T>(s.dpeephole + H + u, peep_f);
+      add_to<T>(s.dpeephole + 2 * H + u, peep_o);
+    }
+  }
+}
+
+// h = W_hr m lies among the outputs by now.
+template <bool Zone, class T>
+static void projection_forward(const Step<T>& s, long u0) {
+  for (int row = 0; row < s.rows; row++)
+    for (long u = u0; u < u0 + kPanel<T>; u += Simd<T>::width) {
+      int q = s.sequence(row);
+      put_h<Zone>(s, q, u, load(static_cast<const T*>(s.call.y) + (s.at + q) * s.options.width + u));
+    }
+}
+
+// The gradient of W_hr m goes where m was, for the product that leads to m and for dW_hr.
+template <bool Zone, class T>
+static void projection_backward(const Step<T>& s, long u0) {
+  for (int row = 0; row < s.rows; row++)
+    for (long u = u0; u < u0 + kPanel<T>; u += Simd<T>::width) {
+      int q = s.sequence(row);
+      T* d = static_cast<T*>(s.call.dgates) + (s.at + q) * s.call.ldg + 4 * s.call.hidden + u;
+      store(d, gradient_of_h<Zone>(s, q, u));
+    }
+}
+
+}  // namespace tt::THROUGHTIME_ISA

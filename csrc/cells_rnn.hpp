@@ -1,0 +1,39 @@
+// The plain RNN: the equations of src/throughtime/cells/rnn.py, for the units of one panel and some rows.
+#pragma once
+#include "step.hpp"
+
+namespace tt::THROUGHTIME_ISA {
+
+template <int A, bool Zone, class T>
+static void rnn_forward(const Step<T>& s, long u0) {
+  constexpr int W = Simd<T>::width;
+  for (long u = u0; u < u0 + kPanel<T>; u += W) {
+    Vec<T> b = bias_at<T>(s.call, u);
+    for (int r = 0; r < s.rows; r++) {
+      int q = s.sequence(r);
+      T* a = static_cast<T*>(s.call.gates) + (s.at + q) * s.call.ldg + u;
+      Vec<T> h = activate<A, T>(load(a) + b);
+      if (Zone && s.call.training) store(a, h);  // the output is a mixture, from which phi' cannot be had
+      put_h<Zone>(s, q, u, h);
+    }
+  }
+}
+
+template <int A, bool Zone, class T>
+static void rnn_backward(const Step<T>& s, long u0) {
+  constexpr int W = Simd<T>::width;
+  for (long u = u0; u < u0 + kPanel<T>; u += W) {
+    Vec<T> total{};
+    for (int r = 0; r < s.rows; r++) {
+      int q = s.sequence(r);
+      Vec<T> h = Zone ? load(static_cast<const T*>(s.call.gates) + (s.at + q) * s.call.ldg + u)
+                      : load(static_cast<const T*>(s.call.y) + (s.at + q) * s.call.hidden + u);
+      Vec<T> d = gradient_of_h<Zone>(s, q, u) * slope<A, T>(h);
+      store(static_cast<T*>(s.call.dgates) + (s.at + q) * s.call.ldg + u, d);
+      total += d;
+    }
+    add_to<T>(s.dbias + u, total);
+  }
+}
+
+}  // namespace tt::THROUGHTIME_ISA

@@ -1,0 +1,53 @@
+// The C interface of generation: draw a symbol, feed it through all layers and the head, and so on, for many symbols in one call.
+//
+// Weights are packed once, by the caller, into panels of `width` = tt_generation_width() numbers for each of `vectors`
+// registers: [panel][K][vectors][width]. A panel of a GRU holds `width` units (vectors: its gates r, z, n), of an LSTM too
+// (i, f, g, o); of an RNN and of the head 4 * width units. A row in panel order, [panel][vectors][width], is a bias or a row
+// of the table. Units are padded to whole panels with zeros, logits to multiples of 64 with -infinity.
+#pragma once
+#include "call.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct {
+  int64_t cell, activation;     // as in tt_call
+  int64_t inputs;               // features it multiplies; 0 for a first layer that is folded into the table
+  int64_t hidden, padded;       // H, and H in whole panels
+  const float *weight_ih;       // panels, K = inputs
+  const float *weight_hh;       // panels, K = hidden
+  const float *bias;            // one row in panel order: both biases; of a GRU's n only b_in
+  const float *bias_hn;         // GRU: [padded]
+  float *h, *c;                 // [B][padded] in: the state at the start, out: after the last symbol
+} tt_generation_layer;
+
+typedef struct {
+  int64_t layers, batch, symbols;  // symbols: V
+  int64_t tokens;                  // steps to run
+  int64_t given;                   // of these, the first that are read from `ids` and not drawn
+  int64_t threads;
+  uint64_t seed;
+  int64_t position;                // number of the first step: what is drawn depends on seed, position and row alone
+  int64_t top_k;                   // 0: all
+  double temperature, top_p;       // temperature 0: the likeliest; top_p 1: all
+  int64_t banned_count, stop_count;
+  const tt_generation_layer *layer;
+  const float *table;              // [V][row of layer 0 in panel order]: W_ih x + biases of every symbol; or null
+  const float *embedding;          // [V][inputs of layer 0] where there is no table
+  const float *head_weight, *head_bias;
+  const int64_t *banned, *stops;   // never drawn; a row that draws one of `stops` is finished
+  int64_t *ids;                    // [tokens][B] in: the given ones; out: the drawn ones, -1 after a row's stop
+  uint8_t *finished;               // [B] in and out: rows that have drawn one of `stops`
+  float *logits;                   // [B][V padded to 64] in: what the first is drawn from; out: what follows the last
+  int64_t done;                    // out: steps that were run
+} tt_generation;
+
+enum tt_generation_status { TT_DONE = 0, TT_NO_MEMORY = 1, TT_DIVERGED = 2, TT_NOTHING_LEFT = 3 };
+
+// After TT_DIVERGED and TT_NOTHING_LEFT `done` steps were good and step `done` could not be drawn; no state was written.
+typedef int (*tt_generate_run)(tt_generation *);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,100 @@
+// One step as its equations see it: where its rows lie, and how h and its gradient are read and written.
+#pragma once
+#include "activation.hpp"
+#include "call.h"
+#include "gemm.hpp"
+
+namespace tt::THROUGHTIME_ISA {
+
+// Everything a step's pointwise part touches, for one step. Row r of the step is sequence first + r * stride.
+template <class T>
+struct Step {
+  const tt_call& call;
+  const tt_options& options;
+  int rows, first, stride;
+  long at, before;        // packed row of sequence 0 at this step, and at the step before it in running order
+  int rows_before;        // sequences that had a step before: the others start from the initial state
+  long ldh;               // a row of the four below
+  T *h_read, *h_write;    // [B][ldh] recurrent input of this step and of the next
+  T* dh;                  // [B][ldh] backward: gradient carried to this step; what passes the weights by goes back into it
+  T* dm;                  // [B][ldh] backward: gradient of what is projected
+  T* dbias;               // this thread's sums, one row of gates
+  T* dpeephole;           // this thread's sums, [3*H]
+
+  int sequence(int r) const { return first + r * stride; }
+};
+
+// The equations of a step, for the units of the panel that begins at u0.
+template <class T>
+using Equations = void (*)(const Step<T>&, long u0);
+
+template <class T>
+TT_INLINE const T* initial_or_before(const Step<T>& s, const void* all, const void* initial, int sequence, long columns) {
+  return sequence < s.rows_before ? static_cast<const T*>(all) + (s.before + sequence) * columns
+                                  : static_cast<const T*>(initial) + sequence * columns;
+}
+
+// The carried h, not its masked copy: from the outputs, or the initial state.
+template <class T>
+TT_INLINE Vec<T> h_before(const Step<T>& s, int q, long u) {
+  return load(initial_or_before(s, s.call.y, s.call.h0, q, s.options.width) + u);
+}
+
+template <class T>
+TT_INLINE Vec<T> bias_at(const tt_call& call, long column) {
+  return call.bias ? load(static_cast<const T*>(call.bias) + column) : Vec<T>{};
+}
+
+template <class T>
+TT_INLINE void add_to(T* sums, Vec<T> more) {
+  store(sums, load(sums) + more);
+}
+
+// Zoneout: how much of its old value each unit keeps, all or nothing by a mask, or the mask's mean.
+template <class T>
+TT_INLINE Vec<T> kept(const uint8_t* keep, double share, long i) {
+  if (!keep) return splat<T>(T(share));
+  typedef uint8_t Bytes __attribute__((vector_size(Simd<T>::width)));
+  Bytes bytes;
+  std::memcpy(&bytes, keep + i, sizeof bytes);
+  return __builtin_convertvector(bytes, Vec<T>);
+}
+
+template <class T>
+TT_INLINE Vec<T> kept_h(const Step<T>& s, int q, long u) {
+  return kept<T>(s.options.keep_h, s.options.share_h, (s.at + q) * s.options.width + u);
+}
+
+template <class T>
+TT_INLINE Vec<T> kept_c(const Step<T>& s, int q, long u) {
+  return kept<T>(s.options.keep_c, s.options.share_c, (s.at + q) * s.call.hidden + u);
+}
+
+// Writes the new hidden units where they belong: the output, and the next step's recurrent input.
+template <bool Zone, class T>
+TT_INLINE void put_h(const Step<T>& s, int q, long u, Vec<T> h) {
+  const tt_call& call = s.call;
+  const long width = s.options.width;
+  if constexpr (Zone) {
+    Vec<T> m = kept_h(s, q, u);
+    h = m * h_before(s, q, u) + (T(1) - m) * h;
+  }
+  store(static_cast<T*>(call.y) + (s.at + q) * width + u, h);
+  if (call.h_mask) h *= load(static_cast<const T*>(call.h_mask) + q * width + u);
+  store(s.h_write + q * s.ldh + u, h);
+}
+
+// The gradient of the h that the equations made; zoneout's share of it passes them by.
+template <bool Zone, class T>
+TT_INLINE Vec<T> gradient_of_h(const Step<T>& s, int q, long u) {
+  Vec<T> d = load(s.dh + q * s.ldh + u);
+  if (s.call.dy) d += load(static_cast<const T*>(s.call.dy) + (s.at + q) * s.options.width + u);
+  if constexpr (Zone) {
+    Vec<T> m = kept_h(s, q, u);
+    store(s.dh + q * s.ldh + u, m * d);
+    d *= T(1) - m;
+  }
+  return d;
+}
+
+}  // namespace tt::THROUGHTIME_ISA

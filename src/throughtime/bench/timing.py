@@ -1,0 +1,97 @@
+"""Several ways to do the same thing, timed in turn in one process.
+
+In turn, so that what the machine does meanwhile (other processes, heat) meets all sides alike. A sample in which the calling
+thread ran for less than 95 % of the time that passed is thrown away: it waited for a core, or for a thread of its own that did.
+Where that leaves a side with too few samples all of them are used, and the result says so.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+RAN = 0.95  # the least share of a sample that the calling thread must have been running
+SAMPLE = 1e-3  # seconds; a shorter call is repeated until a sample is that long
+SLOW = 0.5  # seconds; one call that long is enough to warm up
+
+Side = Callable[[], object]
+
+
+class Timing(NamedTuple):
+    """Seconds for one call."""
+
+    median: float
+    low: float  # the quartiles
+    high: float
+    best: float
+    kept: int  # samples that count
+    rejected: int  # samples in which the process waited for a core
+    disturbed: bool  # too few were left, so the rejected ones are in the figures too
+
+
+class _Samples:
+    """What was measured of one side."""
+
+    def __init__(self, side: Side) -> None:
+        self.side = side
+        self.kept: list[float] = []
+        self.rejected: list[float] = []
+        start = time.perf_counter()
+        side()  # makes its workspaces
+        first = time.perf_counter() - start
+        if first < SLOW:
+            start = time.perf_counter()
+            side()
+            first = time.perf_counter() - start
+        self.repeats = max(1, math.ceil(SAMPLE / max(first, 1e-7)))
+
+    def take(self) -> None:
+        """Measure once more."""
+        start, ran = time.perf_counter(), time.thread_time()
+        for _ in range(self.repeats):
+            self.side()
+        ran, wall = time.thread_time() - ran, time.perf_counter() - start
+        (self.kept if ran >= RAN * wall else self.rejected).append(wall / self.repeats)
+
+    def timing(self, least: int) -> Timing:
+        """The figures."""
+        disturbed = len(self.kept) < least
+        used = self.kept + self.rejected if disturbed else self.kept
+        low, median, high = statistics.quantiles(used, n=4, method="inclusive") if len(used) > 1 else used * 3
+        return Timing(median, low, high, min(used), len(self.kept), len(self.rejected), disturbed)
+
+
+def interleave(
+    sides: Mapping[str, Side], *, seconds: float = 1.0, least: int = 5, most: int = 200
+) -> dict[str, Timing]:
+    """Time every side, one sample of each in turn.
+
+    Args:
+        sides: what to call, by name.
+        seconds: how long to go on, all sides together.
+        least: samples of each side that are needed, however long they take.
+        most: samples of each side after which it ends sooner.
+
+    Samples that waited for a core may make all three numbers three times as large.
+    """
+    if least < 1 or most < least:
+        raise ValueError(f"expected 1 <= least <= most, got least={least}, most={most}")
+    samples = {name: _Samples(side) for name, side in sides.items()}
+    start, rounds = time.perf_counter(), 0
+    while True:
+        for each in samples.values():
+            each.take()
+        rounds += 1
+        spent, fewest = time.perf_counter() - start, min(len(each.kept) for each in samples.values())
+        enough = fewest >= least and (spent >= seconds or fewest >= most)
+        tried = rounds >= 3 * least and (spent >= 3 * seconds or rounds >= 3 * most)
+        if enough or tried:
+            return {name: each.timing(least) for name, each in samples.items()}
+
+
+def as_json(timings: Mapping[str, Timing]) -> dict[str, dict[str, Any]]:
+    """Plain data."""
+    return {name: timing._asdict() for name, timing in timings.items()}

@@ -1,0 +1,112 @@
+"""A session's model in the native loop of generation, where the loop can run it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from throughtime.errors import BackendError
+from throughtime.kernels import dispatch
+from throughtime.kernels.native.backend import NativeBackend
+from throughtime.kernels.native.generator import Generator, GeneratorLayer, GeneratorState, unavailable
+from throughtime.layers import GRU, LSTM, RNN
+from throughtime.models import Aligned, OneHot
+from throughtime.runtime.session import Session, State
+
+
+class Engine:
+    """The native loop over a model's weights as they are now, and the way from a session's state to the loop's and back.
+
+    Raises: BackendError with `refusal(model)` where there is one.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        if reason := refusal(model):
+            raise BackendError(reason)
+        assert isinstance(model, Aligned)
+        layers: Any = model.layers
+        self._layers = layers
+        weight = getattr(model.embedding, "weight", None)
+        self.generator = Generator(
+            [_layer(layers, number) for number in range(layers.num_layers)],
+            model.head.weight.detach(),
+            None if model.head.bias is None else model.head.bias.detach(),
+            None if weight is None else weight.detach(),
+        )
+
+    def state(self, session: Session, position: int) -> GeneratorState:
+        """Where the session stands, after at least one symbol; `position` numbers the next draw."""
+        assert session.logits is not None
+        hx = session.here.model
+        parts = list(hx) if isinstance(self._layers, LSTM) else [hx]
+        columns = [tuple(part) for part in parts]  # of a stacked tensor or a tuple: one [1, H] for each layer
+        memory = columns[1] if len(columns) > 1 else ()
+        return GeneratorState(columns[0], memory, session.logits.unsqueeze(0), position)
+
+    def session_state(self, state: GeneratorState, position: int) -> State:
+        """The loop's state as the session's, after `position` symbols."""
+        parts = [state.h, state.c] if state.c else [state.h]
+        uniform = len(set(self._layers.hidden_sizes)) == 1
+        given: list[Any] = [torch.stack(part) if uniform else part for part in parts]
+        return State(tuple(given) if len(given) > 1 else given[0], state.logits[0], position)
+
+
+def refusal(model: nn.Module) -> str | None:
+    """Why the native loop cannot run this model, or None."""
+    if type(model) is not Aligned:
+        return f"native generation runs throughtime.models.Aligned, this model is a {type(model).__name__}"
+    layers: Any = model.layers
+    if type(layers) not in (RNN, GRU, LSTM):
+        return f"native generation runs RNN, GRU and LSTM layers, these are {type(layers).__name__}"
+    if type(model.embedding) not in (nn.Embedding, OneHot) or type(model.head) is not nn.Linear:
+        return "native generation runs an embedding or one-hot symbols, and a linear head"
+    if model.embedding.num_embeddings != model.head.out_features:
+        return "native generation feeds back what it draws: it needs as many embedded symbols as logits"
+    if getattr(model.embedding, "max_norm", None) is not None:
+        return "native generation has no embedding with max_norm"
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        return "the model has forward hooks, which native generation would not call"
+    options = [
+        name
+        for name in ("bidirectional", "layer_norm", "proj_size", "peepholes", "batch_first")
+        if getattr(layers, name, False)
+    ]
+    options += ["zoneout"] * any(layers.zoneout) + ["reset_after=False"] * (
+        not getattr(layers, "reset_after", True)
+    )
+    if options:
+        return f"native generation has no {type(layers).__name__} with {', '.join(options)}"
+    for parameter in model.parameters():
+        if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
+            kind = f"{str(parameter.dtype).removeprefix('torch.')} on {parameter.device.type}"
+            return f"native generation computes in float32 on the CPU, this model is in {kind}"
+    call = layers.call(torch.empty(1, 1, layers.input_size))
+    try:
+        chosen = dispatch.choose(call, layers.backend)
+    except BackendError as error:
+        return str(error)
+    if not isinstance(chosen, NativeBackend):
+        return (
+            NativeBackend().refusal(call) or unavailable() or f"backend {chosen.name!r} was asked for by name"
+        )
+    return unavailable()
+
+
+def _layer(layers: Any, number: int) -> GeneratorLayer:
+    def tensor(name: str) -> Tensor | None:
+        value: Tensor | None = getattr(layers, f"{name}_l{number}", None)
+        return None if value is None else value.detach()
+
+    weight_ih, weight_hh = tensor("weight_ih"), tensor("weight_hh")
+    assert weight_ih is not None
+    assert weight_hh is not None
+    return GeneratorLayer(
+        layers.recurrence.kind,
+        weight_ih,
+        weight_hh,
+        tensor("bias_ih"),
+        tensor("bias_hh"),
+        getattr(layers, "nonlinearity", "tanh"),
+    )

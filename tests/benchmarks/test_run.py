@@ -1,0 +1,126 @@
+"""The whole benchmark at tiny sizes, and the page it writes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))  # `benchmarks` is not installed: it is run from a checkout
+
+from benchmarks.generators import Ours, Weights  # noqa: E402
+from benchmarks.suites import SUITES  # noqa: E402
+
+from benchmarks import onnx_peer, options, pages, ragged, run  # noqa: E402
+from throughtime.bench import verify  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What a quick run keeps."""
+    folder = tmp_path_factory.mktemp("results")
+    assert run.main(["--quick", "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_every_suite_is_kept_with_what_it_was_measured_on(results):
+    for name, suite in SUITES.items():
+        kept = json.loads((results / f"{name}.json").read_text())
+        assert kept["quick"]
+        assert kept["machine"]["torch"] == torch.__version__
+        head, rows = suite.table(kept["results"])
+        assert rows
+        assert all(len(row) == len(head) for row in rows)
+
+
+def test_what_is_shown_was_measured(results):
+    kept = json.loads((results / "ragged.json").read_text())["results"]
+    for result in kept:
+        median = {name: timing["median"] for name, timing in result["timings"].items()}
+        assert 0.4 < result["real"] <= 1
+        assert result["over_real_steps"] == pytest.approx(
+            median["ours"] / median["ours padded"] / result["real"]
+        )
+        assert result["ratio"] == pytest.approx(median["torch packed"] / median["ours"])
+    kept = json.loads((results / "options.json").read_text())["results"]
+    assert {result["option"] for result in kept} == set(options.OPTIONS)
+    kept = json.loads((results / "generation.json").read_text())["results"]
+    assert {(result["cell"], result["layers"], result["batch"]) for result in kept} == {
+        (cell, layers, batch) for cell in ("LSTM", "GRU") for layers in (1, 2) for batch in (1, 3)
+    }
+    reason = onnx_peer.missing()
+    assert all(result["skipped"] == ({"onnxruntime": reason} if reason else {}) for result in kept)
+
+
+def test_the_page_gets_every_table_and_says_that_it_was_quick(results, tmp_path):
+    page = tmp_path / "performance.md"
+    page.write_text(pages.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    for _ in range(2):  # the second time in the place of the first
+        done = pages.write(page, results, tmp_path / "performance.svg")
+        assert set(done) - {"plot"} == set(SUITES)
+        text = page.read_text(encoding="utf-8")
+        for name in SUITES:
+            (section,) = re.findall(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, re.S)
+            assert section.count("| --- ") + section.count("| --- |") > 0
+            assert "From a quick run" in section
+    assert ("plot" in done) == (importlib.util.find_spec("matplotlib") is not None)
+    assert ("plot" in done) == (tmp_path / "performance.svg").exists()
+
+
+def test_a_page_without_markers_is_refused():
+    with pytest.raises(ValueError, match="found them 0 times"):
+        pages.between("<!-- training -->\n", "training", "table")
+
+
+def test_the_page_in_the_docs_has_no_figures_of_a_quick_run():
+    assert "From a quick run" not in pages.PAGE.read_text(encoding="utf-8")
+
+
+def test_an_unknown_suite_is_refused(capsys):
+    with pytest.raises(SystemExit) as ended:
+        run.main(["trainning"])
+    assert ended.value.code == 2
+    assert "no such suite: trainning; there are training, inference" in capsys.readouterr().err
+
+
+def test_a_wrong_suite_is_not_measured_and_the_run_fails(monkeypatch, capsys, tmp_path):
+    right = verify.worst_error
+    monkeypatch.setattr(ragged, "worst_error", lambda got, wanted: right(got, wanted) + 1)
+    assert run.main(["--quick", "ragged", "training", "--out", str(tmp_path)]) == 1
+    assert "is wrong, so it is not measured" in capsys.readouterr().out
+    assert [file.name for file in tmp_path.iterdir()] == ["training.json"]
+
+
+def test_padding_is_never_read_by_the_side_that_is_measured():
+    """torch.nn's packed layer answers as ours does, in the outputs and all gradients."""
+    from throughtime.bench.recurrences import CELLS, Shape, data
+
+    x, dy = data(Shape(6, 4, 3, 5))
+    lengths = torch.tensor([6, 1, 4, 3])
+    theirs = CELLS["GRU"][1](3, 5)
+    ours = CELLS["GRU"][0](3, 5)
+    ours.load_state_dict(theirs.state_dict())
+    packed = verify.everything(theirs, x, dy, ragged.Packed(theirs), lengths=lengths)
+    assert verify.worst_error(verify.everything(ours, x, dy, lengths=lengths), packed) < 1e-5
+
+
+@pytest.mark.skipif(onnx_peer.missing() is not None, reason=str(onnx_peer.missing()))
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+def test_the_onnx_graph_is_the_same_network(cell):
+    weights = Weights(cell, 2, 7).eval()
+    ids = torch.randint(100, (5, 1))
+    theirs = onnx_peer.Onnx(weights, 1).probabilities(ids)
+    assert verify.worst_error([theirs], [Ours(weights).probabilities(ids)]) < 1e-5

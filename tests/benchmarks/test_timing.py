@@ -1,0 +1,73 @@
+"""Timing: sides in turn, waiting seen, figures as promised."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from throughtime.bench import interleave
+
+
+def busy(seconds):
+    """Runs for so long, all of it on a core."""
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+def test_sides_take_turns_and_the_slower_is_seen():
+    order = []
+
+    def side(name, seconds):
+        order.append(name)
+        busy(seconds)
+
+    timings = interleave({"a": lambda: side("a", 0.002), "b": lambda: side("b", 0.006)}, seconds=0, least=3)
+    assert order[4:10] == ["a", "b"] * 3  # after two calls of each to warm up
+    assert timings["a"].median >= 0.002
+    assert timings["b"].median >= 0.006
+    for timing in timings.values():
+        assert timing.best <= timing.low <= timing.median <= timing.high
+        assert timing.kept + timing.rejected >= 3
+
+
+def test_short_calls_are_repeated_and_the_time_is_that_of_one():
+    calls = []
+    timing = interleave({"a": lambda: (calls.append(1), busy(1e-4))}, seconds=0, least=2)["a"]
+    samples = timing.kept + timing.rejected
+    assert len(calls) > 3 * samples
+    assert 1e-4 <= timing.best < 1e-3
+
+
+def test_waiting_is_rejected_and_said():
+    timing = interleave({"a": lambda: time.sleep(0.005)}, seconds=0, least=3)["a"]
+    assert timing.kept == 0
+    assert timing.rejected >= 3
+    assert timing.disturbed
+    assert timing.median >= 0.005  # from the rejected samples, there being no others
+
+
+def test_a_few_that_waited_are_left_out():
+    calls = iter([0.0] * 2 + [0.0, 0.05] * 50)
+
+    def side():
+        pause = next(calls)
+        time.sleep(pause) if pause else busy(0.002)
+
+    timing = interleave({"a": side}, seconds=0, least=3)["a"]
+    assert timing.rejected >= 2
+    if not timing.disturbed:  # other work on the machine may disturb the rest as well
+        assert timing.high < 0.05
+
+
+def test_it_ends_when_there_are_enough():
+    calls = []
+    interleave({"a": lambda: (calls.append(1), busy(0.002))}, seconds=60, least=2, most=4)
+    assert len(calls) <= 2 + 3 * 4
+
+
+@pytest.mark.parametrize(("least", "most"), [(0, 5), (5, 4)])
+def test_counts_that_make_no_sense_are_refused(least, most):
+    with pytest.raises(ValueError, match=f"expected 1 <= least <= most, got least={least}, most={most}"):
+        interleave({"a": lambda: None}, least=least, most=most)
