@@ -38,7 +38,8 @@ try:
     train(task, config, run, report=Stop())
     raise SystemExit("was not interrupted")
 except Interrupted as interrupted:
-    print(processes.rank, interrupted.args[0].split(";")[0])
+    # One write: the two processes share the pipe, and the parts of a print may meet.
+    sys.stdout.write(f"{processes.rank} {interrupted.args[0].split(';')[0]}\\n")
 processes.sum(0.0)  # both have left before either begins again
 train(task, config, run, resume=True)
 """
