@@ -30,8 +30,7 @@ enum Place {
 // Forward: for every gate, target = left W^T. Backward: target = left W, the gates' blocks side by side in `left`.
 template <class T>
 struct Part {
-  const void* weights;     // blocks of [H][columns]; null for equations alone
-  int rows, columns;       // of a block
+  Matrix matrix;           // of weights, a block for each gate; without weights for equations alone
   const Gate* gates;
   int products;
   Place left;
@@ -65,55 +64,54 @@ static Equations<T> lstm_equations(bool peepholes, bool back) {
 }
 
 template <bool Zone, class T>
-static Parts<T> forward_parts(const tt_call& call, const tt_options& options, int64_t cell) {
-  const int H = int(call.hidden), width = int(options.width);
-  const void *w = call.weight_hh, *w_hr = options.weight_hr;
-  if (cell == TT_LSTM && w_hr)
-    return {{{w, H, width, kLstmGates, 4, kHidden, 0, kGates, lstm_equations<Zone, true, T>(call.peephole, false)},
-             {w_hr, width, H, kProjection, 1, kGates, 4, kOutput, projection_forward<Zone, T>}},
+static Parts<T> forward_parts(const tt_call& call) {
+  const int H = int(call.hidden), width = int(call.width), units = int(call.units), columns = int(call.columns);
+  const Matrix w{call.weight_hh, H, width, units, columns}, w_hr{call.weight_hr, width, H, columns, units};
+  if (call.cell == TT_LSTM && call.weight_hr)
+    return {{{w, kLstmGates, 4, kHidden, 0, kGates, lstm_equations<Zone, true, T>(call.peephole, false)},
+             {w_hr, kProjection, 1, kGates, 4, kOutput, projection_forward<Zone, T>}},
             2, 5, 4, Zone};
-  if (cell == TT_LSTM)
-    return {{{w, H, H, kLstmGates, 4, kHidden, 0, kGates, lstm_equations<Zone, false, T>(call.peephole, false)}}, 1, 4, 4, Zone};
-  if (cell == TT_GRU && options.reset_before)
-    return {{{w, H, H, kResetGates, 2, kHidden, 0, kGates, gru_reset_forward<T>},
-             {w, H, H, kCandidateGates, 1, kGates, 0, kGates, gru_candidate_forward<Zone, T>}},
+  if (call.cell == TT_LSTM)
+    return {{{w, kLstmGates, 4, kHidden, 0, kGates, lstm_equations<Zone, false, T>(call.peephole, false)}}, 1, 4, 4, Zone};
+  if (call.cell == TT_GRU && call.reset_before)
+    return {{{w, kResetGates, 2, kHidden, 0, kGates, gru_reset_forward<T>},
+             {w, kCandidateGates, 1, kGates, 0, kGates, gru_candidate_forward<Zone, T>}},
             2, 3, 4, true};
-  if (cell == TT_GRU) return {{{w, H, H, kGruGates, 3, kHidden, 0, kGates, gru_forward<Zone, T>}}, 1, 3, 4, true};
-  return {{{w, H, H, kRnnGates, 1, kHidden, 0, kGates, rnn_equations<Zone, T>(call.activation, false)}}, 1, 1, 1, Zone};
+  if (call.cell == TT_GRU) return {{{w, kGruGates, 3, kHidden, 0, kGates, gru_forward<Zone, T>}}, 1, 3, 4, true};
+  return {{{w, kRnnGates, 1, kHidden, 0, kGates, rnn_equations<Zone, T>(call.activation, false)}}, 1, 1, 1, Zone};
 }
 
 template <bool Zone, class T>
-static Parts<T> backward_parts(const tt_call& call, const tt_options& options, int64_t cell) {
-  const int H = int(call.hidden), width = int(options.width);
-  const void *w = call.weight_hh, *w_hr = options.weight_hr;
-  if (cell == TT_LSTM && w_hr)
-    return {{{nullptr, 0, width, nullptr, 0, kHidden, 0, kHidden, projection_backward<Zone, T>},
-             {w_hr, width, H, kProjection, 1, kGates, 4, kProjected, lstm_equations<Zone, true, T>(call.peephole, true)},
-             {w, H, width, kLstmGates, 4, kGates, 0, kHidden, nullptr}},
+static Parts<T> backward_parts(const tt_call& call) {
+  const int H = int(call.hidden), width = int(call.width), units = int(call.units), columns = int(call.columns);
+  const Matrix w{call.weight_hh, H, width, units, columns}, w_hr{call.weight_hr, width, H, columns, units};
+  if (call.cell == TT_LSTM && call.weight_hr)
+    return {{{{nullptr, 0, width, 0, 0}, nullptr, 0, kHidden, 0, kHidden, projection_backward<Zone, T>},
+             {w_hr, kProjection, 1, kGates, 4, kProjected, lstm_equations<Zone, true, T>(call.peephole, true)},
+             {w, kLstmGates, 4, kGates, 0, kHidden, nullptr}},
             3, 5, 4, Zone};
-  if (cell == TT_LSTM)
-    return {{{nullptr, 0, H, nullptr, 0, kHidden, 0, kHidden, lstm_equations<Zone, false, T>(call.peephole, true)},
-             {w, H, H, kLstmGates, 4, kGates, 0, kHidden, nullptr}},
+  if (call.cell == TT_LSTM)
+    return {{{{nullptr, 0, H, 0, 0}, nullptr, 0, kHidden, 0, kHidden, lstm_equations<Zone, false, T>(call.peephole, true)},
+             {w, kLstmGates, 4, kGates, 0, kHidden, nullptr}},
             2, 4, 4, Zone};
-  if (cell == TT_GRU && options.reset_before)
-    return {{{nullptr, 0, H, nullptr, 0, kHidden, 0, kHidden, gru_candidate_backward<Zone, T>},
-             {w, H, H, kCandidateGates, 1, kGates, 3, kGates, gru_reset_backward<T>},
-             {w, H, H, kResetGates, 2, kGates, 1, kHidden, nullptr}},
+  if (call.cell == TT_GRU && call.reset_before)
+    return {{{{nullptr, 0, H, 0, 0}, nullptr, 0, kHidden, 0, kHidden, gru_candidate_backward<Zone, T>},
+             {w, kCandidateGates, 1, kGates, 3, kGates, gru_reset_backward<T>},
+             {w, kResetGates, 2, kGates, 1, kHidden, nullptr}},
             3, 3, 4, true};
-  if (cell == TT_GRU)
-    return {{{nullptr, 0, H, nullptr, 0, kHidden, 0, kHidden, gru_backward<Zone, T>},
-             {w, H, H, kGruGates, 3, kGates, 0, kHidden, nullptr}},
+  if (call.cell == TT_GRU)
+    return {{{{nullptr, 0, H, 0, 0}, nullptr, 0, kHidden, 0, kHidden, gru_backward<Zone, T>},
+             {w, kGruGates, 3, kGates, 0, kHidden, nullptr}},
             2, 3, 4, true};
-  return {{{nullptr, 0, H, nullptr, 0, kHidden, 0, kHidden, rnn_equations<Zone, T>(call.activation, true)},
-           {w, H, H, kRnnGates, 1, kGates, 0, kHidden, nullptr}},
+  return {{{{nullptr, 0, H, 0, 0}, nullptr, 0, kHidden, 0, kHidden, rnn_equations<Zone, T>(call.activation, true)},
+           {w, kRnnGates, 1, kGates, 0, kHidden, nullptr}},
           2, 1, 1, Zone};
 }
 
 template <class T>
-static Parts<T> parts_of(const tt_call& call, const tt_options& options, bool back) {
-  const int64_t cell = call.cell & ~int64_t(TT_OPTIONS);
-  if (options.zoneout) return back ? backward_parts<true, T>(call, options, cell) : forward_parts<true, T>(call, options, cell);
-  return back ? backward_parts<false, T>(call, options, cell) : forward_parts<false, T>(call, options, cell);
+static Parts<T> parts_of(const tt_call& call, bool back) {
+  if (call.zoneout) return back ? backward_parts<true, T>(call) : forward_parts<true, T>(call);
+  return back ? backward_parts<false, T>(call) : forward_parts<false, T>(call);
 }
 
 }  // namespace tt::THROUGHTIME_ISA

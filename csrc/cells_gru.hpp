@@ -10,8 +10,8 @@ static void gru_forward(const Step<T>& s, long u0) {
   constexpr int W = Simd<T>::width;
   const long H = s.call.hidden;
   for (long u = u0; u < u0 + kPanel<T>; u += W) {
-    Vec<T> b_hn = bias_at<T>(s.call, u), b_r = bias_at<T>(s.call, H + u), b_z = bias_at<T>(s.call, 2 * H + u),
-           b_n = bias_at<T>(s.call, 3 * H + u);
+    Vec<T> b_hn = bias_at<T>(s, u), b_r = bias_at<T>(s, H + u), b_z = bias_at<T>(s, 2 * H + u),
+           b_n = bias_at<T>(s, 3 * H + u);
     for (int row = 0; row < s.rows; row++) {
       int q = s.sequence(row);
       T* g = static_cast<T*>(s.call.gates) + (s.at + q) * s.call.ldg + u;
@@ -71,7 +71,7 @@ static void gru_reset_forward(const Step<T>& s, long u0) {
   constexpr int W = Simd<T>::width;
   const long H = s.call.hidden;
   for (long u = u0; u < u0 + kPanel<T>; u += W) {
-    Vec<T> b_r = bias_at<T>(s.call, H + u), b_z = bias_at<T>(s.call, 2 * H + u);
+    Vec<T> b_r = bias_at<T>(s, H + u), b_z = bias_at<T>(s, 2 * H + u);
     for (int row = 0; row < s.rows; row++) {
       int q = s.sequence(row);
       T* g = static_cast<T*>(s.call.gates) + (s.at + q) * s.call.ldg + u;
@@ -89,7 +89,7 @@ static void gru_candidate_forward(const Step<T>& s, long u0) {
   constexpr int W = Simd<T>::width;
   const long H = s.call.hidden;
   for (long u = u0; u < u0 + kPanel<T>; u += W) {
-    Vec<T> b_n = bias_at<T>(s.call, 3 * H + u);
+    Vec<T> b_n = bias_at<T>(s, 3 * H + u);
     for (int row = 0; row < s.rows; row++) {
       int q = s.sequence(row);
       T* g = static_cast<T*>(s.call.gates) + (s.at + q) * s.call.ldg + u;

@@ -10,8 +10,8 @@ static void lstm_forward(const Step<T>& s, long u0) {
   const long H = s.call.hidden;
   const T* p = static_cast<const T*>(s.call.peephole);
   for (long u = u0; u < u0 + kPanel<T>; u += W) {
-    Vec<T> b_i = bias_at<T>(s.call, u), b_f = bias_at<T>(s.call, H + u), b_g = bias_at<T>(s.call, 2 * H + u),
-           b_o = bias_at<T>(s.call, 3 * H + u);
+    Vec<T> b_i = bias_at<T>(s, u), b_f = bias_at<T>(s, H + u), b_g = bias_at<T>(s, 2 * H + u),
+           b_o = bias_at<T>(s, 3 * H + u);
     for (int row = 0; row < s.rows; row++) {
       int q = s.sequence(row);
       T* gate = static_cast<T*>(s.call.gates) + (s.at + q) * s.call.ldg + u;
@@ -116,7 +116,7 @@ static void projection_forward(const Step<T>& s, long u0) {
   for (int row = 0; row < s.rows; row++)
     for (long u = u0; u < u0 + kPanel<T>; u += Simd<T>::width) {
       int q = s.sequence(row);
-      put_h<Zone>(s, q, u, load(static_cast<const T*>(s.call.y) + (s.at + q) * s.options.width + u));
+      put_h<Zone>(s, q, u, load(static_cast<const T*>(s.call.y) + (s.at + q) * s.call.width + u));
     }
 }
 

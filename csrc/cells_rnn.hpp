@@ -8,7 +8,7 @@ template <int A, bool Zone, class T>
 static void rnn_forward(const Step<T>& s, long u0) {
   constexpr int W = Simd<T>::width;
   for (long u = u0; u < u0 + kPanel<T>; u += W) {
-    Vec<T> b = bias_at<T>(s.call, u);
+    Vec<T> b = bias_at<T>(s, u);
     for (int r = 0; r < s.rows; r++) {
       int q = s.sequence(r);
       T* a = static_cast<T*>(s.call.gates) + (s.at + q) * s.call.ldg + u;

@@ -81,21 +81,39 @@ static void product(int rows, const T* A, long lda, const T* panel, int K, T* C,
   }
 }
 
-// Panel j of W[columns][K] given as rows (forward: C = A W^T): panel[k][u] = W[j * panel + u][k].
+// A matrix of weights as the caller has it, and its size padded to whole panels.
+struct Matrix {
+  const void* weights;
+  int rows, columns;              // padded
+  int real_rows, real_columns;
+
+  template <class T>
+  const T* block(int number) const {
+    return static_cast<const T*>(weights) + long(number) * real_rows * real_columns;
+  }
+};
+
+// Panel j of a block for C = A W^T: panel[k][u] = W[j * panel + u][k].
 template <class T>
-static void pack_rows(const T* W, int K, int j, T* panel) {
+static void pack_rows(const Matrix& matrix, int block, int j, T* panel) {
   constexpr int P = kPanel<T>;
-  const T* w = W + (long)j * P * K;
+  const int K = matrix.real_columns, rows = matrix.real_rows - j * P;
+  const T* w = matrix.block<T>(block) + long(j) * P * K;
+  if (rows < P || K < matrix.columns) std::memset(panel, 0, sizeof(T) * P * matrix.columns);
   for (int k0 = 0; k0 < K; k0 += 16)
-    for (int u = 0; u < P; u++)
-      for (int k = k0; k < K && k < k0 + 16; k++) panel[(long)k * P + u] = w[(long)u * K + k];
+    for (int u = 0; u < P && u < rows; u++)
+      for (int k = k0; k < K && k < k0 + 16; k++) panel[long(k) * P + u] = w[long(u) * K + k];
 }
 
-// Panel j of W[K][columns] (backward: C = A W): panel[k][u] = W[k][j * panel + u].
+// Panel j of a block for C = A W: panel[k][u] = W[k][j * panel + u].
 template <class T>
-static void pack_columns(const T* W, int K, int columns, int j, T* panel) {
+static void pack_columns(const Matrix& matrix, int block, int j, T* panel) {
   constexpr int P = kPanel<T>;
-  for (int k = 0; k < K; k++) std::memcpy(panel + (long)k * P, W + (long)k * columns + j * P, P * sizeof(T));
+  const int K = matrix.real_rows, columns = matrix.real_columns - j * P;
+  const T* w = matrix.block<T>(block) + j * P;
+  if (columns < P || K < matrix.rows) std::memset(panel, 0, sizeof(T) * P * matrix.rows);
+  for (int k = 0; k < K && columns > 0; k++)
+    std::memcpy(panel + long(k) * P, w + long(k) * matrix.real_columns, sizeof(T) * (columns < P ? columns : P));
 }
 
 }  // namespace tt::THROUGHTIME_ISA

@@ -1,44 +1,26 @@
-// How a call is divided: packed weights, the running order of the steps, and each thread's share of rows or units.
+// How a call is divided: the running order of the steps, each thread's share of rows or units, and where the packed weights lie.
 #pragma once
-#include <cstdlib>
-#include <memory>
-
 #include "cells.hpp"
+#include "scratch.hpp"
 
 namespace tt::THROUGHTIME_ISA {
-
-template <class T>
-class Scratch {
- public:
-  explicit Scratch(size_t count) {
-    void* p = nullptr;
-    if (posix_memalign(&p, 64, count * sizeof(T) + 64) == 0) data_.reset(static_cast<T*>(p));
-  }
-  T* get() const { return data_.get(); }
-
- private:
-  struct Free {
-    void operator()(T* p) const { std::free(p); }
-  };
-  std::unique_ptr<T, Free> data_;
-};
 
 // More threads cost a barrier at each step (0.2 us, far more on a busy machine), or one at the end when they divide the rows.
 static int useful_threads(const tt_call& call, int threads, int products) {
   const double step = 2.0 * call.batch * call.hidden * call.hidden * products;
   const bool rows = call.split ? call.split == 1 : call.batch >= 8 * threads;
-  return threads > 1 && (rows ? step * call.steps >= 2e6 : step >= 2e5) ? threads : 1;
+  return threads > 1 && (rows ? step * (call.end - call.begin) >= 2e6 : step >= 2e5) ? threads : 1;
 }
 
 // The running order of the steps, the rows of each, and this thread's share of rows or units.
 template <class T>
 struct Plan {
   const tt_call& call;
-  const tt_options& options;
   long ldh;  // a row of scratch: padded past a power of two, whose multiples would fight for the same cache lines
   int panels;
+  const T* bias = nullptr;  // one row of gates, or null
 
-  Plan(const tt_call& c, const tt_options& o) : call(c), options(o), ldh(c.hidden + 16), panels(int(c.hidden / kPanel<T>)) {}
+  explicit Plan(const tt_call& c) : call(c), ldh(c.hidden + 16), panels(int(c.hidden / kPanel<T>)) {}
 
   long step(long s) const { return call.reverse ? call.steps - 1 - s : s; }
   long rows(long s) const { return s < 0 ? 0 : call.offsets[step(s) + 1] - call.offsets[step(s)]; }
@@ -54,8 +36,9 @@ struct Plan {
   Step<T> share(long s, int member, int members, bool by_rows) const {
     int all = int(rows(s)), first = by_rows ? member : 0, stride = by_rows ? members : 1;
     int mine = all > first ? (all - first + stride - 1) / stride : 0;
-    return {call, options, mine, first, stride, at(s), at(s - 1), int(rows(s - 1)), ldh, nullptr, nullptr, nullptr, nullptr, nullptr,
-            nullptr};
+    Step<T> step{call, mine, first, stride, at(s), at(s - 1), int(rows(s - 1)), ldh};
+    step.bias = bias;
+    return step;
   }
 };
 
@@ -67,25 +50,31 @@ struct Share {
       : from(by_rows ? 0 : panels * member / members), to(by_rows ? panels : panels * (member + 1) / members) {}
 };
 
-// The weights of all parts, packed one behind the other.
+// The weights of all parts, packed one behind the other: in the caller's memory, or in memory of their own.
 template <class T>
 class Weights {
  public:
-  explicit Weights(const Parts<T>& parts) : packed_(place(parts)) {}
-  T* get(int part) const { return packed_.get() ? packed_.get() + begin_[part] : nullptr; }
-
- private:
-  size_t place(const Parts<T>& parts) {
-    size_t count = 0;
+  Weights(const Parts<T>& parts, void* given) : own_(given ? 0 : count(parts)), packed_(given ? static_cast<T*>(given) : own_.get()) {
+    size_t begin = 0;
     for (int p = 0; p < parts.count; p++) {
-      begin_[p] = count;
-      count += size_t(parts.part[p].rows) * parts.part[p].columns * parts.part[p].products;
+      begin_[p] = begin;
+      begin += size(parts.part[p]);
     }
-    return count;
+  }
+  T* get(int part) const { return packed_ ? packed_ + begin_[part] : nullptr; }
+
+  static size_t count(const Parts<T>& parts) {
+    size_t all = 0;
+    for (int p = 0; p < parts.count; p++) all += size(parts.part[p]);
+    return all;
   }
 
+ private:
+  static size_t size(const Part<T>& part) { return size_t(part.matrix.rows) * part.matrix.columns * part.products; }
+
   size_t begin_[3];
-  Scratch<T> packed_;
+  Scratch<T> own_;
+  T* packed_;
 };
 
 // Backward through recurrent dropout, for panel j: the mask stood before the weights.
@@ -94,7 +83,7 @@ static void through_mask(const Step<T>& s, const T* products, const T* mask, int
   for (int r = 0; r < s.rows; r++) {
     const long q = s.sequence(r);
     for (long u = long(j) * kPanel<T>; u < (j + 1) * kPanel<T>; u++) {
-      T through = products[q * s.ldh + u] * mask[q * s.options.width + u];
+      T through = products[q * s.ldh + u] * mask[q * s.call.width + u];
       s.dh[q * s.ldh + u] = direct ? s.dh[q * s.ldh + u] + through : through;
     }
   }

@@ -3,19 +3,23 @@
 // The big products over all steps (input projection, dW, dx) are the caller's; here is only what must wait for the state.
 // Work is divided by rows where there are enough of them (each thread then runs through time alone), else by units (a
 // barrier after each part of a step). With ragged lengths the rows of a step are dealt out in turn, so no thread is left with the short ones.
+#include "padded.hpp"
 #include "plan.hpp"
 #include "team.hpp"
 
 namespace tt::THROUGHTIME_ISA {
 
 template <class T>
-static int forward(const tt_call& call, const tt_options& options, int threads) {
-  const Plan<T> plan(call, options);
-  const Parts<T> parts = parts_of<T>(call, options, false);
-  const long B = call.batch, width = options.width;
-  Weights<T> weights(parts);
+static int forward(const tt_call& given, int threads) {
+  Padded<T> padded(given);
+  const tt_call& call = padded.call;
+  Plan<T> plan(call);
+  plan.bias = padded.bias();
+  const Parts<T> parts = parts_of<T>(call, false);
+  const long B = call.batch, width = call.width;
+  Weights<T> weights(parts, call.packed);
   Scratch<T> state(2 * B * plan.ldh);
-  if (!weights.get(0) || !state.get()) return 1;
+  if (!padded.complete() || !weights.get(0) || !state.get()) return 1;
   T* h[2] = {state.get(), state.get() + B * plan.ldh};
   const int members_wanted = useful_threads(call, threads, parts.products);
   Barrier barrier(members_wanted);
@@ -28,22 +32,21 @@ static int forward(const tt_call& call, const tt_options& options, int threads) 
     }
     int round = 0;
     const bool by_rows = plan.by_rows(members);
-    for (int p = 0; p < parts.count; p++) {
+    for (int p = 0; p < parts.count && !call.packed_ready; p++) {
       const Part<T>& part = parts.part[p];
-      const long K = part.columns, panel = K * kPanel<T>;
-      for (int j = member; j < part.rows / kPanel<T>; j += members)
+      const long panel = long(part.matrix.columns) * kPanel<T>;
+      for (int j = member; j < part.matrix.rows / kPanel<T>; j += members)
         for (int g = 0; g < part.products; g++)
-          pack_rows(static_cast<const T*>(part.weights) + part.gates[g].weight_block * part.rows * K, int(K), j,
-                    weights.get(p) + (long(j) * part.products + g) * panel);
+          pack_rows(part.matrix, part.gates[g].weight_block, j, weights.get(p) + (long(j) * part.products + g) * panel);
     }
     for (long q = member; q < B; q += members)
       for (int side = 0; side < 2; side++)
         for (long u = 0; u < width; u++) {
-          T value = static_cast<const T*>(call.h0)[q * width + u];
+          T value = static_cast<const T*>(call.h_state)[q * width + u];
           h[side][q * plan.ldh + u] = call.h_mask ? value * static_cast<const T*>(call.h_mask)[q * width + u] : value;
         }
     if (members > 1) barrier.wait(round);
-    for (long s = 0; s < call.steps; s++) {
+    for (long s = call.begin; s < call.end; s++) {
       Step<T> step = plan.share(s, member, members, by_rows);
       step.h_read = h[s & 1];
       step.h_write = h[(s + 1) & 1];
@@ -51,8 +54,8 @@ static int forward(const tt_call& call, const tt_options& options, int threads) 
       T* outputs = static_cast<T*>(call.y) + (step.at + step.first) * width;
       for (int p = 0; p < parts.count; p++) {
         const Part<T>& part = parts.part[p];
-        const Share units(part.rows / kPanel<T>, member, members, by_rows);
-        const long panel = long(part.columns) * kPanel<T>;
+        const Share units(part.matrix.rows / kPanel<T>, member, members, by_rows);
+        const long panel = long(part.matrix.columns) * kPanel<T>;
         const T* left = part.left == kHidden ? step.h_read + step.first * plan.ldh : gates + part.left_block * call.hidden;
         const long lda = step.stride * (part.left == kHidden ? plan.ldh : call.ldg);
         const long ldc = step.stride * (part.target == kOutput ? width : call.ldg);
@@ -60,7 +63,7 @@ static int forward(const tt_call& call, const tt_options& options, int threads) 
           int j = s & 1 ? units.from + units.to - 1 - i : i;  // back and forth: the last panels are still in the cache
           for (int g = 0; g < part.products; g++) {
             T* target = part.target == kOutput ? outputs : gates + part.gates[g].column_block * call.hidden;
-            product(step.rows, left, lda, weights.get(p) + (long(j) * part.products + g) * panel, part.columns,
+            product(step.rows, left, lda, weights.get(p) + (long(j) * part.products + g) * panel, part.matrix.columns,
                     target + j * kPanel<T>, ldc, part.gates[g].accumulate);
           }
           part.equations(step, long(j) * kPanel<T>);
@@ -69,29 +72,33 @@ static int forward(const tt_call& call, const tt_options& options, int threads) 
       }
     }
     if (members > 1 && by_rows) barrier.wait(round);
-    // The final state of a sequence is its last step's output; one without steps keeps what it had.
+    // The state of a sequence after the piece is its last step's output; one without steps keeps what it had.
     auto finish = [&](long s, long first) {
       for (long q = first + member; q < plan.rows(s); q += members)
         std::memcpy(static_cast<T*>(call.h_state) + q * width, static_cast<const T*>(call.y) + (plan.at(s) + q) * width,
                     width * sizeof(T));
     };
-    if (call.reverse && call.steps) finish(call.steps - 1, 0);
-    for (long s = 0; s < call.steps && !call.reverse; s++) finish(s, plan.rows(s + 1 < call.steps ? s + 1 : -1));
+    if (call.reverse && call.end > call.begin) finish(call.end - 1, 0);
+    for (long s = call.begin; s < call.end && !call.reverse; s++) finish(s, plan.rows(s + 1 < call.end ? s + 1 : -1));
   };
   together(members_wanted, work);
-  return short_handed ? forward<T>(call, options, 1) : 0;
+  if (short_handed) return forward<T>(given, 1);
+  padded.give_states();
+  return 0;
 }
 
 template <class T>
-static int backward(const tt_call& call, const tt_options& options, int threads) {
-  const Plan<T> plan(call, options);
-  const Parts<T> parts = parts_of<T>(call, options, true);
-  const long H = call.hidden, B = call.batch, width = options.width, row = parts.blocks * H;
+static int backward(const tt_call& given, int threads) {
+  Padded<T> padded(given);
+  const tt_call& call = padded.call;
+  const Plan<T> plan(call);
+  const Parts<T> parts = parts_of<T>(call, true);
+  const long H = call.hidden, B = call.batch, width = call.width, row = parts.blocks * H;
   const int members_wanted = useful_threads(call, threads, parts.products);
   const long sums = row + 3 * H + 16;
-  Weights<T> weights(parts);
+  Weights<T> weights(parts, call.packed);
   Scratch<T> state(3 * B * plan.ldh), totals(size_t(sums) * members_wanted);
-  if (!weights.get(0) || !state.get() || !totals.get()) return 1;
+  if (!padded.complete() || !weights.get(0) || !state.get() || !totals.get()) return 1;
   T *dh = state.get(), *products = dh + B * plan.ldh, *dm = products + B * plan.ldh;
   std::memset(totals.get(), 0, sums * members_wanted * sizeof(T));
   const T* mask = static_cast<const T*>(call.h_mask);
@@ -105,18 +112,17 @@ static int backward(const tt_call& call, const tt_options& options, int threads)
     }
     int round = 0;
     const bool by_rows = plan.by_rows(members);
-    for (int p = 0; p < parts.count; p++) {
+    for (int p = 0; p < parts.count && !call.packed_ready; p++) {
       const Part<T>& part = parts.part[p];
-      const long block = long(part.rows) * kPanel<T>;
-      for (int j = member; part.weights && j < part.columns / kPanel<T>; j += members)
+      const long block = long(part.matrix.rows) * kPanel<T>;
+      for (int j = member; part.matrix.weights && j < part.matrix.columns / kPanel<T>; j += members)
         for (int g = 0; g < part.products; g++)
-          pack_columns(static_cast<const T*>(part.weights) + long(part.gates[g].weight_block) * part.rows * part.columns, part.rows,
-                       part.columns, j, weights.get(p) + (long(j) * part.products + g) * block);
+          pack_columns(part.matrix, part.gates[g].weight_block, j, weights.get(p) + (long(j) * part.products + g) * block);
     }
     for (long q = member; q < B; q += members)
       std::memcpy(dh + q * plan.ldh, static_cast<const T*>(call.dh_state) + q * width, width * sizeof(T));
     if (members > 1) barrier.wait(round);
-    for (long s = call.steps - 1; s >= 0; s--) {
+    for (long s = call.end - 1; s >= call.begin; s--) {
       Step<T> step = plan.share(s, member, members, by_rows);
       step.dh = dh;
       step.dm = dm;
@@ -125,16 +131,16 @@ static int backward(const tt_call& call, const tt_options& options, int threads)
       T* gradients = static_cast<T*>(call.dgates) + (step.at + step.first) * call.ldg;
       for (int p = 0; p < parts.count; p++) {
         const Part<T>& part = parts.part[p];
-        const Share units(part.columns / kPanel<T>, member, members, by_rows);
+        const Share units(part.matrix.columns / kPanel<T>, member, members, by_rows);
         const bool carried = part.target == kHidden, masked = mask && carried;
         T* target = part.target == kGates ? gradients : (masked ? products : carried ? dh : dm) + step.first * plan.ldh;
-        const long ldc = step.stride * (part.target == kGates ? call.ldg : plan.ldh), K = long(part.products) * part.rows;
+        const long ldc = step.stride * (part.target == kGates ? call.ldg : plan.ldh), K = long(part.products) * part.matrix.rows;
         for (int i = units.from; i < units.to; i++) {
           int j = s & 1 ? units.from + units.to - 1 - i : i;
-          if (part.weights)
+          if (part.matrix.weights)
             product(step.rows, gradients + part.left_block * H, step.stride * call.ldg, weights.get(p) + j * K * kPanel<T>, int(K),
                     target + j * kPanel<T>, ldc, carried && parts.direct && !mask);
-          if (part.weights && masked) through_mask(step, products, mask, j, parts.direct);
+          if (part.matrix.weights && masked) through_mask(step, products, mask, j, parts.direct);
           if (part.equations) part.equations(step, long(j) * kPanel<T>);
         }
         // None after the last: the next step's first part reads only the columns of dh that this thread wrote.
@@ -146,25 +152,18 @@ static int backward(const tt_call& call, const tt_options& options, int threads)
       std::memcpy(static_cast<T*>(call.dh_state) + q * width, dh + q * plan.ldh, width * sizeof(T));
   };
   together(members_wanted, work);
-  if (short_handed) return backward<T>(call, options, 1);
-  auto collect = [&](void* out, long from, long count) {
-    for (long u = 0; out && u < count; u++) {
-      T total = 0;
-      for (int m = 0; m < members_wanted; m++) total += totals.get()[m * sums + from + u];
-      static_cast<T*>(out)[u] = total;
-    }
-  };
-  collect(call.dbias, 0, row);
-  collect(call.dpeephole, row, 3 * H);
+  if (short_handed) return backward<T>(given, 1);
+  for (int m = 1; m < members_wanted; m++)
+    for (long u = 0; u < row + 3 * H; u++) totals.get()[u] += totals.get()[m * sums + u];
+  padded.add_gradients(totals.get(), totals.get() + row);
+  padded.give_states();
   return 0;
 }
 
+// Elements that the packed weights of a call take.
 template <class T>
-static int run(const tt_call& call, bool back) {
-  tt_options options{};
-  options.width = call.hidden;
-  if (call.cell & TT_OPTIONS) options = reinterpret_cast<const tt_call_with_options&>(call).options;
-  return back ? backward<T>(call, options, int(call.threads)) : forward<T>(call, options, int(call.threads));
+static int64_t packed(const tt_call& call, bool back) {
+  return int64_t(Weights<T>::count(parts_of<T>(call, back)));
 }
 
 }  // namespace tt::THROUGHTIME_ISA
@@ -174,12 +173,12 @@ static int run(const tt_call& call, bool back) {
 #define TT_NAME(base) TT_JOIN(base, THROUGHTIME_ISA)
 
 extern "C" {
-int TT_NAME(tt_forward_f32)(const tt_call* call) { return tt::THROUGHTIME_ISA::run<float>(*call, false); }
-int TT_NAME(tt_forward_f64)(const tt_call* call) { return tt::THROUGHTIME_ISA::run<double>(*call, false); }
-int TT_NAME(tt_backward_f32)(const tt_call* call) { return tt::THROUGHTIME_ISA::run<float>(*call, true); }
-int TT_NAME(tt_backward_f64)(const tt_call* call) { return tt::THROUGHTIME_ISA::run<double>(*call, true); }
+int TT_NAME(tt_forward_f32)(const tt_call* call) { return tt::THROUGHTIME_ISA::forward<float>(*call, int(call->threads)); }
+int TT_NAME(tt_forward_f64)(const tt_call* call) { return tt::THROUGHTIME_ISA::forward<double>(*call, int(call->threads)); }
+int TT_NAME(tt_backward_f32)(const tt_call* call) { return tt::THROUGHTIME_ISA::backward<float>(*call, int(call->threads)); }
+int TT_NAME(tt_backward_f64)(const tt_call* call) { return tt::THROUGHTIME_ISA::backward<double>(*call, int(call->threads)); }
 int TT_NAME(tt_panel_f32)() { return tt::THROUGHTIME_ISA::kPanel<float>; }
-// For callers: whether this library knows options, and as many as they do.
-__attribute__((visibility("default"))) int TT_NAME(tt_size_of_options)() { return int(sizeof(tt_call_with_options)); }
 int TT_NAME(tt_panel_f64)() { return tt::THROUGHTIME_ISA::kPanel<double>; }
+int64_t TT_NAME(tt_packed_f32)(const tt_call* call, int back) { return tt::THROUGHTIME_ISA::packed<float>(*call, back); }
+int64_t TT_NAME(tt_packed_f64)(const tt_call* call, int back) { return tt::THROUGHTIME_ISA::packed<double>(*call, back); }
 }

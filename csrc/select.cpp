@@ -15,11 +15,13 @@
   int tt_backward_f32_##isa(const tt_call*);    \
   int tt_backward_f64_##isa(const tt_call*);    \
   int tt_panel_f32_##isa();                     \
-  int tt_panel_f64_##isa();
+  int tt_panel_f64_##isa();                     \
+  int64_t tt_packed_f32_##isa(const tt_call*, int); \
+  int64_t tt_packed_f64_##isa(const tt_call*, int);
 
 #define TT_TABLE(isa)                                                                          \
   {#isa, {tt_forward_f32_##isa, tt_forward_f64_##isa}, {tt_backward_f32_##isa, tt_backward_f64_##isa}, \
-   {tt_panel_f32_##isa, tt_panel_f64_##isa}}
+   {tt_panel_f32_##isa, tt_panel_f64_##isa}, {tt_packed_f32_##isa, tt_packed_f64_##isa}}
 
 // Generation.
 #define TT_DECLARE_GENERATION(isa)            \
@@ -43,6 +45,7 @@ struct Code {
   const char* isa;
   tt_run forward[2], backward[2];  // float32, float64
   int (*panel[2])();
+  int64_t (*packed[2])(const tt_call*, int);
 };
 
 const Code kCodes[] = {
@@ -111,6 +114,9 @@ const char* tt_isa() { return code() ? code()->isa : nullptr; }
 
 // H must be padded to a multiple of this many numbers; `wide` is 1 for float64.
 int tt_panel(int wide) { return code()->panel[wide != 0](); }
+
+// Elements of scratch that the packed weights of a call take; `back` is 1 for backward.
+int64_t tt_packed(int wide, const tt_call* call, int back) { return code()->packed[wide != 0](call, back); }
 
 int tt_forward(int wide, const tt_call* call) { return code()->forward[wide != 0](call); }
 int tt_backward(int wide, const tt_call* call) { return code()->backward[wide != 0](call); }

@@ -10,16 +10,16 @@ namespace tt::THROUGHTIME_ISA {
 template <class T>
 struct Step {
   const tt_call& call;
-  const tt_options& options;
   int rows, first, stride;
   long at, before;        // packed row of sequence 0 at this step, and at the step before it in running order
   int rows_before;        // sequences that had a step before: the others start from the initial state
   long ldh;               // a row of the four below
-  T *h_read, *h_write;    // [B][ldh] recurrent input of this step and of the next
-  T* dh;                  // [B][ldh] backward: gradient carried to this step; what passes the weights by goes back into it
-  T* dm;                  // [B][ldh] backward: gradient of what is projected
-  T* dbias;               // this thread's sums, one row of gates
-  T* dpeephole;           // this thread's sums, [3*H]
+  T *h_read = nullptr, *h_write = nullptr;    // [B][ldh] recurrent input of this step and of the next
+  T* dh = nullptr;                  // [B][ldh] backward: gradient carried to this step; what passes the weights by goes back into it
+  T* dm = nullptr;                  // [B][ldh] backward: gradient of what is projected
+  const T* bias = nullptr;          // one row of gates, or null
+  T* dbias = nullptr;               // this thread's sums, one row of gates
+  T* dpeephole = nullptr;           // this thread's sums, [3*H]
 
   int sequence(int r) const { return first + r * stride; }
 };
@@ -37,12 +37,13 @@ TT_INLINE const T* initial_or_before(const Step<T>& s, const void* all, const vo
 // The carried h, not its masked copy: from the outputs, or the initial state.
 template <class T>
 TT_INLINE Vec<T> h_before(const Step<T>& s, int q, long u) {
-  return load(initial_or_before(s, s.call.y, s.call.h0, q, s.options.width) + u);
+  return load(initial_or_before(s, s.call.y, s.call.h0, q, s.call.width) + u);
 }
 
+// Of both biases together, for one column of the row of gates.
 template <class T>
-TT_INLINE Vec<T> bias_at(const tt_call& call, long column) {
-  return call.bias ? load(static_cast<const T*>(call.bias) + column) : Vec<T>{};
+TT_INLINE Vec<T> bias_at(const Step<T>& s, long column) {
+  return s.bias ? load(s.bias + column) : Vec<T>{};
 }
 
 template <class T>
@@ -62,19 +63,19 @@ TT_INLINE Vec<T> kept(const uint8_t* keep, double share, long i) {
 
 template <class T>
 TT_INLINE Vec<T> kept_h(const Step<T>& s, int q, long u) {
-  return kept<T>(s.options.keep_h, s.options.share_h, (s.at + q) * s.options.width + u);
+  return kept<T>(s.call.keep_h, s.call.share_h, (s.at + q) * s.call.width + u);
 }
 
 template <class T>
 TT_INLINE Vec<T> kept_c(const Step<T>& s, int q, long u) {
-  return kept<T>(s.options.keep_c, s.options.share_c, (s.at + q) * s.call.hidden + u);
+  return kept<T>(s.call.keep_c, s.call.share_c, (s.at + q) * s.call.hidden + u);
 }
 
 // Writes the new hidden units where they belong: the output, and the next step's recurrent input.
 template <bool Zone, class T>
 TT_INLINE void put_h(const Step<T>& s, int q, long u, Vec<T> h) {
   const tt_call& call = s.call;
-  const long width = s.options.width;
+  const long width = s.call.width;
   if constexpr (Zone) {
     Vec<T> m = kept_h(s, q, u);
     h = m * h_before(s, q, u) + (T(1) - m) * h;
@@ -88,7 +89,7 @@ TT_INLINE void put_h(const Step<T>& s, int q, long u, Vec<T> h) {
 template <bool Zone, class T>
 TT_INLINE Vec<T> gradient_of_h(const Step<T>& s, int q, long u) {
   Vec<T> d = load(s.dh + q * s.ldh + u);
-  if (s.call.dy) d += load(static_cast<const T*>(s.call.dy) + (s.at + q) * s.options.width + u);
+  if (s.call.dy) d += load(static_cast<const T*>(s.call.dy) + (s.at + q) * s.call.width + u);
   if constexpr (Zone) {
     Vec<T> m = kept_h(s, q, u);
     store(s.dh + q * s.ldh + u, m * d);

@@ -6,11 +6,10 @@ import torch
 
 from throughtime.kernels.call import Call
 from throughtime.kernels.native.library import load
-from throughtime.kernels.native.options import supported
 
-_OPTIONS = ("zoneout", "reset_after=False")  # that the compiled library is asked for
 _CAN = (
-    *_OPTIONS,
+    "zoneout",
+    "reset_after=False",
     "peepholes",
     "recurrent_dropout",
     "different hidden sizes",
@@ -45,8 +44,4 @@ class NativeBackend:
             return "native does not run under autocast yet"
         if call.transform:
             return f"native cannot run under {call.transform}"
-        if call.projected or any(extra in _OPTIONS for extra in call.extras):
-            library = load()
-            if not isinstance(library, str) and not supported(library):
-                return "the library was built before it had these options: install throughtime again"
         return None

@@ -12,8 +12,8 @@ from throughtime.cells.recurrence import Recurrence
 from throughtime.kernels.native import compute
 from throughtime.kernels.native.compute import Given, Kept, Plan
 from throughtime.kernels.native.library import Library, load
-from throughtime.kernels.native.options import Zone
 from throughtime.kernels.native.rows import Rows
+from throughtime.kernels.native.zone import Zone
 from throughtime.kernels.reference import Zoneout, unroll
 
 WEIGHTS = Given._fields[3:]

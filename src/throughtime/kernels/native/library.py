@@ -6,36 +6,28 @@ import ctypes
 import functools
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 _INTEGERS = (
-    "cell",
-    "activation",
-    "steps",
-    "batch",
-    "hidden",
-    "reverse",
-    "training",
-    "threads",
-    "split",
-    "ldg",
-)
+    "cell", "activation", "reset_before", "steps", "batch", "begin", "end", "units", "columns", "hidden", "width",
+    "reverse", "training", "threads", "split", "ldg", "packed_ready", "zoneout",
+)  # fmt: skip
 _POINTERS = (
-    "offsets", "weight_hh", "bias", "peephole", "h_mask", "gates", "y", "c", "h_state", "c_state", "h0", "c0",
-    "dy", "dc", "dgates", "dh_state", "dc_state", "dbias", "dpeephole",
+    "offsets", "weight_hh", "weight_hr", "bias_ih", "bias_hh", "peephole", "h_mask", "keep_h", "keep_c", "packed", "gates", "y",
+    "y_before", "c", "h0", "c0", "h_state", "c_state", "dy", "dc", "dh_final", "dc_final", "dgates", "dh_state", "dc_state",
+    "dbias_ih", "dbias_hh", "dpeephole",
 )  # fmt: skip
 
 
 class NativeCall(ctypes.Structure):
     """`tt_call` of csrc/call.h."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in _INTEGERS] + [
-        (name, ctypes.c_void_p) for name in _POINTERS
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in _INTEGERS),
+        *((name, ctypes.c_double) for name in ("share_h", "share_c")),
+        *((name, ctypes.c_void_p) for name in _POINTERS),
     ]
 
 
@@ -43,7 +35,7 @@ class Library:
     """The library's functions, for one instruction set chosen when it was loaded."""
 
     def __init__(self, handle: ctypes.CDLL, isa: str) -> None:
-        self._handle = handle
+        self.handle = handle
         self.isa = isa
         self.panels = tuple(handle.tt_panel(wide) for wide in (0, 1))
 
@@ -52,28 +44,32 @@ class Library:
         panel: int = self.panels[wide]
         return -(-hidden // panel) * panel
 
-    def run(
-        self, direction: str, wide: bool, numbers: dict[str, int], tensors: dict[str, Tensor | None]
-    ) -> None:
-        """Call forward or backward.
+    def forward(self, call: NativeCall, dtype: torch.dtype) -> None:
+        """Raises: MemoryError when the packed weights do not fit."""
+        if self.handle.tt_forward(dtype == torch.float64, ctypes.byref(call)):
+            raise MemoryError(_NO_MEMORY)
 
-        Raises: MemoryError when the packed weights do not fit.
-        """
-        call = NativeCall(**numbers, **{k: v.data_ptr() for k, v in tensors.items() if v is not None})
-        function = self._handle.tt_forward if direction == "forward" else self._handle.tt_backward
-        if function(int(wide), ctypes.byref(call)):
-            raise MemoryError("no memory for the packed weights of a recurrent layer")
+    def backward(self, call: NativeCall, dtype: torch.dtype) -> None:
+        """Raises: MemoryError when the packed weights do not fit."""
+        if self.handle.tt_backward(dtype == torch.float64, ctypes.byref(call)):
+            raise MemoryError(_NO_MEMORY)
 
-    @contextmanager
-    def flushed_denormals(self) -> Iterator[None]:
-        """Denormals are zero on all of torch's threads in this block; afterwards as the caller had it."""
+    def packed(self, call: NativeCall, dtype: torch.dtype, back: bool) -> int:
+        """How many numbers the packed weights of a call are."""
+        return int(self.handle.tt_packed(dtype == torch.float64, ctypes.byref(call), back))
+
+    def flush_denormals(self) -> tuple[int, int]:
+        """Denormals are zero on all of torch's threads from here on; returns what `restore_denormals` wants."""
         threads = torch.get_num_threads()
-        before = self._handle.tt_flush_denormals(threads, 1)
-        try:
-            yield
-        finally:
-            if not before:
-                self._handle.tt_flush_denormals(threads, 0)
+        return threads, self.handle.tt_flush_denormals(threads, 1)
+
+    def restore_denormals(self, threads: int, flushed: int) -> None:
+        """Denormals are again as they were before `flush_denormals`."""
+        if not flushed:
+            self.handle.tt_flush_denormals(threads, 0)
+
+
+_NO_MEMORY = "no memory for the packed weights of a recurrent layer"
 
 
 @functools.cache
@@ -92,6 +88,7 @@ def load() -> Library | str:
     if handle.tt_size_of_call() != ctypes.sizeof(NativeCall):
         return f"{path.name} is of another version: install throughtime again"
     handle.tt_isa.restype = ctypes.c_char_p
+    handle.tt_packed.restype = ctypes.c_int64
     isa = handle.tt_isa()
     if isa is None:
         return f"THROUGHTIME_ISA={os.environ.get('THROUGHTIME_ISA')} cannot run on this processor"

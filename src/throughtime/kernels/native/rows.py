@@ -13,6 +13,15 @@ import torch
 from torch import Tensor
 
 
+class Piece(NamedTuple):
+    """Some steps in running order, and their rows."""
+
+    begin: int
+    end: int
+    first: int
+    last: int
+
+
 class Rows(NamedTuple):
     """Where the rows lie."""
 
@@ -41,6 +50,26 @@ class Rows(NamedTuple):
             return self
         there = self.offsets.diff()[:, None] > torch.arange(self.batch)  # [T, B]
         return self._replace(source=there.flatten().nonzero().squeeze(1), order=None, restore=None)
+
+    def pieces(self, most: int, reverse: bool) -> list[Piece]:
+        """The steps in running order in pieces of at most `most` rows (or one step)."""
+        if self.total <= most:
+            return [Piece(0, self.steps, 0, self.total)]
+        offsets: list[int] = self.offsets.tolist()
+        pieces, begin = [], 0
+        while begin < self.steps:
+            end = begin + 1
+            while end < self.steps and _span(offsets, begin, end + 1, reverse)[1] <= most:
+                end += 1
+            first, count = _span(offsets, begin, end, reverse)
+            pieces.append(Piece(begin, end, first, first + count))
+            begin = end
+        return pieces
+
+    @staticmethod
+    def longest(pieces: list[Piece]) -> int:
+        """Rows of the largest piece."""
+        return max(piece.last - piece.first for piece in pieces)
 
     def before(self, y: Tensor, h0: Tensor, reverse: bool) -> Tensor:
         """The recurrent input of each row: the output of the step before in running order, or the initial state. [N, H]."""
@@ -75,3 +104,10 @@ def rows_of(x: Tensor, lengths: Tensor | None) -> Rows:
 def full_rows(steps: int, batch: int) -> Rows:
     """The rows of a full batch."""
     return Rows(steps, batch, steps * batch, torch.arange(steps + 1) * batch, None, None, None)
+
+
+def _span(offsets: list[int], begin: int, end: int, reverse: bool) -> tuple[int, int]:
+    """The first row of the steps [begin, end) in running order, and how many rows they have."""
+    steps = len(offsets) - 1
+    first, last = (steps - end, steps - begin) if reverse else (begin, end)
+    return offsets[first], offsets[last] - offsets[first]
