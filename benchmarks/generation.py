@@ -1,14 +1,20 @@
-"""Symbols drawn one after the other: embedding, layers, head, softmax, draw. Ours, torch.nn, its cells, onnxruntime."""
+"""Symbols drawn one after the other: embedding, layers, head, softmax, draw.
+
+Ours from float32, bf16 and int8 weights, torch.nn, its cells, onnxruntime. All in float32 arithmetic on the same weights; ours
+with rounded weights is verified against those.
+"""
 
 from __future__ import annotations
 
 import copy
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from benchmarks import onnx_peer
-from benchmarks.generators import SYMBOLS, CellStack, Generates, Loop, Native, Ours, Weights, ours
+from benchmarks.generators import SYMBOLS, CellStack, Generates, Loop, Native, Ours, Weights, ours, rounded
 from benchmarks.plan import Plan
 from throughtime.bench.recurrences import LIMIT
 from throughtime.bench.timing import as_json, interleave
@@ -16,6 +22,10 @@ from throughtime.bench.verify import check, worst_error
 
 STEPS = 7  # over which the probabilities are compared
 GREEDY = 40  # symbols drawn without chance, that must be the same
+SAMPLE = 0.03  # seconds that one call should take: a slow side draws fewer symbols in it
+FEWEST = 8
+SHARE = 0.5  # of the plan's seconds: there are forty rows, and six sides in each
+ROUNDED = ("bf16", "int8")
 
 
 def measure(plan: Plan) -> list[dict[str, Any]]:
@@ -47,23 +57,41 @@ def _compare(plan: Plan, cell: str, layers: int, hidden: int, batch: int) -> dic
         name: check(f"{name}: {what}", worst_error([side.probabilities(ids)], [wanted]), LIMIT)
         for name, side in sides.items()
     }
+    if isinstance(side, Native):
+        for form in ROUNDED:
+            sides[f"ours, {form}"] = own = Native(weights, batch, form)
+            values = Loop(rounded(weights, form).double(), batch).probabilities(ids)
+            error = worst_error([own.probabilities(ids)], [values])
+            errors[f"ours, {form}"] = check(f"{form}: {what}", error, LIMIT)
     if batch == 1 and isinstance(side, Native | Ours):
         errors["ours, greedy"] = check(what, float((side.greedy(1, GREEDY) != _greedy(exact)).sum()), 0)
-    calls = {name: (lambda side=side: side.generate(plan.tokens)) for name, side in sides.items()}
-    timings = interleave(calls, seconds=plan.seconds, least=plan.least)
-    own = timings["ours"].median
+    tokens = {name: _tokens(side.generate, plan.tokens) for name, side in sides.items()}
+    calls = {name: (lambda side=side, n=tokens[name]: side.generate(n)) for name, side in sides.items()}
+    timings = interleave(calls, seconds=SHARE * plan.seconds, least=plan.least)
+    symbol = {name: timing.median / tokens[name] for name, timing in timings.items()}
     return {
         "cell": cell,
         "layers": layers,
         "hidden": hidden,
         "batch": batch,
-        "tokens": plan.tokens,
+        "tokens": tokens,
         "backend": backend,
         "errors": errors,
         "skipped": {} if reason is None else {"onnxruntime": reason},
         "timings": as_json(timings),
-        "ratios": {name: timing.median / own for name, timing in timings.items() if name != "ours"},
+        "ratios": {name: seconds / symbol["ours"] for name, seconds in symbol.items() if name != "ours"},
     }
+
+
+def _tokens(generate: Callable[[int], None], most: int) -> int:
+    """How many symbols a call should draw: `most`, which spreads the cost of the call over them, or fewer if that takes long."""
+    few, seconds = min(most, FEWEST), []
+    generate(few)  # makes its workspaces
+    for _ in range(3):
+        start = time.perf_counter()
+        generate(few)
+        seconds.append(time.perf_counter() - start)
+    return max(few, min(most, int(SAMPLE * few / min(seconds))))
 
 
 def _greedy(loop: Loop) -> torch.Tensor:
@@ -77,25 +105,27 @@ def _greedy(loop: Loop) -> torch.Tensor:
     return torch.tensor(found)
 
 
+PEERS = ("torch.nn", "cells", "onnxruntime")
+
+
 def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Head and rows, in microseconds for a symbol of each row."""
-    peers = ["torch.nn", "cells", "onnxruntime"]
+    columns = ("ours", *(f"ours, {form}" for form in ROUNDED), *PEERS)
     head = [
         "cell",
         "layers",
         "H",
         "batch",
         "ours, us a symbol",
-        *peers,
-        *(f"{peer} / ours" for peer in peers),
+        *columns[1:],
+        *(f"{peer} / ours" for peer in PEERS),
     ]
-    head.append("runs on")
-    return head, [
+    return [*head, "runs on"], [
         [
             result["cell"],
             *(str(result[name]) for name in ("layers", "hidden", "batch")),
-            *(_micro(result, name) for name in ("ours", *peers)),
-            *(f"{result['ratios'][peer]:.1f}" if peer in result["ratios"] else "" for peer in peers),
+            *(_micro(result, name) for name in columns),
+            *(f"{result['ratios'][peer]:.1f}" if peer in result["ratios"] else "" for peer in PEERS),
             result["backend"],
         ]
         for result in results
@@ -106,4 +136,4 @@ def _micro(result: dict[str, Any], name: str) -> str:
     if name not in result["timings"]:
         return str(result["skipped"].get(name, ""))
     timing = result["timings"][name]
-    return f"{'~' * timing['disturbed']}{timing['median'] / result['tokens'] * 1e6:.3g}"
+    return f"{'~' * timing['disturbed']}{timing['median'] / result['tokens'][name] * 1e6:.3g}"

@@ -111,13 +111,20 @@ def ours(weights: Weights, batch: int) -> tuple[Generates, str]:
         return (Ours(weights) if batch == 1 else Loop(ours_model(weights), batch)), "layers, step by step"
 
 
+def rounded(weights: Weights, form: str) -> Aligned:
+    """The network whose float32 weights have the values that native keeps as `form`."""
+    from throughtime.runtime import with_rounded_weights
+
+    return with_rounded_weights(ours_model(weights), form)
+
+
 class Native:
     """The native loop; its weights are packed once, when it is made."""
 
-    def __init__(self, weights: Weights, batch: int) -> None:
+    def __init__(self, weights: Weights, batch: int, form: str = "float32") -> None:
         from throughtime.runtime.engine import Engine
 
-        self.generator = Engine(ours_model(weights)).generator
+        self.generator = Engine(ours_model(weights), form).generator
         self.state = self.generator.initial(batch)
 
     def probabilities(self, ids: Tensor) -> Tensor:

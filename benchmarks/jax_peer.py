@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.plan import Plan
+from benchmarks.progress import told
 from throughtime.bench.recurrences import CELLS, LIMIT, Shape, data, training
 from throughtime.bench.table import spread
 from throughtime.bench.timing import as_json, interleave
@@ -24,7 +25,11 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
         import jax  # noqa: F401
     except ImportError:
         return [{"skipped": "not measured: jax is not installed"}]
-    return [_compare(plan, cell, shape) for cell in ("LSTM", "GRU") for shape in plan.shapes]
+    cases = [(cell, shape) for cell in ("LSTM", "GRU") for shape in plan.shapes]
+    return [
+        _compare(plan, *case)
+        for case in told("jax", cases, lambda case: plan.seconds + case[1].flops(4, True) / 5e9)
+    ]
 
 
 def _gradients(cell: str) -> Any:

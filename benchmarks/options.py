@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
+from benchmarks.memories import Native, Reference
 from benchmarks.plan import Plan
+from benchmarks.progress import told
 from throughtime.bench.recurrences import CELLS, LIMIT, Shape, data, runs_on, training
 from throughtime.bench.table import spread
 from throughtime.bench.timing import as_json, interleave
@@ -21,18 +24,25 @@ OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {  # the cells that
 }
 
 
+MEMORIES = "all memories"  # the LSTM's memory of every step, differentiable; not an argument of the layer
+
+
 def measure(plan: Plan) -> list[dict[str, Any]]:
     """Every option of every cell at every shape."""
-    return [
-        _compare(plan, option, cell, arguments, shape)
+    cases = [
+        (cell, shape, option)
         for shape in plan.options
-        for option, (cells, arguments) in OPTIONS.items()
+        for option, (cells, _) in {**OPTIONS, MEMORIES: (("LSTM",), {})}.items()
         for cell in cells
+    ]
+    return [
+        _compare(plan, *case) for case in told("options", cases, lambda case: case[1].steps * case[1].hidden)
     ]
 
 
-def _compare(plan: Plan, option: str, cell: str, arguments: dict[str, Any], shape: Shape) -> dict[str, Any]:
+def _compare(plan: Plan, cell: str, shape: Shape, option: str) -> dict[str, Any]:
     layer = CELLS[cell][0]
+    arguments = OPTIONS[option][1] if option in OPTIONS else {}
     sizes = (shape.features, shape.hidden)
     torch.manual_seed(0)
     plain, ours = layer(*sizes), layer(*sizes, **arguments)
@@ -41,15 +51,24 @@ def _compare(plan: Plan, option: str, cell: str, arguments: dict[str, Any], shap
     exact = layer(*sizes, **arguments, dtype=dtype, backend="reference")
     exact.load_state_dict(ours.state_dict())
     x, dy = data(shape)
-    wanted = everything(exact, x.to(dtype), dy.to(dtype))
-    error = check(f"{cell} {shape} with {option}", worst_error(everything(ours, x, dy), wanted), LIMIT)
-    sides = {"plain": training(plain, x, dy), "option": training(ours, x, dy)}
+    backend = runs_on(ours, x)
+    run: nn.Module = ours
+    reference: nn.Module = exact
+    if option == MEMORIES:
+        run, reference = Native(ours) if backend == "native" else Reference(ours), Reference(exact)
+        backend = "native" if backend == "native" else "reference"
+    gradient = torch.cat([dy, dy.flip(0)], -1) if option == MEMORIES else dy
+    wanted = everything(exact, x.to(dtype), gradient.to(dtype), reference)
+    got = everything(ours, x, gradient, run)
+    error = check(f"{cell} {shape} with {option}", worst_error(got, wanted), LIMIT)
+    sides = {"plain": training(plain, x, dy), "option": training(run, x, gradient)}
     timings = interleave(sides, seconds=plan.seconds, least=plan.least)
     return {
         "cell": cell,
         "option": option,
         "shape": list(shape),
-        "backend": runs_on(ours, x),
+        "backend": backend,
+        "plain_backend": runs_on(plain, x),
         "errors": {"ours": error},
         "timings": as_json(timings),
         "ratio": timings["option"].median / timings["plain"].median,
@@ -72,3 +91,13 @@ def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
         ]
         for result in results
     ]
+
+
+def summary(results: list[dict[str, Any]]) -> str:
+    """The figure that the page's target is about."""
+    dearest = max(results, key=lambda result: float(result["ratio"]))
+    over = sum(result["ratio"] > 1.5 for result in results)
+    return (
+        f"At most {dearest['ratio']:.2f} times the plain {dearest['cell']} ({dearest['option']}, "
+        f"{','.join(map(str, dearest['shape']))}, on {dearest['backend']}); {over} of {len(results)} rows above 1.5."
+    )

@@ -18,12 +18,17 @@ PLOT = ROOT / "docs" / "performance.svg"
 
 
 def write(page: Path = PAGE, results: Path = RESULTS, plot: Path = PLOT) -> list[str]:
-    """Put what was measured between the markers, draw the plot, and return the names of what is new on the page."""
+    """Put what was measured between the markers, draw the plot, and return the names of what is new on the page.
+
+    A suite that has no place on the page yet gets a section at its end.
+    """
     text = page.read_text(encoding="utf-8")
     done = []
-    for name in SUITES:
+    for name, suite in SUITES.items():
         file = results / f"{name}.json"
         if file.exists():
+            if f"<!-- {name} -->" not in text:
+                text = f"{text.rstrip()}\n\n## {suite.title}\n\n<!-- {name} -->\n<!-- /{name} -->\n"
             text = between(text, name, section(name, json.loads(file.read_text(encoding="utf-8"))))
             done.append(name)
     if draw(results, plot):

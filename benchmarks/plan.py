@@ -12,12 +12,12 @@ class Plan(NamedTuple):
 
     threads: int
     seconds: float  # for the sides of one row together
-    least: int  # samples of each side
+    least: int  # samples of each side; fewer of one that takes seconds, see `throughtime.bench.timing`
     shapes: tuple[Shape, ...]  # training and inference
-    ragged_steps: tuple[int, ...]
-    ragged: Shape  # its T is replaced
-    packed_least: int  # samples of torch.nn's packed side, which takes seconds
+    ragged: tuple[Shape, ...]
     options: tuple[Shape, ...]
+    bf16: tuple[Shape, ...]
+    denormals: tuple[Shape, ...]
     generated: tuple[tuple[int, int], ...]  # (layers, H)
     batches: tuple[int, ...]
     tokens: int  # generated in one call
@@ -26,13 +26,16 @@ class Plan(NamedTuple):
 
 FULL = Plan(
     threads=2,
-    seconds=4.0,
+    seconds=3.0,
     least=9,
     shapes=SHAPES,
-    ragged_steps=(50, 200, 500),
-    ragged=Shape(0, 32, 128, 256),
-    packed_least=2,
+    ragged=(
+        *(Shape(steps, 32, 128, 256) for steps in (50, 200, 500)),
+        Shape(200, 32, 128, 512),
+    ),
     options=(Shape(64, 64, 512, 512), Shape(256, 16, 64, 64)),
+    bf16=(Shape(64, 64, 512, 512), Shape(64, 32, 1024, 1024)),
+    denormals=(Shape(200, 32, 128, 128), Shape(200, 32, 256, 256)),
     generated=tuple((layers, hidden) for layers in (1, 2) for hidden in (64, 128, 256, 512, 1024)),
     batches=(1, 16),
     tokens=400,  # a call has a fixed cost, which belongs to no symbol
@@ -43,10 +46,10 @@ QUICK = Plan(
     seconds=0.02,
     least=1,
     shapes=(Shape(7, 3, 5, 13),),
-    ragged_steps=(9,),
-    ragged=Shape(0, 4, 5, 13),
-    packed_least=1,
+    ragged=(Shape(9, 4, 5, 13),),
     options=(Shape(7, 3, 5, 13),),
+    bf16=(Shape(7, 3, 5, 13),),
+    denormals=(Shape(250, 3, 5, 13),),
     generated=((1, 13), (2, 13)),
     batches=(1, 3),
     tokens=4,

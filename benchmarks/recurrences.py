@@ -1,20 +1,27 @@
-"""Training and inference on full batches, beside torch.nn and, where it is installed, JAX."""
+"""Training and inference on full batches, beside torch.nn."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from benchmarks.plan import Plan
-from throughtime.bench.recurrences import CELLS, compare
+from benchmarks.progress import told
+from throughtime.bench.recurrences import CELLS, Shape, compare
 from throughtime.bench.table import HEAD, geometric_mean, row
+
+PACE = 5e10  # operations a second, of which only the proportion to `Plan.seconds` matters
 
 
 def measure(plan: Plan, peak: float, *, train: bool) -> list[dict[str, Any]]:
     """One result for each cell and shape."""
+
+    def weight(case: tuple[str, Shape]) -> float:
+        return plan.seconds + 10 * case[1].flops(CELLS[case[0]][2], train) / PACE
+
+    cases = [(cell, shape) for cell in CELLS for shape in plan.shapes]
     return [
         compare(cell, shape, train=train, seconds=plan.seconds, least=plan.least, peak=peak)
-        for cell in CELLS
-        for shape in plan.shapes
+        for cell, shape in told("training" if train else "inference", cases, weight)
     ]
 
 

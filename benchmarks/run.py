@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import time
 from pathlib import Path
 
 import torch
@@ -14,6 +16,7 @@ from benchmarks.suites import SUITES
 from throughtime.bench import describe, gemm_peak
 from throughtime.bench.machine import sentence
 from throughtime.bench.table import plain
+from throughtime.training.reporter import duration
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,8 +49,12 @@ def main(argv: list[str] | None = None) -> int:
     peak = gemm_peak(plan.peak_size, plan.seconds)
     print(f"{sentence(machine)}; GEMM peak {peak / 1e9:.0f} GFLOP/s", flush=True)
     status = 0
-    for name in given.suites or SUITES:
+    start = time.monotonic()
+    names = given.suites or list(SUITES)
+    for number, name in enumerate(names):
         suite = SUITES[name]
+        spent = duration(time.monotonic() - start)
+        print(f"\nsuite {name}, {number + 1} of {len(names)}, after {spent}", file=sys.stderr, flush=True)
         try:
             results = suite.measure(plan, peak)
         except ArithmeticError as error:  # what is wrong is not measured; the other suites are

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from benchmarks import generation, jax_peer, options, ragged, recurrences
+from benchmarks import bf16, denormals, generation, jax_peer, options, ragged, recurrences
 from benchmarks.plan import Plan
 
 Results = list[dict[str, Any]]
@@ -14,6 +14,7 @@ Results = list[dict[str, Any]]
 class Suite(NamedTuple):
     """What is measured together, and how it is shown."""
 
+    title: str  # of its section, on a page that has none for it yet
     measure: Callable[[Plan, float], Results]
     table: Callable[[Results], tuple[list[str], list[list[str]]]]
     summary: Callable[[Results], str] | None = None
@@ -21,15 +22,27 @@ class Suite(NamedTuple):
 
 SUITES = {
     "training": Suite(
-        lambda plan, peak: recurrences.measure(plan, peak, train=True), recurrences.table, recurrences.summary
+        "Training",
+        lambda plan, peak: recurrences.measure(plan, peak, train=True),
+        recurrences.table,
+        recurrences.summary,
     ),
     "inference": Suite(
+        "Inference",
         lambda plan, peak: recurrences.measure(plan, peak, train=False),
         recurrences.table,
         recurrences.summary,
     ),
-    "ragged": Suite(lambda plan, peak: ragged.measure(plan), ragged.table),
-    "options": Suite(lambda plan, peak: options.measure(plan), options.table),
-    "generation": Suite(lambda plan, peak: generation.measure(plan), generation.table),
-    "jax": Suite(lambda plan, peak: jax_peer.measure(plan), jax_peer.table),
+    "ragged": Suite(
+        "Rows of different lengths", lambda plan, peak: ragged.measure(plan), ragged.table, ragged.summary
+    ),
+    "options": Suite(
+        "What options cost", lambda plan, peak: options.measure(plan), options.table, options.summary
+    ),
+    "bf16": Suite("bfloat16", lambda plan, peak: bf16.measure(plan), bf16.table, bf16.summary),
+    "denormals": Suite(
+        "Vanishing gradients", lambda plan, peak: denormals.measure(plan), denormals.table, denormals.summary
+    ),
+    "generation": Suite("Generation", lambda plan, peak: generation.measure(plan), generation.table),
+    "jax": Suite("Beside JAX", lambda plan, peak: jax_peer.measure(plan), jax_peer.table),
 }

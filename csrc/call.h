@@ -6,6 +6,9 @@
 //     GRU with the reset before  q | r | z | n, q = r * h        LSTM with a projection  i | f | g | o | m, m = o * tanh(c)
 // Forward: on entry the input projection without biases (GRU: in r | z | n), on exit the activated gates.
 // Backward writes the gradients of the pre-activations in the same layout to `dgates` (in place of m that of W_hr m).
+// With layer norm the input projection on entry and the gradients of W_hh h are those before it, and a row goes on: in `gates`
+// (when training) with the 2 * gates blocks and 16 numbers that layer_norm.hpp keeps, in `dgates` with the gradient of W_ih x, in
+// the weights' order of gates.
 //
 // Two sizes for everything: the caller's, `units` of memory and `columns` of h (fewer with a projection, else the same), and both
 // padded to whole panels (tt_panel), `hidden` H and `width` P. What has a row for every step is padded with zeros by the
@@ -38,6 +41,8 @@ typedef struct {
   const void *weight_hh;             // [gates*units][columns]
   const void *weight_hr;             // LSTM: [columns][units], or null
   const void *bias_ih, *bias_hh;     // [gates*units], or null
+  const void *gain_ih, *gain_hh;     // [gates*units] layer norm of both linear maps, or null
+  const void *gain_c, *bias_c;       // LSTM with layer norm: [units] of the memory's; bias_c or null
   const void *peephole;              // LSTM: [3*units] for i, f, o, or null
   const void *h_mask;                // [B][columns] recurrent dropout, or null
   const uint8_t *keep_h, *keep_c;    // zoneout: [N][P], [N][H] zeros and ones, or null
@@ -54,6 +59,8 @@ typedef struct {
   void *dh_state, *dc_state;         // backward: the gradient of the state before the piece; on entry that after it if end < T
   void *dbias_ih, *dbias_hh;         // [gates*units], added to, or null
   void *dpeephole;                   // [3*units], added to, or null
+  void *dgain_ih, *dgain_hh;         // [gates*units], added to, or null
+  void *dgain_c, *dbias_c;           // [units], added to, or null
 } tt_call;
 
 // 0, or 1 when memory for packing could not be had.

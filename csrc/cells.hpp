@@ -20,6 +20,13 @@ static const Gate kCandidateGates[] = {{2, 3, true}};
 static const Gate kLstmGates[] = {{0, 0, true}, {1, 1, true}, {2, 2, true}, {3, 3, true}};
 static const Gate kProjection[] = {{0, 0, false}};
 
+// As in src/throughtime/cells: a GRU's candidate is normalised by itself.
+static const Group kRnnNorm[] = {{0, 1, 0, 0}};
+static const Group kGruNorm[] = {{0, 2, 1, 1}, {2, 1, 0, 3}};  // r and z, n
+static const Group kResetNorm[] = {{0, 2, 1, 1}};
+static const Group kCandidateNorm[] = {{2, 1, 3, 3}};
+static const Group kLstmNorm[] = {{0, 4, 0, 0}};
+
 enum Place {
   kHidden,      // forward: the recurrent input; backward: the gradient carried on
   kGates,       // a row of gates or dgates, from some block on
@@ -37,6 +44,9 @@ struct Part {
   int left_block;          // with kGates
   Place target;
   Equations<T> equations;  // or null
+  // With layer norm: what is normalised before the equations, backward after them. They are then given whole rows.
+  const Group* groups = nullptr;
+  int group_count = 0;
 };
 
 template <class T>
@@ -57,10 +67,16 @@ static Equations<T> rnn_equations(int64_t activation, bool back) {
   return all[back][activation];
 }
 
-template <bool Zone, bool Project, class T>
+template <bool Zone, bool Project, bool Norm, class T>
 static Equations<T> lstm_equations(bool peepholes, bool back) {
-  if (back) return peepholes ? lstm_backward<true, Zone, Project, T> : lstm_backward<false, Zone, Project, T>;
-  return peepholes ? lstm_forward<true, Zone, Project, T> : lstm_forward<false, Zone, Project, T>;
+  if (back) return peepholes ? lstm_backward<true, Zone, Project, Norm, T> : lstm_backward<false, Zone, Project, Norm, T>;
+  return peepholes ? lstm_forward<true, Zone, Project, Norm, T> : lstm_forward<false, Zone, Project, Norm, T>;
+}
+
+template <bool Zone, bool Project, class T>
+static Equations<T> lstm_equations(const tt_call& call, bool back) {
+  return call.gain_hh ? lstm_equations<Zone, Project, true, T>(call.peephole, back)
+                      : lstm_equations<Zone, Project, false, T>(call.peephole, back);
 }
 
 template <bool Zone, class T>
@@ -68,11 +84,11 @@ static Parts<T> forward_parts(const tt_call& call) {
   const int H = int(call.hidden), width = int(call.width), units = int(call.units), columns = int(call.columns);
   const Matrix w{call.weight_hh, H, width, units, columns}, w_hr{call.weight_hr, width, H, columns, units};
   if (call.cell == TT_LSTM && call.weight_hr)
-    return {{{w, kLstmGates, 4, kHidden, 0, kGates, lstm_equations<Zone, true, T>(call.peephole, false)},
+    return {{{w, kLstmGates, 4, kHidden, 0, kGates, lstm_equations<Zone, true, T>(call, false)},
              {w_hr, kProjection, 1, kGates, 4, kOutput, projection_forward<Zone, T>}},
             2, 5, 4, Zone};
   if (call.cell == TT_LSTM)
-    return {{{w, kLstmGates, 4, kHidden, 0, kGates, lstm_equations<Zone, false, T>(call.peephole, false)}}, 1, 4, 4, Zone};
+    return {{{w, kLstmGates, 4, kHidden, 0, kGates, lstm_equations<Zone, false, T>(call, false)}}, 1, 4, 4, Zone};
   if (call.cell == TT_GRU && call.reset_before)
     return {{{w, kResetGates, 2, kHidden, 0, kGates, gru_reset_forward<T>},
              {w, kCandidateGates, 1, kGates, 0, kGates, gru_candidate_forward<Zone, T>}},
@@ -87,11 +103,11 @@ static Parts<T> backward_parts(const tt_call& call) {
   const Matrix w{call.weight_hh, H, width, units, columns}, w_hr{call.weight_hr, width, H, columns, units};
   if (call.cell == TT_LSTM && call.weight_hr)
     return {{{{nullptr, 0, width, 0, 0}, nullptr, 0, kHidden, 0, kHidden, projection_backward<Zone, T>},
-             {w_hr, kProjection, 1, kGates, 4, kProjected, lstm_equations<Zone, true, T>(call.peephole, true)},
+             {w_hr, kProjection, 1, kGates, 4, kProjected, lstm_equations<Zone, true, T>(call, true)},
              {w, kLstmGates, 4, kGates, 0, kHidden, nullptr}},
             3, 5, 4, Zone};
   if (call.cell == TT_LSTM)
-    return {{{{nullptr, 0, H, 0, 0}, nullptr, 0, kHidden, 0, kHidden, lstm_equations<Zone, false, T>(call.peephole, true)},
+    return {{{{nullptr, 0, H, 0, 0}, nullptr, 0, kHidden, 0, kHidden, lstm_equations<Zone, false, T>(call, true)},
              {w, kLstmGates, 4, kGates, 0, kHidden, nullptr}},
             2, 4, 4, Zone};
   if (call.cell == TT_GRU && call.reset_before)
@@ -108,10 +124,28 @@ static Parts<T> backward_parts(const tt_call& call) {
           2, 1, 1, Zone};
 }
 
+// Layer norm's place in the parts of a step.
+template <class T>
+static void normalised(Parts<T>& parts, const tt_call& call, bool back) {
+  auto add = [&](int p, const Group* groups, int count = 1) {
+    parts.part[p].groups = groups;
+    parts.part[p].group_count = count;
+  };
+  if (call.cell == TT_RNN) add(0, kRnnNorm);
+  if (call.cell == TT_LSTM) add(back && call.weight_hr ? 1 : 0, kLstmNorm);
+  if (call.cell == TT_GRU && !call.reset_before) add(0, kGruNorm, 2);
+  if (call.cell == TT_GRU && call.reset_before) {
+    add(back ? 1 : 0, kResetNorm);
+    add(back ? 0 : 1, kCandidateNorm);
+  }
+}
+
 template <class T>
 static Parts<T> parts_of(const tt_call& call, bool back) {
-  if (call.zoneout) return back ? backward_parts<true, T>(call) : forward_parts<true, T>(call);
-  return back ? backward_parts<false, T>(call) : forward_parts<false, T>(call);
+  Parts<T> parts = call.zoneout ? (back ? backward_parts<true, T>(call) : forward_parts<true, T>(call))
+                                : (back ? backward_parts<false, T>(call) : forward_parts<false, T>(call));
+  if (call.gain_hh) normalised(parts, call, back);
+  return parts;
 }
 
 }  // namespace tt::THROUGHTIME_ISA

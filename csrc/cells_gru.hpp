@@ -1,4 +1,4 @@
-// The GRU: the equations of src/throughtime/cells/gru.py, for the units of one panel and some rows.
+// The GRU: the equations of src/throughtime/cells/gru.py, for some units of some rows.
 #pragma once
 #include "step.hpp"
 
@@ -6,10 +6,10 @@ namespace tt::THROUGHTIME_ISA {
 
 // Reset after. Row of gates: hn | r | z | n, with hn = W_hn h + b_hn.
 template <bool Zone, class T>
-static void gru_forward(const Step<T>& s, long u0) {
+static void gru_forward(const Step<T>& s, long from, long to) {
   constexpr int W = Simd<T>::width;
   const long H = s.call.hidden;
-  for (long u = u0; u < u0 + kPanel<T>; u += W) {
+  for (long u = from; u < to; u += W) {
     Vec<T> b_hn = bias_at<T>(s, u), b_r = bias_at<T>(s, H + u), b_z = bias_at<T>(s, 2 * H + u),
            b_n = bias_at<T>(s, 3 * H + u);
     for (int row = 0; row < s.rows; row++) {
@@ -31,10 +31,10 @@ static void gru_forward(const Step<T>& s, long u0) {
 }
 
 template <bool Zone, class T>
-static void gru_backward(const Step<T>& s, long u0) {
+static void gru_backward(const Step<T>& s, long from, long to) {
   constexpr int W = Simd<T>::width;
   const long H = s.call.hidden;
-  for (long u = u0; u < u0 + kPanel<T>; u += W) {
+  for (long u = from; u < to; u += W) {
     Vec<T> sum_hn{}, sum_r{}, sum_z{}, sum_n{};
     for (int row = 0; row < s.rows; row++) {
       int q = s.sequence(row);
@@ -67,10 +67,10 @@ static void gru_backward(const Step<T>& s, long u0) {
 
 // Reset before, first part. Row of gates: q | r | z | n, with q = r * h what the candidate's weights read.
 template <class T>
-static void gru_reset_forward(const Step<T>& s, long u0) {
+static void gru_reset_forward(const Step<T>& s, long from, long to) {
   constexpr int W = Simd<T>::width;
   const long H = s.call.hidden;
-  for (long u = u0; u < u0 + kPanel<T>; u += W) {
+  for (long u = from; u < to; u += W) {
     Vec<T> b_r = bias_at<T>(s, H + u), b_z = bias_at<T>(s, 2 * H + u);
     for (int row = 0; row < s.rows; row++) {
       int q = s.sequence(row);
@@ -85,10 +85,10 @@ static void gru_reset_forward(const Step<T>& s, long u0) {
 
 // Reset before, second part: the candidate has W_hn q by now.
 template <bool Zone, class T>
-static void gru_candidate_forward(const Step<T>& s, long u0) {
+static void gru_candidate_forward(const Step<T>& s, long from, long to) {
   constexpr int W = Simd<T>::width;
   const long H = s.call.hidden;
-  for (long u = u0; u < u0 + kPanel<T>; u += W) {
+  for (long u = from; u < to; u += W) {
     Vec<T> b_n = bias_at<T>(s, 3 * H + u);
     for (int row = 0; row < s.rows; row++) {
       int q = s.sequence(row);
@@ -101,10 +101,10 @@ static void gru_candidate_forward(const Step<T>& s, long u0) {
 }
 
 template <bool Zone, class T>
-static void gru_candidate_backward(const Step<T>& s, long u0) {
+static void gru_candidate_backward(const Step<T>& s, long from, long to) {
   constexpr int W = Simd<T>::width;
   const long H = s.call.hidden;
-  for (long u = u0; u < u0 + kPanel<T>; u += W) {
+  for (long u = from; u < to; u += W) {
     Vec<T> sum_z{}, sum_n{};
     for (int row = 0; row < s.rows; row++) {
       int q = s.sequence(row);
@@ -128,11 +128,11 @@ static void gru_candidate_backward(const Step<T>& s, long u0) {
 
 // dq = dn W_hn lies in its block by now: on to r, and to the h that was reset.
 template <class T>
-static void gru_reset_backward(const Step<T>& s, long u0) {
+static void gru_reset_backward(const Step<T>& s, long from, long to) {
   constexpr int W = Simd<T>::width;
   const long H = s.call.hidden;
   const T* mask = static_cast<const T*>(s.call.h_mask);
-  for (long u = u0; u < u0 + kPanel<T>; u += W) {
+  for (long u = from; u < to; u += W) {
     Vec<T> sum_r{};
     for (int row = 0; row < s.rows; row++) {
       int q = s.sequence(row);

@@ -1,15 +1,16 @@
-// The LSTM: the equations of src/throughtime/cells/lstm.py, for the units of one panel and some rows.
+// The LSTM: the equations of src/throughtime/cells/lstm.py, for some units of some rows.
 #pragma once
-#include "step.hpp"
+#include "layer_norm_memory.hpp"
 
 namespace tt::THROUGHTIME_ISA {
 
-template <bool Peep, bool Zone, bool Project, class T>
-static void lstm_forward(const Step<T>& s, long u0) {
+// With layer norm (Norm) the units are those of a whole row: the memory is normalised on its way out.
+template <bool Peep, bool Zone, bool Project, bool Norm, class T>
+static void lstm_forward(const Step<T>& s, long from, long to) {
   constexpr int W = Simd<T>::width;
   const long H = s.call.hidden;
   const T* p = static_cast<const T*>(s.call.peephole);
-  for (long u = u0; u < u0 + kPanel<T>; u += W) {
+  for (long u = from; u < to; u += W) {
     Vec<T> b_i = bias_at<T>(s, u), b_f = bias_at<T>(s, H + u), b_g = bias_at<T>(s, 2 * H + u),
            b_o = bias_at<T>(s, 3 * H + u);
     for (int row = 0; row < s.rows; row++) {
@@ -28,33 +29,37 @@ static void lstm_forward(const Step<T>& s, long u0) {
       Vec<T> c = f * before + i * g;
       if constexpr (Peep) o += load(p + 2 * H + u) * c;
       o = sigmoid<T>(o);
-      Vec<T> m = o * tanh<T>(c);
+      Vec<T> made = c;
       if constexpr (Zone) {  // only the memory that is carried on: h comes from the new one
         Vec<T> share = kept_c(s, q, u);
         c = share * before + (T(1) - share) * c;
       }
       store(carried, c);
-      if (s.call.training) {
+      if (s.call.training || Norm) {
         store(gate, i);
         store(gate + H, f);
         store(gate + 2 * H, g);
         store(gate + 3 * H, o);
-        store(static_cast<T*>(s.call.c) + (s.at + q) * H + u, c);
       }
-      if constexpr (Project)
-        store(gate + 4 * H, m);
+      if (s.call.training) store(static_cast<T*>(s.call.c) + (s.at + q) * H + u, c);
+      if constexpr (Norm)
+        store(s.memory + u, made);
+      else if constexpr (Project)
+        store(gate + 4 * H, o * tanh<T>(made));
       else
-        put_h<Zone>(s, q, u, m);
+        put_h<Zone>(s, q, u, o * tanh<T>(made));
     }
   }
+  if constexpr (Norm) memory_forward<Zone, Project>(s);
 }
 
-template <bool Peep, bool Zone, bool Project, class T>
-static void lstm_backward(const Step<T>& s, long u0) {
+template <bool Peep, bool Zone, bool Project, bool Norm, class T>
+static void lstm_backward(const Step<T>& s, long from, long to) {
   constexpr int W = Simd<T>::width;
   const long H = s.call.hidden;
   const T* p = static_cast<const T*>(s.call.peephole);
-  for (long u = u0; u < u0 + kPanel<T>; u += W) {
+  if constexpr (Norm) memory_backward<Zone, Project>(s);
+  for (long u = from; u < to; u += W) {
     Vec<T> sum_i{}, sum_f{}, sum_g{}, sum_o{}, peep_i{}, peep_f{}, peep_o{};
     for (int row = 0; row < s.rows; row++) {
       int q = s.sequence(row);
@@ -65,20 +70,27 @@ static void lstm_backward(const Step<T>& s, long u0) {
       Vec<T> before = load(initial_or_before(s, s.call.c, s.call.c0, q, H) + u);
       // With zoneout what was kept is a mixture: the new memory is made again.
       Vec<T> c = Zone ? f * before + i * g : load(static_cast<const T*>(s.call.c) + (s.at + q) * H + u);
-      Vec<T> squashed = tanh<T>(c), dm;
-      if constexpr (Project)
-        dm = load(s.dm + q * s.ldh + u);
-      else
-        dm = gradient_of_h<Zone>(s, q, u);
-      Vec<T> dmo = dm * o, dc = load(carried), onward{};
+      Vec<T> from_h, d_o;  // the gradients of c through h, and of o before its sigmoid
+      if constexpr (Norm) {
+        from_h = load(s.memory + u);
+        d_o = load(s.memory + H + u);
+      } else {
+        Vec<T> squashed = tanh<T>(c), dmo;
+        if constexpr (Project)
+          dmo = load(s.dm + q * s.ldh + u) * o;
+        else
+          dmo = gradient_of_h<Zone>(s, q, u) * o;
+        from_h = dmo * (T(1) - squashed * squashed);
+        d_o = dmo * squashed * (T(1) - o);
+      }
+      Vec<T> dc = load(carried), onward{};
       if (s.call.dc) dc += load(static_cast<const T*>(s.call.dc) + (s.at + q) * H + u);
       if constexpr (Zone) {
         Vec<T> share = kept_c(s, q, u);
         onward = share * dc;
         dc *= T(1) - share;
       }
-      dc += dmo * (T(1) - squashed * squashed);
-      Vec<T> d_o = dmo * squashed * (T(1) - o);
+      dc += from_h;
       if constexpr (Peep) dc += d_o * load(p + 2 * H + u);
       Vec<T> d_i = dc * g * i * (T(1) - i), d_f = dc * before * f * (T(1) - f), d_g = dc * i * (T(1) - g * g);
       onward += dc * f;
@@ -112,9 +124,9 @@ static void lstm_backward(const Step<T>& s, long u0) {
 
 // h = W_hr m lies among the outputs by now.
 template <bool Zone, class T>
-static void projection_forward(const Step<T>& s, long u0) {
+static void projection_forward(const Step<T>& s, long from, long to) {
   for (int row = 0; row < s.rows; row++)
-    for (long u = u0; u < u0 + kPanel<T>; u += Simd<T>::width) {
+    for (long u = from; u < to; u += Simd<T>::width) {
       int q = s.sequence(row);
       put_h<Zone>(s, q, u, load(static_cast<const T*>(s.call.y) + (s.at + q) * s.call.width + u));
     }
@@ -122,9 +134,9 @@ static void projection_forward(const Step<T>& s, long u0) {
 
 // The gradient of W_hr m goes where m was, for the product that leads to m and for dW_hr.
 template <bool Zone, class T>
-static void projection_backward(const Step<T>& s, long u0) {
+static void projection_backward(const Step<T>& s, long from, long to) {
   for (int row = 0; row < s.rows; row++)
-    for (long u = u0; u < u0 + kPanel<T>; u += Simd<T>::width) {
+    for (long u = from; u < to; u += Simd<T>::width) {
       int q = s.sequence(row);
       T* d = static_cast<T*>(s.call.dgates) + (s.at + q) * s.call.ldg + 4 * s.call.hidden + u;
       store(d, gradient_of_h<Zone>(s, q, u));

@@ -1,13 +1,13 @@
-// The plain RNN: the equations of src/throughtime/cells/rnn.py, for the units of one panel and some rows.
+// The plain RNN: the equations of src/throughtime/cells/rnn.py, for some units of some rows.
 #pragma once
 #include "step.hpp"
 
 namespace tt::THROUGHTIME_ISA {
 
 template <int A, bool Zone, class T>
-static void rnn_forward(const Step<T>& s, long u0) {
+static void rnn_forward(const Step<T>& s, long from, long to) {
   constexpr int W = Simd<T>::width;
-  for (long u = u0; u < u0 + kPanel<T>; u += W) {
+  for (long u = from; u < to; u += W) {
     Vec<T> b = bias_at<T>(s, u);
     for (int r = 0; r < s.rows; r++) {
       int q = s.sequence(r);
@@ -20,9 +20,9 @@ static void rnn_forward(const Step<T>& s, long u0) {
 }
 
 template <int A, bool Zone, class T>
-static void rnn_backward(const Step<T>& s, long u0) {
+static void rnn_backward(const Step<T>& s, long from, long to) {
   constexpr int W = Simd<T>::width;
-  for (long u = u0; u < u0 + kPanel<T>; u += W) {
+  for (long u = from; u < to; u += W) {
     Vec<T> total{};
     for (int r = 0; r < s.rows; r++) {
       int q = s.sequence(r);

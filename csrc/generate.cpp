@@ -6,113 +6,13 @@
 #include <memory>
 #include <new>
 
-#include "generate_product.hpp"
+#include "generate_layer.hpp"
 #include "sampling.hpp"
 #include "team.hpp"
 
 namespace tt::THROUGHTIME_ISA {
 
-constexpr int kWidth = Simd<float>::width;
 constexpr int64_t kFine = std::numeric_limits<int64_t>::max();
-
-struct GenerationLayer {
-  const tt_generation_layer* given;
-  const float* table;  // of the first layer, when it is folded
-  const float* x[2];   // [B][ldx] inputs of even and odd steps
-  long ldx, ldh;
-  float* h[2];         // [B][ldh] read by even and odd steps, written by the others
-  float* c;            // [B][padded]
-
-  static int vectors(int64_t cell) { return cell == TT_GRU ? 3 : 4; }
-  long units() const { return given->cell == TT_RNN ? 4 * kWidth : kWidth; }  // of a panel
-  long row() const { return given->padded / units() * vectors(given->cell) * kWidth; }
-};
-
-template <int R>
-TT_INLINE void store_rows(float* out, long ld, const Vec<float> (&values)[R]) {
-  for (int r = 0; r < R; r++) store(out + r * ld, values[r]);
-}
-
-// The units of panel j for rows first .. first + R.
-template <int Cell, int R>
-TT_INLINE void step_units(const GenerationLayer& layer, const int64_t* ids, int side, long j, long first) {
-  constexpr int NV = Cell == TT_GRU ? 3 : 4;
-  const tt_generation_layer& given = *layer.given;
-  const long u = j * layer.units(), ldh = layer.ldh, panel = NV * kWidth;
-  const float* h = layer.h[side] + first * ldh;
-  float* h_new = layer.h[1 - side] + first * ldh + u;
-  float* c = given.c ? layer.c + first * given.padded + u : nullptr;
-  Vec<float> a[R][NV], input_n[R];
-  for (int r = 0; r < R; r++) {
-    const float* row = layer.table ? layer.table + ids[first + r] * layer.row() : given.bias;
-    for (int v = 0; v < NV; v++) a[r][v] = load(row + j * panel + v * kWidth);
-  }
-  if (given.inputs)
-    multiply<R, NV>(layer.x[side] + first * layer.ldx, layer.ldx, given.weight_ih + j * given.inputs * panel, given.inputs, a);
-  if constexpr (Cell == TT_GRU)
-    for (int r = 0; r < R; r++) {
-      input_n[r] = a[r][2];
-      a[r][2] = load(given.bias_hn + u);
-    }
-  multiply<R, NV>(h, ldh, given.weight_hh + j * given.hidden * panel, given.hidden, a);
-  for (int r = 0; r < R; r++) {
-    if constexpr (Cell == TT_LSTM) {
-      Vec<float> memory = sigmoid<float>(a[r][1]) * load(c + r * given.padded) + sigmoid<float>(a[r][0]) * tanh<float>(a[r][2]);
-      store(c + r * given.padded, memory);
-      store(h_new + r * ldh, sigmoid<float>(a[r][3]) * tanh<float>(memory));
-    }
-    if constexpr (Cell == TT_GRU) {
-      Vec<float> n = tanh<float>(input_n[r] + sigmoid<float>(a[r][0]) * a[r][2]);
-      store(h_new + r * ldh, n + sigmoid<float>(a[r][1]) * (load(h + r * ldh + u) - n));
-    }
-    if constexpr (Cell == TT_RNN)
-      for (int v = 0; v < NV; v++) {
-        Vec<float> s = a[r][v];
-        Vec<float> y = given.activation == kTanh      ? activate<kTanh, float>(s)
-                       : given.activation == kRelu    ? activate<kRelu, float>(s)
-                       : given.activation == kSigmoid ? activate<kSigmoid, float>(s)
-                                                      : s;
-        store(h_new + r * ldh + v * kWidth, y);
-      }
-  }
-}
-
-// What one thread does: some rows of all units, or some units of all rows.
-struct Share {
-  long first, rows;
-  int member, members;  // of those who divide the panels
-
-  long from(long panels) const { return panels * member / members; }
-  long to(long panels) const { return panels * (member + 1) / members; }
-};
-
-template <int Cell>
-static void step_layer(const GenerationLayer& layer, const int64_t* ids, long step, const Share& share) {
-  const long panels = layer.given->padded / layer.units(), from = share.from(panels), to = share.to(panels);
-  for (long i = from; i < to; i++) {
-    long j = step & 1 ? from + to - 1 - i : i;  // back and forth: the last panels are still in the cache
-    in_tiles(share.first, share.rows, [&](auto rows, long first) __attribute__((always_inline)) {
-      step_units<Cell, decltype(rows)::value>(layer, ids, int(step & 1), j, first);
-    });
-  }
-}
-
-static void step_head(const tt_generation& call, const GenerationLayer& last, long step, long padded, const Share& share) {
-  constexpr long P = 4 * kWidth;
-  const long K = last.given->hidden, panels = padded / P, from = share.from(panels), to = share.to(panels);
-  for (long i = from; i < to; i++) {
-    long j = step & 1 ? from + to - 1 - i : i;
-    in_tiles(share.first, share.rows, [&](auto rows, long first) __attribute__((always_inline)) {
-      constexpr int R = decltype(rows)::value;
-      Vec<float> sum[R][4];
-      for (int r = 0; r < R; r++)
-        for (int v = 0; v < 4; v++) sum[r][v] = load(call.head_bias + j * P + v * kWidth);
-      multiply<R, 4>(last.h[1 - (step & 1)] + first * last.ldh, last.ldh, call.head_weight + j * K * P, K, sum);
-      for (int r = 0; r < R; r++)
-        for (int v = 0; v < 4; v++) store(call.logits + (first + r) * padded + j * P + v * kWidth, sum[r][v]);
-    });
-  }
-}
 
 template <class T>
 using Buffer = std::unique_ptr<T[]>;
@@ -130,6 +30,7 @@ static double products_of_a_step(const tt_generation& call) {
   return count;
 }
 
+template <class Weights>
 static int generate(tt_generation& call) {
   const long B = call.batch, padded = (call.symbols + kLogitBlock - 1) / kLogitBlock * kLogitBlock;
   const double products = products_of_a_step(call);
@@ -202,15 +103,11 @@ static int generate(tt_generation& call) {
       if (!rows_apart) barrier.wait(round);
       if (failure.load() / 4 <= step) break;  // not at another thread's failure in a later step: the first one counts
       const bool last = call.stop_count && std::find(call.finished, call.finished + B, 0) == call.finished + B;
-      for (int64_t l = 0; l < call.layers; l++) {
-        const int64_t cell = layers[l].given->cell;
-        if (cell == TT_LSTM) step_layer<TT_LSTM>(layers[l], ids.get(), step, share);
-        if (cell == TT_GRU) step_layer<TT_GRU>(layers[l], ids.get(), step, share);
-        if (cell == TT_RNN) step_layer<TT_RNN>(layers[l], ids.get(), step, share);
+      step_layers<Weights>(call, layers.get(), ids.get(), step, share, [&] {
         if (!rows_apart) barrier.wait(round);
-      }
+      });
       if (step + 1 >= call.given) {
-        step_head(call, layers[call.layers - 1], step, padded, share);
+        step_head<Weights>(call, layers[call.layers - 1], step, padded, share);
         if (!rows_apart) barrier.wait(round);
       }
       if (last) {
@@ -223,7 +120,7 @@ static int generate(tt_generation& call) {
   together(wanted, work);
   if (short_handed) {
     call.threads = 1;
-    return generate(call);
+    return generate<Weights>(call);
   }
   if (failure != kFine) {
     call.done = failure / 4;
@@ -246,6 +143,11 @@ static int generate(tt_generation& call) {
 #define TT_NAME(base) TT_JOIN(base, THROUGHTIME_ISA)
 
 extern "C" {
-int TT_NAME(tt_generate)(tt_generation* call) { return tt::THROUGHTIME_ISA::generate(*call); }
+int TT_NAME(tt_generate)(tt_generation* call) {
+  using namespace tt::THROUGHTIME_ISA;
+  if (call->weights == TT_INT8) return generate<Int8>(*call);
+  if (call->weights == TT_BFLOAT16) return generate<BFloat16>(*call);
+  return generate<Float32>(*call);
+}
 int TT_NAME(tt_generation_width)() { return tt::THROUGHTIME_ISA::kWidth; }
 }

@@ -2,8 +2,11 @@
 //
 // Weights are packed once, by the caller, into panels of `width` = tt_generation_width() numbers for each of `vectors`
 // registers: [panel][K][vectors][width]. A panel of a GRU holds `width` units (vectors: its gates r, z, n), of an LSTM too
-// (i, f, g, o); of an RNN and of the head 4 * width units. A row in panel order, [panel][vectors][width], is a bias or a row
-// of the table. Units are padded to whole panels with zeros, logits to multiples of 64 with -infinity.
+// (i, f, g, o); of an RNN and of the head 4 * width units. A row in panel order, [panel][vectors][width], is a bias, a row of
+// the table or the scales. Units are padded to whole panels with zeros, logits to multiples of 64 with -infinity.
+//
+// Weights are float32, bfloat16, or int8 with one float32 scale for each output: w = scale * q. The rounded ones lie several
+// in a word as generate_weights.hpp says. All else, and all arithmetic, is float32.
 #pragma once
 #include "call.h"
 
@@ -15,15 +18,19 @@ typedef struct {
   int64_t cell, activation;     // as in tt_call
   int64_t inputs;               // features it multiplies; 0 for a first layer that is folded into the table
   int64_t hidden, padded;       // H, and H in whole panels
-  const float *weight_ih;       // panels, K = inputs
-  const float *weight_hh;       // panels, K = hidden
+  const void *weight_ih;        // panels, K = inputs
+  const void *weight_hh;        // panels, K = hidden
+  const float *scale_ih, *scale_hh;  // int8: a row in panel order
   const float *bias;            // one row in panel order: both biases; of a GRU's n only b_in
   const float *bias_hn;         // GRU: [padded]
   float *h, *c;                 // [B][padded] in: the state at the start, out: after the last symbol
 } tt_generation_layer;
 
+enum tt_generation_weights { TT_FLOAT32 = 0, TT_BFLOAT16 = 1, TT_INT8 = 2 };
+
 typedef struct {
   int64_t layers, batch, symbols;  // symbols: V
+  int64_t weights;                 // how all weights are stored
   int64_t tokens;                  // steps to run
   int64_t given;                   // of these, the first that are read from `ids` and not drawn
   int64_t threads;
@@ -35,7 +42,8 @@ typedef struct {
   const tt_generation_layer *layer;
   const float *table;              // [V][row of layer 0 in panel order]: W_ih x + biases of every symbol; or null
   const float *embedding;          // [V][inputs of layer 0] where there is no table
-  const float *head_weight, *head_bias;
+  const void *head_weight;
+  const float *head_bias, *head_scale;
   const int64_t *banned, *stops;   // never drawn; a row that draws one of `stops` is finished
   int64_t *ids;                    // [tokens][B] in: the given ones; out: the drawn ones, -1 after a row's stop
   uint8_t *finished;               // [B] in and out: rows that have drawn one of `stops`

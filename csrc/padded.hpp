@@ -7,12 +7,12 @@
 
 #include "call.h"
 #include "scratch.hpp"
+#include "step.hpp"
 
 namespace tt::THROUGHTIME_ISA {
 
 // Where in a row of gates (in blocks) each gate of the two biases goes: GRU r | z | n, the others as they come.
 static inline int bias_block(const tt_call& call, int gate) { return call.cell == TT_GRU ? gate + 1 : gate; }
-static inline int gates_of(const tt_call& call) { return call.cell == TT_LSTM ? 4 : call.cell == TT_GRU ? 3 : 1; }
 
 template <class T>
 class Padded {
@@ -25,6 +25,10 @@ class Padded {
     call.c0 = widen(given.c0, B, units, H);
     call.h_mask = widen(given.h_mask, B, columns, P);
     call.peephole = widen(given.peephole, 3, units, H);
+    call.gain_ih = widen(given.gain_ih, gates_of(call), units, H);
+    call.gain_hh = widen(given.gain_hh, gates_of(call), units, H);
+    call.gain_c = widen(given.gain_c, 1, units, H);
+    call.bias_c = widen(given.bias_c, 1, units, H);
     call.h_state = state(given.h_state, given.h0, call.begin == 0, B, columns, P);
     call.c_state = state(given.c_state, given.c0, call.begin == 0, B, units, H);
     call.dh_state = state(given.dh_state, given.dh_final, call.end == call.steps, B, columns, P);
@@ -56,17 +60,25 @@ class Padded {
     narrow(call.dc_state, given_.dc_state, call.units, call.hidden);
   }
 
-  // `row` holds the sums of one row of gates, `peephole` those of its weights.
-  void add_gradients(const T* row, const T* peephole) const {
+  // `row` holds the sums of one row of gates, `peephole` those of its weights, `gains` those of layer norm (Step::dgain).
+  void add_gradients(const T* row, const T* peephole, const T* gains) const {
     const long units = call.units, H = call.hidden;
-    T *ih = static_cast<T*>(given_.dbias_ih), *hh = static_cast<T*>(given_.dbias_hh), *p = static_cast<T*>(given_.dpeephole);
+    T *ih = static_cast<T*>(given_.dbias_ih), *hh = static_cast<T*>(given_.dbias_hh);
     for (int g = 0; ih && g < gates_of(call); g++)
       for (long u = 0; u < units; u++) {
         ih[g * units + u] += row[bias_block(call, g) * H + u];
         hh[g * units + u] += row[(apart(g) ? 0 : bias_block(call, g) * H) + u];
       }
-    for (int g = 0; p && g < 3; g++)
-      for (long u = 0; u < units; u++) p[g * units + u] += peephole[g * H + u];
+    auto add = [&](void* to, const T* from, int blocks) {
+      for (int g = 0; to && g < blocks; g++)
+        for (long u = 0; u < units; u++) static_cast<T*>(to)[g * units + u] += from[g * H + u];
+    };
+    const int gates = gates_of(call);
+    add(given_.dpeephole, peephole, 3);
+    add(given_.dgain_hh, gains, gates);
+    add(given_.dgain_ih, gains + gates * H, gates);
+    add(given_.dgain_c, gains + 2 * gates * H, 1);
+    add(given_.dbias_c, gains + (2 * gates + 1) * H, 1);
   }
 
  private:

@@ -19,8 +19,23 @@ struct Plan {
   long ldh;  // a row of scratch: padded past a power of two, whose multiples would fight for the same cache lines
   int panels;
   const T* bias = nullptr;  // one row of gates, or null
+  T* hats = nullptr;        // with layer norm: its rows, one for every row of gates, or the same at every step
+  bool keeps_hats = false;
+  long ld_hats = 0;
 
   explicit Plan(const tt_call& c) : call(c), ldh(c.hidden + 16), panels(int(c.hidden / kPanel<T>)) {}
+
+  // In the caller's rows of gates, where backward finds them.
+  void keep_hats() {
+    hats = static_cast<T*>(call.gates) + blocks_of(call) * call.hidden;
+    ld_hats = call.ldg;
+    keeps_hats = true;
+  }
+
+  void forget_hats(T* scratch, long ld) {
+    hats = scratch;
+    ld_hats = ld;
+  }
 
   long step(long s) const { return call.reverse ? call.steps - 1 - s : s; }
   long rows(long s) const { return s < 0 ? 0 : call.offsets[step(s) + 1] - call.offsets[step(s)]; }
@@ -38,9 +53,25 @@ struct Plan {
     int mine = all > first ? (all - first + stride - 1) / stride : 0;
     Step<T> step{call, mine, first, stride, at(s), at(s - 1), int(rows(s - 1)), ldh};
     step.bias = bias;
+    step.weight_gates = gates_of(call);
+    step.inputs_block = blocks_of(call);
+    step.hats = hats;
+    step.ld_hats = ld_hats;
+    step.hats_at = keeps_hats ? step.at : 0;
     return step;
   }
 };
+
+// The rows of a step one at a time: all of a thread that has rows of its own, else every members-th.
+template <class T, class Work>
+static void each_row(const Step<T>& step, int member, int members, bool by_rows, Work&& work) {
+  Step<T> row = step;
+  row.rows = 1;
+  for (int r = by_rows ? 0 : member; r < step.rows; r += by_rows ? 1 : members) {
+    row.first = step.sequence(r);
+    work(row);
+  }
+}
 
 // The panels of one part that belong to this thread.
 struct Share {

@@ -18,8 +18,12 @@ static int forward(const tt_call& given, int threads) {
   const Parts<T> parts = parts_of<T>(call, false);
   const long B = call.batch, width = call.width;
   Weights<T> weights(parts, call.packed);
-  Scratch<T> state(2 * B * plan.ldh);
-  if (!padded.complete() || !weights.get(0) || !state.get()) return 1;
+  // With layer norm: each thread's row of memory, and a row of hats for each sequence where none is kept.
+  const long H = call.hidden, ld_hats = 2 * gates_of(call) * H + 16;
+  Scratch<T> state(2 * B * plan.ldh), rows(call.gain_hh ? 3 * H * threads + (call.training ? 0 : B * ld_hats) : 0);
+  if (!padded.complete() || !weights.get(0) || !state.get() || !rows.get()) return 1;
+  if (call.gain_hh && call.training) plan.keep_hats();
+  if (call.gain_hh && !call.training) plan.forget_hats(rows.get() + 3 * H * threads, ld_hats);
   T* h[2] = {state.get(), state.get() + B * plan.ldh};
   const int members_wanted = useful_threads(call, threads, parts.products);
   Barrier barrier(members_wanted);
@@ -48,25 +52,36 @@ static int forward(const tt_call& given, int threads) {
     if (members > 1) barrier.wait(round);
     for (long s = call.begin; s < call.end; s++) {
       Step<T> step = plan.share(s, member, members, by_rows);
+      step.memory = call.gain_hh ? rows.get() + member * 3 * H : nullptr;
       step.h_read = h[s & 1];
       step.h_write = h[(s + 1) & 1];
       T* gates = static_cast<T*>(call.gates) + (step.at + step.first) * call.ldg;
       T* outputs = static_cast<T*>(call.y) + (step.at + step.first) * width;
+      T* hats = step.hats + (step.hats_at + step.first) * step.ld_hats;
       for (int p = 0; p < parts.count; p++) {
         const Part<T>& part = parts.part[p];
         const Share units(part.matrix.rows / kPanel<T>, member, members, by_rows);
         const long panel = long(part.matrix.columns) * kPanel<T>;
         const T* left = part.left == kHidden ? step.h_read + step.first * plan.ldh : gates + part.left_block * call.hidden;
         const long lda = step.stride * (part.left == kHidden ? plan.ldh : call.ldg);
-        const long ldc = step.stride * (part.target == kOutput ? width : call.ldg);
+        const bool normed = part.groups;
+        const long ldc = step.stride * (part.target == kOutput ? width : normed ? step.ld_hats : call.ldg);
         for (int i = units.from; i < units.to; i++) {
           int j = s & 1 ? units.from + units.to - 1 - i : i;  // back and forth: the last panels are still in the cache
           for (int g = 0; g < part.products; g++) {
-            T* target = part.target == kOutput ? outputs : gates + part.gates[g].column_block * call.hidden;
+            const Gate& gate = part.gates[g];
+            T* target = part.target == kOutput ? outputs : normed ? hats + gate.weight_block * H : gates + gate.column_block * H;
             product(step.rows, left, lda, weights.get(p) + (long(j) * part.products + g) * panel, part.matrix.columns,
-                    target + j * kPanel<T>, ldc, part.gates[g].accumulate);
+                    target + j * kPanel<T>, ldc, gate.accumulate && !normed);
           }
-          part.equations(step, long(j) * kPanel<T>);
+          if (!normed) part.equations(step, long(j) * kPanel<T>, long(j + 1) * kPanel<T>);
+        }
+        if (normed) {
+          if (!by_rows) barrier.wait(round);
+          each_row(step, member, members, by_rows, [&](const Step<T>& row) {
+            for (int g = 0; g < part.group_count; g++) normalise(row, part.groups[g]);
+            part.equations(row, 0, H);
+          });
         }
         if (!by_rows) barrier.wait(round);
       }
@@ -91,11 +106,13 @@ template <class T>
 static int backward(const tt_call& given, int threads) {
   Padded<T> padded(given);
   const tt_call& call = padded.call;
-  const Plan<T> plan(call);
+  Plan<T> plan(call);
+  if (call.gain_hh) plan.keep_hats();
   const Parts<T> parts = parts_of<T>(call, true);
   const long H = call.hidden, B = call.batch, width = call.width, row = parts.blocks * H;
   const int members_wanted = useful_threads(call, threads, parts.products);
-  const long sums = row + 3 * H + 16;
+  const long gains = call.gain_hh ? 2 * (gates_of(call) + 1) * H : 0, added = row + 3 * H + gains;
+  const long sums = added + (call.gain_hh ? 3 * H : 0) + 16;
   Weights<T> weights(parts, call.packed);
   Scratch<T> state(3 * B * plan.ldh), totals(size_t(sums) * members_wanted);
   if (!padded.complete() || !weights.get(0) || !state.get() || !totals.get()) return 1;
@@ -128,6 +145,8 @@ static int backward(const tt_call& given, int threads) {
       step.dm = dm;
       step.dbias = totals.get() + member * sums;
       step.dpeephole = step.dbias + row;
+      step.dgain = step.dpeephole + 3 * H;
+      step.memory = step.dgain + gains;
       T* gradients = static_cast<T*>(call.dgates) + (step.at + step.first) * call.ldg;
       for (int p = 0; p < parts.count; p++) {
         const Part<T>& part = parts.part[p];
@@ -141,10 +160,17 @@ static int backward(const tt_call& given, int threads) {
             product(step.rows, gradients + part.left_block * H, step.stride * call.ldg, weights.get(p) + j * K * kPanel<T>, int(K),
                     target + j * kPanel<T>, ldc, carried && parts.direct && !mask);
           if (part.matrix.weights && masked) through_mask(step, products, mask, j, parts.direct);
-          if (part.equations) part.equations(step, long(j) * kPanel<T>);
+          if (part.equations && !part.groups) part.equations(step, long(j) * kPanel<T>, long(j + 1) * kPanel<T>);
         }
-        // None after the last: the next step's first part reads only the columns of dh that this thread wrote.
-        if (!by_rows && p + 1 < parts.count) barrier.wait(round);
+        if (part.groups) {
+          if (!by_rows && part.matrix.weights) barrier.wait(round);
+          each_row(step, member, members, by_rows, [&](const Step<T>& one) {
+            part.equations(one, 0, H);
+            for (int g = 0; g < part.group_count; g++) normalise_backward(one, part.groups[g]);
+          });
+        }
+        // None after the last, but for whole rows: the next step's first part reads only columns of dh that this thread wrote.
+        if (!by_rows && (p + 1 < parts.count || parts.part[0].groups)) barrier.wait(round);
       }
     }
     if (members > 1) barrier.wait(round);
@@ -154,8 +180,8 @@ static int backward(const tt_call& given, int threads) {
   together(members_wanted, work);
   if (short_handed) return backward<T>(given, 1);
   for (int m = 1; m < members_wanted; m++)
-    for (long u = 0; u < row + 3 * H; u++) totals.get()[u] += totals.get()[m * sums + u];
-  padded.add_gradients(totals.get(), totals.get() + row);
+    for (long u = 0; u < added; u++) totals.get()[u] += totals.get()[m * sums + u];
+  padded.add_gradients(totals.get(), totals.get() + row, totals.get() + row + 3 * H);
   padded.give_states();
   return 0;
 }

@@ -6,6 +6,12 @@
 
 namespace tt::THROUGHTIME_ISA {
 
+// Blocks of rows in the weights, and of columns in a row of gates.
+static inline int gates_of(const tt_call& call) { return call.cell == TT_LSTM ? 4 : call.cell == TT_GRU ? 3 : 1; }
+static inline int blocks_of(const tt_call& call) {
+  return call.cell == TT_LSTM ? (call.weight_hr ? 5 : 4) : call.cell == TT_GRU ? 4 : 1;
+}
+
 // Everything a step's pointwise part touches, for one step. Row r of the step is sequence first + r * stride.
 template <class T>
 struct Step {
@@ -20,13 +26,20 @@ struct Step {
   const T* bias = nullptr;          // one row of gates, or null
   T* dbias = nullptr;               // this thread's sums, one row of gates
   T* dpeephole = nullptr;           // this thread's sums, [3*H]
+  // The rest is for layer norm.
+  int weight_gates = 0;             // blocks of the weights
+  int inputs_block = 0;             // where a row of dgates has the gradient of W_ih x
+  T* hats = nullptr;                // see layer_norm.hpp
+  long ld_hats = 0, hats_at = 0;    // elements from row to row, and the row of sequence 0
+  T* memory = nullptr;              // this thread's scratch, [3*H]
+  T* dgain = nullptr;               // its sums: [2*weight_gates*H] of both maps' gains, [2*H] of the memory's gain and bias
 
   int sequence(int r) const { return first + r * stride; }
 };
 
-// The equations of a step, for the units of the panel that begins at u0.
+// The equations of a step, for the units [from, to): whole panels.
 template <class T>
-using Equations = void (*)(const Step<T>&, long u0);
+using Equations = void (*)(const Step<T>&, long from, long to);
 
 template <class T>
 TT_INLINE const T* initial_or_before(const Step<T>& s, const void* all, const void* initial, int sequence, long columns) {

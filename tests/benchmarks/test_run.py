@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))  # `benchmarks` is not installed: it is run from a
 from benchmarks.generators import Ours, Weights  # noqa: E402
 from benchmarks.suites import SUITES  # noqa: E402
 
-from benchmarks import onnx_peer, options, pages, ragged, run  # noqa: E402
+from benchmarks import bf16, memories, onnx_peer, options, pages, ragged, run  # noqa: E402
 from throughtime.bench import verify  # noqa: E402
 
 
@@ -56,7 +56,16 @@ def test_what_is_shown_was_measured(results):
         )
         assert result["ratio"] == pytest.approx(median["torch packed"] / median["ours"])
     kept = json.loads((results / "options.json").read_text())["results"]
-    assert {result["option"] for result in kept} == set(options.OPTIONS)
+    assert {result["option"] for result in kept} == {*options.OPTIONS, options.MEMORIES}
+    for result in json.loads((results / "bf16.json").read_text())["results"]:
+        median = {name: timing["median"] for name, timing in result["timings"].items()}
+        assert result["over_fp32"] == pytest.approx(median["fp32"] / median["bf16"])
+        assert result["ratio"] == pytest.approx(median["torch bf16"] / median["bf16"])
+        assert 1e-4 < result["errors"]["bf16"] < bf16.LIMIT  # rounded, and not further off than rounding
+        assert result["errors"]["fp32"] < 1e-4
+    for result in json.loads((results / "denormals.json").read_text())["results"]:
+        assert result["denormal"] > 0  # or there is nothing to be slow about
+        assert set(result["slowdown"]) == {"ours", "torch"}
     kept = json.loads((results / "generation.json").read_text())["results"]
     assert {(result["cell"], result["layers"], result["batch"]) for result in kept} == {
         (cell, layers, batch) for cell in ("LSTM", "GRU") for layers in (1, 2) for batch in (1, 3)
@@ -78,6 +87,16 @@ def test_the_page_gets_every_table_and_says_that_it_was_quick(results, tmp_path)
             assert "From a quick run" in section
     assert ("plot" in done) == (importlib.util.find_spec("matplotlib") is not None)
     assert ("plot" in done) == (tmp_path / "performance.svg").exists()
+
+
+def test_a_suite_without_a_place_on_the_page_gets_one_at_its_end(results, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# Performance\n\n<!-- training -->\n<!-- /training -->\n<!-- plot -->\n<!-- /plot -->\n")
+    for _ in range(2):
+        pages.write(page, results, tmp_path / "plot.svg")
+        text = page.read_text()
+        assert text.startswith("# Performance\n\n<!-- training -->\n| cell")
+        assert text.count("## Vanishing gradients\n\n<!-- denormals -->\n| cell") == 1
 
 
 def test_a_page_without_markers_is_refused():
@@ -124,3 +143,27 @@ def test_the_onnx_graph_is_the_same_network(cell):
     ids = torch.randint(100, (5, 1))
     theirs = onnx_peer.Onnx(weights, 1).probabilities(ids)
     assert verify.worst_error([theirs], [Ours(weights).probabilities(ids)]) < 1e-5
+
+
+def test_the_two_ways_to_all_memories_agree():
+    """The kernel's and the trace's, with the gradients of both; and the gradient of a memory is not lost."""
+    from throughtime.bench.recurrences import Shape, data, runs_on
+    from throughtime.layers import LSTM
+
+    layer = LSTM(3, 5)
+    x, dy = data(Shape(6, 4, 3, 5), 10)
+    if runs_on(layer, x) != "native":
+        pytest.skip("native is not installed here")
+    reference = verify.everything(layer, x, dy, memories.Reference(layer))
+    assert verify.worst_error(verify.everything(layer, x, dy, memories.Native(layer)), reference) < 1e-5
+    dy[..., 5:] = 0
+    assert verify.worst_error(verify.everything(layer, x, dy, memories.Native(layer)), reference) > 1e-2
+
+
+def test_a_side_that_would_take_long_is_timed_over_few_steps(monkeypatch):
+    from benchmarks.plan import QUICK
+
+    monkeypatch.setattr(bf16, "LONG", 0.0)
+    result = bf16.measure(QUICK)[0]
+    assert result["steps"] == dict.fromkeys(bf16.SIDES, bf16.STEPS)
+    assert "from 2 steps" in bf16.table([result])[1][0][2]

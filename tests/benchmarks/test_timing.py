@@ -7,6 +7,7 @@ import time
 import pytest
 
 from throughtime.bench import interleave
+from throughtime.bench import timing as timing_module
 
 
 def busy(seconds):
@@ -71,3 +72,29 @@ def test_it_ends_when_there_are_enough():
 def test_counts_that_make_no_sense_are_refused(least, most):
     with pytest.raises(ValueError, match=f"expected 1 <= least <= most, got least={least}, most={most}"):
         interleave({"a": lambda: None}, least=least, most=most)
+
+
+def test_a_side_that_takes_long_gets_two_samples_and_the_others_go_on(monkeypatch):
+    calls = {"slow": 0, "quick": 0}
+
+    def side(name, seconds):
+        calls[name] += 1
+        busy(seconds)
+
+    sides = {"slow": lambda: side("slow", 0.2), "quick": lambda: side("quick", 0.002)}
+    timings = interleave(sides, seconds=0, least=9, patience=0.3)
+    assert timings["slow"].kept + timings["slow"].rejected == 2
+    assert calls["slow"] in (3, 4)  # one or two calls to warm up
+    assert timings["slow"].median >= 0.2
+    assert timings["slow"].disturbed == (timings["slow"].kept < 2)
+    assert timings["quick"].kept >= 9 or timings["quick"].disturbed
+    # So long that its first call is a sample already.
+    monkeypatch.setattr(timing_module, "LONG", 0.1)
+    calls["slow"] = 0
+    timings = interleave(sides, seconds=0, least=9, patience=0.3)
+    assert timings["slow"].kept + timings["slow"].rejected == calls["slow"] == 2
+
+
+def test_it_ends_when_all_sides_have_had_their_time():
+    timings = interleave({"a": lambda: time.sleep(0.02)}, seconds=60, least=9, patience=0.05)
+    assert timings["a"].kept + timings["a"].rejected in (2, 3)

@@ -106,6 +106,28 @@ def test_errors_say_what_to_do(strategy, inputs, targets, options, message):
         strategy.backward(run, lambda y, t: y, inputs, targets, **options)
 
 
+@pytest.mark.parametrize("strategy", ALL, ids=str)
+def test_a_loss_of_several_numbers_is_refused_as_torch_refuses_it(tanh, strategy):
+    def each(y, target):
+        return (y - target) ** 2
+
+    with pytest.raises(
+        InputError, match=r"loss must return one number, .* got a tensor \[\d, 2, 4\]: end it with"
+    ):
+        strategy.backward(lambda x, s: (x[..., :1].expand(-1, -1, 4), s), each, X, Y)
+    got = []
+    for loss in (
+        lambda y, t: tanh.loss(y, t),
+        lambda y, t: tanh.loss(y, t).reshape(1),
+    ):  # one number of any shape
+        result = strategy.backward(
+            tanh.run, loss, tanh.x, tanh.target, tanh.state, generator=torch.Generator().manual_seed(0)
+        )
+        assert result.loss.shape == ()
+        got.append(result.loss)
+    assert torch.equal(*got)
+
+
 def test_a_loss_must_be_a_tensor(tanh):
     with pytest.raises(InputError, match="loss must return a tensor, got float"):
         bptt.Full().backward(tanh.run, lambda y, t: 0.5, tanh.x, tanh.target)

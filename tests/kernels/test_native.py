@@ -48,11 +48,13 @@ def both(
     zoneout=None,
     training=True,
     proj_size=0,
+    layer_norm=False,
 ):
     """(reference, native): outputs, final states and gradients of one random call with large weights."""
     steps, batch, features, hidden = size
     draw = lambda *shape: torch.randn(shape, dtype=torch.float64)  # noqa: E731
-    shapes = KINDS[kind].shapes(features, hidden, bias=bias, peepholes=peepholes, proj_size=proj_size)
+    terms = {"bias": bias, "layer_norm": layer_norm, "peepholes": peepholes, "proj_size": proj_size}
+    shapes = KINDS[kind].shapes(features, hidden, **terms)
     weights = {name: draw(*shape) * 2 / max(shape[-1], 4) ** 0.5 for name, shape in shapes.items()}
     columns = proj_size or hidden
     x, states = draw(steps, batch, features), [draw(batch, columns)]

@@ -1,6 +1,8 @@
-"""The native operators of torch.library: what a traced graph sees."""
+"""The native operators of torch.library: what a traced graph holds."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 import torch
@@ -9,39 +11,162 @@ from throughtime.cells.gru import GRURecurrence
 from throughtime.cells.lstm import LSTMRecurrence
 from throughtime.cells.rnn import RNNRecurrence
 from throughtime.kernels.native import library, operators
-from throughtime.kernels.reference import unroll
+from throughtime.kernels.native.compute import Given
+from throughtime.kernels.reference import Zoneout, unroll
 
-pytestmark = pytest.mark.skipif(isinstance(library.load(), str), reason=f"native: {library.load()}")
-
+pytestmark = [
+    pytest.mark.skipif(isinstance(library.load(), str), reason=f"native: {library.load()}"),
+    # torch itself uses what it has deprecated while it traces.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
+T, B, D, H, P = 7, 3, 5, 13, 4
+LENGTHS = torch.tensor([4, 7, 0])
 KINDS = {
-    "rnn": (RNNRecurrence, {"nonlinearity": "tanh"}),
-    "gru": (GRURecurrence, {"reset_after": True}),
-    "lstm": (LSTMRecurrence, {}),
+    "rnn": (RNNRecurrence, {"nonlinearity": "relu"}, {}),
+    "gru": (GRURecurrence, {"reset_after": True}, {}),
+    "gru reset before": (GRURecurrence, {"reset_after": False}, {"bias": False}),
+    "lstm": (LSTMRecurrence, {}, {}),
+    "lstm with options": (LSTMRecurrence, {}, {"peepholes": True, "proj_size": P}),
+    "lstm with layer norm": (LSTMRecurrence, {}, {"layer_norm": True}),
 }
 
 
+def leaf(*shape):
+    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+
+def make(kind, *, noise=False, x=None):
+    """(recurrence, x, state, zoneout, the leaves)."""
+    recurrence, options, shape_options = KINDS[kind]
+    weights = {name: leaf(*shape) for name, shape in recurrence.shapes(D, H, **shape_options).items()}
+    h0 = leaf(B, shape_options.get("proj_size", H))
+    state = (h0, leaf(B, H)) if kind.startswith("lstm") else (h0,)
+    x = leaf(T, B, D) if x is None else x
+    leaves = [x, *state, *weights.values()]
+    zoneout = None
+    if noise:
+        weights["h_mask"] = (torch.rand_like(h0) > 0.3).double() / 0.7
+        zoneout = Zoneout((0.3, 0.2)[: len(state)], tuple(torch.rand(T, *s.shape) < 0.3 for s in state))
+    return recurrence.bind(weights, **options), x, state, zoneout, leaves
+
+
+def weigh(y, final):
+    return y.sin().sum() + sum((value * value).sum() for value in final)
+
+
+@pytest.mark.parametrize("noise", [False, True], ids=["plain", "noise"])
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_an_operator_is_well_behaved_and_compiles_in_one_graph(kind):
-    recurrence, options = KINDS[kind]
-    leaf = lambda *shape: torch.randn(shape, dtype=torch.float64, requires_grad=True)  # noqa: E731
-    weights = {name: leaf(*shape) for name, shape in recurrence.shapes(5, 13).items()}
-    x, h0, c0 = leaf(7, 3, 5), leaf(3, 13), leaf(3, 13) if kind == "lstm" else None
-    mask = (torch.rand(3, 13) > 0.3).double()
+def test_they_are_the_reference_to_the_second_derivative(kind, lengths, noise):
+    recurrence, x, state, zoneout, leaves = make(kind, noise=noise)
+    results = []
+    for run in (unroll, operators.run):
+        y, final = run(recurrence, x, state, lengths=lengths, reverse=noise, zoneout=zoneout)
+        first = torch.autograd.grad(weigh(y, final), leaves, create_graph=True)
+        plain = torch.autograd.grad(
+            weigh(*run(recurrence, x, state, lengths=lengths, reverse=noise, zoneout=zoneout)), leaves
+        )
+        second = torch.autograd.grad(sum((g * g).sum() for g in first), leaves)
+        results.append([y, *final, *first, *plain, *second])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-9)
 
-    def call(x):
-        return (x.reshape(21, 5), h0, c0, *weights.values(), None, mask, kind, "tanh", False, True)
 
-    flat = leaf(21, 5)
-    torch.library.opcheck(operators.recurrence, (flat, *call(x)[1:]))
-    y, h, c = torch.compile(
-        lambda x: operators.recurrence(*call(x))[:3], fullgraph=True, backend="aot_eager"
-    )(x)
-    found = torch.autograd.grad(y.sin().sum() + h.sum() + c.sum(), [x, h0, *weights.values()])
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiled_with_noise_in_one_graph(kind, lengths):
+    torch.compiler.reset()
+    recurrence, x, state, zoneout, leaves = make(kind, noise=True)
 
-    bound = recurrence.bind({**weights, "h_mask": mask}, **options)
-    wanted_y, final = unroll(bound, x, (h0,) if c0 is None else (h0, c0))
-    loss = wanted_y.sin().sum() + sum(s.sum() for s in final)
-    torch.testing.assert_close(y.view(7, 3, 13), wanted_y, rtol=0, atol=1e-12)
-    for got, wanted in zip(found, torch.autograd.grad(loss, [x, h0, *weights.values()]), strict=True):
-        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-11)
+    def loss(run, x):
+        return weigh(*run(recurrence, x, state, lengths=lengths, reverse=True, zoneout=zoneout))
+
+    compiled = torch.compile(lambda x: loss(operators.run, x), fullgraph=True, backend="aot_eager")
+    found = torch.autograd.grad(compiled(x), leaves)
+    wanted = torch.autograd.grad(loss(unroll, x), leaves)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+def arguments(kind, lengths=None, dtype=torch.float64):
+    recurrence, x, state, _, _ = make(kind)
+    cast = lambda v: None if v is None else v.detach().to(dtype).requires_grad_()  # noqa: E731
+    weights = [cast(getattr(recurrence, name, None)) for name in Given._fields[3:]]
+    c0 = cast(state[1]) if len(state) > 1 else None
+    name = kind.split(" with ")[0]
+    return [cast(x), cast(state[0]), c0, weights, lengths, [], [], name, "tanh", False]
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_torch_finds_them_well_behaved(kind, lengths):
+    given = tuple(arguments(kind, lengths))
+    torch.library.opcheck(torch.ops.throughtime.recurrence.default, given)
+    with torch.no_grad():  # what is kept for backward has the shapes that a graph was told
+        torch.library.opcheck(
+            torch.ops.throughtime.recurrence_kept.default,
+            given,
+            test_utils=("test_schema", "test_faketensor"),
+        )
+        y, h, c, *kept = torch.ops.throughtime.recurrence_kept.default(*given)
+        needs = [value is not None for value in (*given[:3], *given[3])]
+        needs[Given._fields.index("h_mask")] = False
+        gradients = [torch.randn_like(y), torch.randn_like(h), torch.randn_like(c) if c.numel() else None]
+        torch.library.opcheck(
+            torch.ops.throughtime.recurrence_backward.default, (*given, kept, gradients, needs)
+        )
+
+
+@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
+def test_no_two_results_share_memory(kind, monkeypatch):
+    monkeypatch.setitem(globals(), "H", 64)  # whole panels: nothing is copied for padding's sake
+    with torch.no_grad():
+        given = tuple(arguments(kind))
+        y, h, _, *kept = found = torch.ops.throughtime.recurrence_kept.default(*given)
+        needs = [value is not None for value in (*given[:3], *given[3])]
+        gradients = [torch.ones_like(y), torch.ones_like(h), None]
+        found += torch.ops.throughtime.recurrence_backward.default(*given, kept, gradients, needs)
+    places = [value.untyped_storage().data_ptr() for value in found if value.numel()]
+    assert len(set(places)) == len(places)
+    assert all(value.is_contiguous() for value in found)
+
+
+def test_a_graph_kept_for_a_second_pass_gives_the_same_gradients():
+    recurrence, x, state, _, leaves = make("lstm")
+    loss = weigh(*operators.run(recurrence, x, state, lengths=LENGTHS))
+    first = torch.autograd.grad(loss, leaves, retain_graph=True)
+    assert all(torch.equal(a, b) for a, b in zip(first, torch.autograd.grad(loss, leaves), strict=True))
+
+
+def test_only_what_is_asked_for_is_computed_and_padding_is_never_read():
+    _, x, state, _, _ = made = make("gru")
+    padding = torch.arange(T)[:, None] >= LENGTHS
+    poisoned = x.detach().masked_fill(padding[..., None], torch.nan).requires_grad_()
+    y, (h,) = operators.run(made[0], poisoned, state, lengths=LENGTHS)
+    (dx,) = torch.autograd.grad(y.sin().sum(), poisoned)
+    (wanted,) = torch.autograd.grad(unroll(made[0], x, state, lengths=LENGTHS)[0].sin().sum(), x)
+    assert (dx[padding] == 0).all() and (y[padding] == 0).all() and not h.isnan().any()
+    torch.testing.assert_close(dx, wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (0, torch.randn(T, B), "x must be [T, B, D]"),
+        (0, torch.randn(T, B, D, dtype=torch.float16), "x must be float32 or float64"),
+        (0, torch.randn(T, B, D), "h0 must be torch.float32"),
+        (0, torch.randn(T, B, D + 1, dtype=torch.float64), "weight_ih must be of shape [39, 6]"),
+        (1, torch.randn(B - 1, H, dtype=torch.float64), "h0 must be of shape [3, 13], got [2, 13]"),
+        (2, torch.randn(B, H, dtype=torch.float64), "c0 must be given for an lstm"),
+        (3, [], "weights must be"),
+        (4, torch.tensor([8, 1, 1]), "lengths must lie between 0 and the 7 steps"),
+        (4, torch.tensor([-1, 1, 1]), "lengths must lie between 0 and the 7 steps"),
+        (4, torch.tensor([1, 1]), "lengths must be int64 [3]"),
+        (7, "grru", "kind must be one of"),
+        (8, "tan", "nonlinearity must be one of"),
+    ],
+)
+def test_wrong_arguments_are_an_error_in_one_line(place, value, message):
+    given = arguments("gru")
+    given[place] = value
+    with pytest.raises((RuntimeError, ValueError), match=re.escape(message)) as error, torch.no_grad():
+        torch.ops.throughtime.recurrence.default(*given)
+    assert "\n" not in str(error.value)

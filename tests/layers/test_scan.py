@@ -218,3 +218,48 @@ def test_a_state_of_one_row_is_not_spread_over_the_batch_in_silence() -> None:
         tt.scan(cell, x, torch.zeros(B, H))
     with pytest.raises(ValueError, match=r"hx\[0\] must be a tuple of tensors, .* got Tensor"):
         tt.Recurrent(cell)(x, torch.zeros(1, B, H))
+
+
+class NoTuple(LeakyCell):
+    """Its state is a bare tensor, of which state[0] would be the first row."""
+
+    def step(self, state: Any, u: Tensor) -> Any:
+        return u
+
+
+@pytest.mark.parametrize(
+    ("cell", "advice"),
+    [
+        (tt.LSTMCell, r"got the class LSTMCell: make one, LSTMCell\(input_size, hidden_size\)"),
+        (torch.nn.GRUCell(D, H), "got torch.nn's GRUCell: take throughtime.GRUCell"),
+        (tt.LSTM(D, H), "got the layer LSTM: it runs over time by itself"),
+        (torch.nn.Linear(D, H), "got Linear: write one as a subclass of throughtime.Cell"),
+        (None, "got NoneType: write one as a subclass"),
+    ],
+)
+def test_what_is_no_cell_is_refused_with_what_to_do(cell: Any, advice: str) -> None:
+    with pytest.raises(TypeError, match=f"cell must be a throughtime.Cell, {advice}"):
+        tt.scan(cell, torch.randn(T, B, D))
+    if not isinstance(cell, type):
+        with pytest.raises(TypeError, match=f"cell must be a throughtime.Cell, {advice}"):
+            tt.Recurrent(cell)
+        with pytest.raises(TypeError, match=f"cell must be a throughtime.Cell, {advice}"):
+            tt.Recurrent(lambda features: cell, D)
+
+
+def test_a_function_that_needs_more_than_the_input_size_is_refused() -> None:
+    with pytest.raises(
+        TypeError, match=r"MinGRUCell\(3\) does not work: missing a required argument: 'hidden_size'"
+    ):
+        tt.Recurrent(tt.MinGRUCell, D)
+
+
+def test_states_that_are_no_tuples_are_named() -> None:
+    x = torch.randn(T, B, D)
+    for run in (lambda: tt.scan(NoTuple(D, H), x), lambda: tt.Recurrent(NoTuple(D, H))(x)):
+        with pytest.raises(
+            ValueError, match=r"what step of NoTuple returns must be a tuple of tensors, .* got Tensor"
+        ):
+            run()
+    with pytest.raises(TypeError, match=r"x must be a tensor \[T, B, ...\], got list"):
+        tt.scan(LeakyCell(D, H), [1.0])  # type: ignore[arg-type]

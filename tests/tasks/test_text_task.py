@@ -87,7 +87,8 @@ def test_windows_of_another_text_are_normalised_and_cover_it(file):
 def test_too_short_for_what_is_asked(file):
     file.write_text("abcdefghij")
     with pytest.raises(
-        InputError, match=r"the validation part, 0.1 of 10 symbols, must be at least 2 symbols, got 1"
+        InputError,
+        match=r"the text is too short: of its 10 symbols the validation part, 0.1 of them, must be at least 2, got 1",
     ):
         task(file)
     with pytest.raises(InputError, match=r"4 streams of one window of 5 steps need 25 symbols, got 10"):

@@ -3,6 +3,8 @@
 In turn, so that what the machine does meanwhile (other processes, heat) meets all sides alike. A sample in which the calling
 thread ran for less than 95 % of the time that passed is thrown away: it waited for a core, or for a thread of its own that did.
 Where that leaves a side with too few samples all of them are used, and the result says so.
+
+A side that takes seconds for one call would take minutes for as many samples as the others get: it gets fewer.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ from typing import Any, NamedTuple
 RAN = 0.95  # the least share of a sample that the calling thread must have been running
 SAMPLE = 1e-3  # seconds; a shorter call is repeated until a sample is that long
 SLOW = 0.5  # seconds; one call that long is enough to warm up
+LONG = 5.0  # seconds; a call that long is a sample, also the first: what it warms up is lost in it
+PATIENCE = 10.0  # seconds for the samples of one side, if they are FEW at least
+FEW = 2
 
 Side = Callable[[], object]
 
@@ -39,22 +44,29 @@ class _Samples:
         self.side = side
         self.kept: list[float] = []
         self.rejected: list[float] = []
-        start = time.perf_counter()
-        side()  # makes its workspaces
-        first = time.perf_counter() - start
+        self.spent = 0.0  # seconds, all samples together
+        self.repeats = 1
+        first = self.take()  # makes its workspaces
+        if first >= LONG:
+            return
         if first < SLOW:
-            start = time.perf_counter()
-            side()
-            first = time.perf_counter() - start
+            first = self.take()
+        self.kept, self.rejected, self.spent = [], [], 0.0
         self.repeats = max(1, math.ceil(SAMPLE / max(first, 1e-7)))
 
-    def take(self) -> None:
-        """Measure once more."""
+    def take(self) -> float:
+        """Measure once more; returns the seconds of one call."""
         start, ran = time.perf_counter(), time.thread_time()
         for _ in range(self.repeats):
             self.side()
         ran, wall = time.thread_time() - ran, time.perf_counter() - start
         (self.kept if ran >= RAN * wall else self.rejected).append(wall / self.repeats)
+        self.spent += wall
+        return wall / self.repeats
+
+    def rests(self, patience: float) -> bool:
+        """Whether it has had its time, and the others go on without it."""
+        return self.spent >= patience and len(self.kept) + len(self.rejected) >= FEW
 
     def timing(self, least: int) -> Timing:
         """The figures."""
@@ -65,31 +77,42 @@ class _Samples:
 
 
 def interleave(
-    sides: Mapping[str, Side], *, seconds: float = 1.0, least: int = 5, most: int = 200
+    sides: Mapping[str, Side],
+    *,
+    seconds: float = 1.0,
+    least: int = 5,
+    most: int = 200,
+    patience: float = PATIENCE,
 ) -> dict[str, Timing]:
     """Time every side, one sample of each in turn.
 
     Args:
         sides: what to call, by name.
         seconds: how long to go on, all sides together.
-        least: samples of each side that are needed, however long they take.
+        least: samples of each side that are needed.
         most: samples of each side after which it ends sooner.
+        patience: seconds for the samples of one side, after which two of them do; the others go on without it.
 
-    Samples that waited for a core may make all three numbers three times as large.
+    Cost: samples that waited for a core may make `seconds`, `least` and `most` three times as large. A side whose call
+    takes t seconds costs at most max(2 t, patience + t), and one call to warm up if t is short.
     """
     if least < 1 or most < least:
         raise ValueError(f"expected 1 <= least <= most, got least={least}, most={most}")
     samples = {name: _Samples(side) for name, side in sides.items()}
     start, rounds = time.perf_counter(), 0
-    while True:
-        for each in samples.values():
+    while awake := [each for each in samples.values() if not each.rests(patience)]:
+        for each in awake:
             each.take()
         rounds += 1
-        spent, fewest = time.perf_counter() - start, min(len(each.kept) for each in samples.values())
+        spent, fewest = time.perf_counter() - start, min(len(each.kept) for each in awake)
         enough = fewest >= least and (spent >= seconds or fewest >= most)
         tried = rounds >= 3 * least and (spent >= 3 * seconds or rounds >= 3 * most)
         if enough or tried:
-            return {name: each.timing(least) for name, each in samples.items()}
+            break
+    return {
+        name: each.timing(min(least, FEW) if each.rests(patience) else least)
+        for name, each in samples.items()
+    }
 
 
 def as_json(timings: Mapping[str, Timing]) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from throughtime.bptt.tree import Tree, tensors
 from throughtime.errors import InputError, one_of
 
 Run = Callable[[Any, Any], tuple[Any, Any]]  # (x, state) -> (y, state); state is None at the start
-Loss = Callable[[Any, Any], Tensor]  # (y, target) -> the SUM over unmasked targets, or one loss per target
+Loss = Callable[[Any, Any], Tensor]  # (y, target) -> one number, the SUM over the window's unmasked targets
 Reduction = Literal["sum", "mean"]
 BackwardCall = Callable[..., object]  # backward(loss), for Truncated with a stride also retain_graph=True
 
@@ -46,7 +46,8 @@ class Strategy(Protocol):
         """Run the sequence and accumulate its gradient in `.grad`, as `loss.backward()` would.
 
         run: any module or function `(x, state) -> (y, state)`, x of any number of steps `[t, ...]`, t <= T.
-        loss: `(y, target) -> Tensor`, the sum over the window's unmasked targets, or a loss per target.
+        loss: `(y, target) -> Tensor`, one number: the sum over the window's unmasked targets, `reduction="sum"` of
+            torch's losses. As for `loss.backward()`, a loss of several numbers is an error.
         inputs, targets: tensors `[T, ...]`, time first, or pytrees of them, cut into views; or, with
             `targets=None`, `inputs` is an iterable of pairs (x, target), pulled one at a time.
         state: None, or a pytree of tensors. One that requires grad (a learned initial state) gets its
@@ -56,7 +57,7 @@ class Strategy(Protocol):
         backward: called in place of `loss.backward()` (accelerate's, a loss scaler's).
         generator: source of the random strategies' draws; by default torch's own.
 
-        Raises: InputError for shapes, windows or counts that cannot be used.
+        Raises: InputError for shapes, windows, counts or losses that cannot be used.
         """
         ...
 
@@ -73,6 +74,23 @@ def count_targets(targets: Tree, ignore_index: int | None = -100) -> int:
     if ignore_index is None:
         return sum(target.numel() for target in tensors(targets))
     return sum(int((target != ignore_index).sum()) for target in tensors(targets))
+
+
+def one_number(loss: Any) -> Tensor:
+    """Return `loss` if it is what a loss function must return.
+
+    Raises: InputError for anything but a tensor of one number, which `loss.backward()` refuses too.
+    """
+    if not isinstance(loss, Tensor):
+        raise InputError(
+            f"loss must return a tensor, got {type(loss).__name__}: return the summed loss of the window"
+        )
+    if loss.numel() != 1:
+        raise InputError(
+            f"loss must return one number, the sum over the window's targets, got a tensor {list(loss.shape)}: "
+            'end it with .sum(), or give reduction="sum" to torch\'s loss'
+        )
+    return loss
 
 
 class Tally:
@@ -103,12 +121,8 @@ class Tally:
 
     def add(self, y: Any, target: Any) -> Tensor:
         """Return this window's share of the reduced loss, with its graph."""
-        losses = self._loss(y, target)
-        if not isinstance(losses, Tensor):
-            raise InputError(
-                f"loss must return a tensor, got {type(losses).__name__}: return the summed loss of the window"
-            )
-        share = losses.sum(dtype=torch.promote_types(losses.dtype, torch.float32)) / self._divisor
+        loss = one_number(self._loss(y, target))
+        share = loss.sum(dtype=torch.promote_types(loss.dtype, torch.float32)) / self._divisor
         self._total = share.detach() if self._total is None else self._total + share.detach()
         if self._count is None:
             self._seen += count_targets(target, ignore_index=None)

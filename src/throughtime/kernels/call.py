@@ -26,14 +26,15 @@ class Call(NamedTuple):
 
 def active_transform() -> str:
     """The function transform that this call is made under, or ""."""
-    if torch.compiler.is_compiling():
-        return "torch.compile"
-    if torch._C._get_tracing_state() is not None:
-        return "torch.jit.trace"
+    # What changes the derivatives comes first: a compiled torch.func.vmap is a vmap.
     if torch._C._are_functorch_transforms_active():
         return "torch.func"
     if forward_ad._current_level >= 0:
         return "forward-mode AD"
+    if torch.compiler.is_compiling():
+        return "torch.compile"  # or torch.export
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit.trace"
     return ""
 
 

@@ -47,7 +47,9 @@ NAMES = tuple(backend.name for backend in BACKENDS)
 
 
 class _Demand(threading.local):
-    backend: str | None = None
+    def __init__(self) -> None:
+        # In the instance, not in the class: there torch.compile watches it, and compiles again when it changes.
+        self.backend: str | None = None
 
 
 _demand = _Demand()
@@ -57,7 +59,7 @@ _demand = _Demand()
 def use_backend(name: str | None) -> Iterator[None]:
     """Every layer called in this block (and thread) runs on the backend of that name, or raises its reason.
 
-    A layer's own `backend=` argument goes before this. None lifts an outer demand.
+    A layer's own `backend=` argument goes before this. None lifts an outer demand. A compiled layer is compiled again for it.
     Raises: InputError for an unknown name.
     """
     if name is not None:

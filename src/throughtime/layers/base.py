@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from throughtime.cells.contract import State
 from throughtime.cells.init import initialise
 from throughtime.cells.recurrence import Recurrence
 from throughtime.errors import one_of
@@ -22,14 +21,10 @@ from throughtime.kernels import dispatch
 from throughtime.kernels.aten import AtenBackend, Stack
 from throughtime.kernels.call import Call, active_transform, under_autocast
 from throughtime.kernels.native.backend import NativeBackend
-from throughtime.kernels.native.function import run as run_native
-from throughtime.kernels.native.rows import rows_of
-from throughtime.kernels.reference import Observe, Steppable, unroll
 from throughtime.layers import checks
-from throughtime.layers.noise import recurrent_dropout_mask, zoneout_masks
+from throughtime.layers.running import Noise, on_native, on_reference
 from throughtime.layers.sequence import Sequence, unpack
-from throughtime.layers.stack import run_stack
-from throughtime.layers.states import Stacked, StateForm, reorder
+from throughtime.layers.states import Stacked, StateForm
 from throughtime.layers.trace import Trace, Tracer
 
 
@@ -95,9 +90,11 @@ class RecurrentLayer(nn.Module):
         self.forget_bias = forget_bias
         self.backend = backend if backend is None else one_of("backend", backend, dispatch.NAMES)
         self.options = dict(options)  # of the recurrence itself: nonlinearity, reset_after, peepholes
+        outputs = tuple(proj_size or size for size in self.hidden_sizes)
+        self._form = StateForm.of(self.state_type, outputs, self.hidden_sizes, self._directions)
         self._names: list[dict[str, str]] = []
         for layer, size in enumerate(self.hidden_sizes):
-            features = input_size if layer == 0 else self._output_size(layer - 1) * self._directions
+            features = input_size if layer == 0 else outputs[layer - 1] * self._directions
             for suffix in ("", "_reverse")[: self._directions]:
                 shapes = self.recurrence.shapes(
                     features, size, bias=bias, layer_norm=layer_norm, proj_size=proj_size, **options
@@ -111,9 +108,6 @@ class RecurrentLayer(nn.Module):
     @property
     def _directions(self) -> int:
         return 2 if self.bidirectional else 1
-
-    def _output_size(self, layer: int) -> int:
-        return self.proj_size or self.hidden_sizes[layer]
 
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
@@ -166,22 +160,14 @@ class RecurrentLayer(nn.Module):
         Raises: torch.nn's errors for wrong shapes; BackendError if a backend asked for by name cannot run the call.
         """
         sequence, components = self._read(input, hx, lengths)
-        form = self._form
-        call = self.call(sequence.x, sequence.lengths)
-        backend = dispatch.choose(call, self.backend)
+        backend = dispatch.choose(self.call(sequence.x, sequence.lengths), self.backend)
+        stack, form = self._stack(), self._form
         if isinstance(backend, AtenBackend):
-            stack = Stack(
-                tuple(self._bind(number) for number in range(len(self._names))),
-                self.num_layers,
-                self.bidirectional,
-                self.dropout,
-                self.training,
-            )
-            stacked = [c for c in components if isinstance(c, Tensor)]
-            y, finals = backend.run(stack, sequence.x, stacked, sequence.lengths)
+            whole = [c for c in components if isinstance(c, Tensor)]
+            y, finals = backend.run(stack, sequence.x, whole, sequence.lengths)
             return sequence.output(y), form.give(finals, sequence)
-        run = self._run_native if isinstance(backend, NativeBackend) else self._run
-        y, states = run(sequence, components)
+        run = on_native if isinstance(backend, NativeBackend) else on_reference
+        y, states = run(stack, self._noise, sequence, form.split(components, self.state_type))
         return sequence.output(y), form.give(form.join(states), sequence)
 
     def trace(
@@ -194,69 +180,23 @@ class RecurrentLayer(nn.Module):
         Runs on the reference; memory: all states and gates.
         """
         sequence, components = self._read(input, hx, lengths)
-        tracer = Tracer(sequence)
-        y, states = self._run(sequence, components, tracer)
+        tracer, form = Tracer(sequence), self._form
+        states = form.split(components, self.state_type)
+        y, finals = on_reference(self._stack(), self._noise, sequence, states, tracer)
         steps = {
             f"l{n // self._directions}" + "_reverse" * (n % self._directions): s
             for n, s in tracer.steps.items()
         }
-        hx = self._form.give(self._form.join(states), sequence)
-        return Trace(sequence.output(y), hx, steps)
+        return Trace(sequence.output(y), form.give(form.join(finals), sequence), steps)
 
-    def _run(
-        self, sequence: Sequence, components: list[Stacked], tracer: Tracer | None = None
-    ) -> tuple[Tensor, list[State]]:
-        """Every layer and direction on the reference."""
-        steps = sequence.x.shape[0]
+    def _stack(self) -> Stack:
+        """What runs: the recurrences of all layers and directions, over this layer's parameters."""
+        recurrences = tuple(self._bind(number) for number in range(len(self._names)))
+        return Stack(recurrences, self.num_layers, self.bidirectional, self.dropout, self.training)
 
-        def run(
-            number: int, recurrence: Steppable, x: Tensor, state: State, reverse: bool
-        ) -> tuple[Tensor, State]:
-            observe: Observe | None = None if tracer is None else tracer.watch(number, recurrence)
-            recurrence.h_mask = recurrent_dropout_mask(state, self.recurrent_dropout, self.training)  # type: ignore[attr-defined]
-            zoneout = zoneout_masks(state, steps, self.zoneout, self.training)
-            return unroll(
-                recurrence,
-                x,
-                state,
-                lengths=sequence.lengths,
-                reverse=reverse,
-                zoneout=zoneout,
-                observe=observe,
-            )
-
-        return self._through_layers(sequence.x, self._states(components), run)
-
-    def _run_native(self, sequence: Sequence, components: list[Stacked]) -> tuple[Tensor, list[State]]:
-        """Every layer and direction in C++; between layers the rows stay packed."""
-        rows = rows_of(sequence.x, sequence.lengths)
-
-        def run(
-            number: int, recurrence: Recurrence, x: Tensor, state: State, reverse: bool
-        ) -> tuple[Tensor, State]:
-            # Drawn for the caller's order of sequences, as for the reference: one seed, the same masks.
-            mask = recurrent_dropout_mask(state, self.recurrent_dropout, self.training)
-            recurrence.h_mask = mask if mask is None or rows.order is None else mask[rows.order]
-            zoneout = zoneout_masks(state, rows.steps, self.zoneout, self.training)
-            return run_native(recurrence, rows, x, state, reverse, zoneout)
-
-        states = [reorder(state, rows.order) for state in self._states(components)]
-        y, finals = self._through_layers(rows.pack(sequence.x), states, run)
-        return rows.unpack(y), [reorder(state, rows.restore) for state in finals]
-
-    def _states(self, components: list[Stacked]) -> list[State]:
-        return [self.state_type(*(c[number] for c in components)) for number in range(len(self._names))]
-
-    def _through_layers(self, x: Tensor, states: list[State], run: Any) -> tuple[Tensor, list[State]]:
-        return run_stack(
-            [self._bind(number) for number in range(len(self._names))],
-            x,
-            states,
-            run,
-            bidirectional=self.bidirectional,
-            dropout=self.dropout,
-            training=self.training,
-        )
+    @property
+    def _noise(self) -> Noise:
+        return Noise(self.recurrent_dropout, self.zoneout)
 
     def _bind(self, number: int) -> Recurrence:
         """The recurrence of one layer and direction, over this layer's parameters."""
@@ -273,16 +213,6 @@ class RecurrentLayer(nn.Module):
         if ragged is not None and checks.values_known(ragged) and bool((ragged == sequence.x.shape[0]).all()):
             sequence = sequence._replace(lengths=None)
         return sequence, self._form.read(hx, sequence)
-
-    @property
-    def _form(self) -> StateForm:
-        sizes = {"h": tuple(self._output_size(n) for n in range(self.num_layers)), "c": self.hidden_sizes}
-        return StateForm(
-            self.state_type._fields,
-            tuple(sizes[field] for field in self.state_type._fields),
-            self.num_layers,
-            self._directions,
-        )
 
     def extra_repr(self) -> str:
         """The sizes and whatever differs from torch.nn's defaults."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import numbers
 import warnings
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from throughtime.cells.contract import Cell
 
 
 def check_arguments(
@@ -87,6 +90,52 @@ def check_state_size(value: Tensor, expected: tuple[int, ...], name: str) -> Non
     """One tensor of hx, [layers * directions, batch, size]."""
     if value.shape != expected:
         raise RuntimeError(f"Expected {name} size {expected}, got {list(value.shape)}")
+
+
+def check_cell(cell: Any) -> Cell:
+    """Return `cell` if it is a cell.
+
+    Raises: TypeError for anything else, with what to do about the likeliest mistakes.
+    """
+    if isinstance(cell, Cell):
+        return cell
+    kind = type(cell).__name__
+    if isinstance(cell, type):
+        kind, advice = f"the class {cell.__name__}", f"make one, {cell.__name__}(input_size, hidden_size)"
+    elif isinstance(cell, nn.RNNCellBase):
+        kind, advice = f"torch.nn's {kind}", f"take throughtime.{kind}, whose weights have the same names"
+    elif isinstance(getattr(cell, "num_layers", None), int):
+        kind, advice = f"the layer {kind}", "it runs over time by itself: call it, layer(x)"
+    else:
+        advice = "write one as a subclass of throughtime.Cell, with step(state, u)"
+    raise TypeError(f"cell must be a throughtime.Cell, got {kind}: {advice}")
+
+
+def check_maker(make: Any) -> None:
+    """Raise TypeError, as `check_cell` does, unless `make` is a function or a class."""
+    if isinstance(make, nn.Module) or not callable(make):
+        check_cell(make)
+
+
+def make_cell(make: Any, features: int) -> Cell:
+    """The cell that `make(features)` makes.
+
+    Raises: TypeError if `make` is not one of that one argument, or makes something else.
+    """
+    try:
+        signature = inspect.signature(make)
+    except ValueError:  # written in C, and silent about its arguments
+        signature = None
+    if signature is not None:
+        try:
+            signature.bind(features)
+        except TypeError as error:
+            name = getattr(make, "__name__", type(make).__name__)
+            raise TypeError(
+                f"cell must make a cell from its input size alone, but {name}({features}) does not work: {error}; fix the "
+                f"rest with functools.partial({name}, ...)"
+            ) from None
+    return check_cell(make(features))
 
 
 def check_cell_state(state: Any, batch: int | None, name: str = "state") -> None:

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.cells.contract import Cell, State
 from throughtime.kernels.reference import Steppable, rebuild, unroll
-from throughtime.layers.checks import check_arguments, check_cell_state
+from throughtime.layers.checks import check_arguments, check_cell_state, check_maker, make_cell
 from throughtime.layers.sequence import unpack
 from throughtime.layers.stack import run_stack
 from throughtime.layers.states import reorder
@@ -53,7 +53,9 @@ class Recurrent(nn.Module):
                     f"of their own, got one {type(cell).__name__}: give a function that makes one from its input size"
                 )
             input_size = cell.input_size
-        elif input_size is None:
+        else:
+            check_maker(cell)
+        if input_size is None:
             raise ValueError("input_size is needed to make the first cell: Recurrent(make_cell, input_size)")
         check_arguments(input_size, num_layers, True, batch_first, dropout, stacklevel=3)
         if num_layers < 1:
@@ -61,10 +63,12 @@ class Recurrent(nn.Module):
         cells: list[Cell] = []
         features = input_size
         for _ in range(num_layers):
-            layer = [cell if isinstance(cell, Cell) else cell(features) for _ in range(directions)]
+            layer = [cell if isinstance(cell, Cell) else make_cell(cell, features) for _ in range(directions)]
             cells += layer
             # Not hidden_size: an LSTM with a projection gives proj_size features.
-            features = layer[0].initial_state(0)[0].shape[-1] * directions
+            state = layer[0].initial_state(0)
+            check_cell_state(state, 0, f"initial_state of {type(layer[0]).__name__}")
+            features = state[0].shape[-1] * directions
         self.cells = nn.ModuleList(cells)
         self.input_size = input_size
         self.hidden_size = cells[-1].hidden_size
@@ -118,7 +122,9 @@ class Recurrent(nn.Module):
 
         def run(number: int, cell: Steppable, x: Tensor, state: State, reverse: bool) -> tuple[Tensor, State]:
             observe = None if tracer is None else tracer.watch(number, cell)
-            return unroll(cell, x, state, lengths=sequence.lengths, reverse=reverse, observe=observe)
+            y, final = unroll(cell, x, state, lengths=sequence.lengths, reverse=reverse, observe=observe)
+            check_cell_state(final, x.shape[1], f"what step of {type(cell).__name__} returns")
+            return y, final
 
         cells = [self._cell(n) for n in range(len(self.cells))]
         y, finals = run_stack(

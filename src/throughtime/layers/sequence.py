@@ -65,6 +65,8 @@ def _unpack_packed(
         raise ValueError("a PackedSequence carries its lengths: leave lengths= out")
     check_input(packed.data, 2, input_size, dtype)
     # The rows stay in the packed order inside; only the states are given back in the caller's.
+    if torch.compiler.is_compiling():
+        return _unpack_in_a_graph(packed)
     x, row_lengths = torch._VF._pad_packed_sequence(
         packed.data, packed.batch_sizes, False, 0.0, len(packed.batch_sizes)
     )
@@ -74,6 +76,31 @@ def _unpack_packed(
         return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
 
     return Sequence(x, row_lengths, output, True, packed.sorted_indices, packed.unsorted_indices)
+
+
+def _unpack_in_a_graph(packed: PackedSequence) -> Sequence:
+    """The same by indices: torch's own operation has no shape before its numbers are known."""
+    if packed.sorted_indices is None:
+        raise ValueError(
+            "a PackedSequence in a compiled graph must know its order: pack it with enforce_sorted=False, "
+            "or give the padded batch and lengths="
+        )
+    counts = packed.batch_sizes  # [T], on the CPU
+    steps, batch, device = len(counts), len(packed.sorted_indices), packed.data.device
+    first = counts.cumsum(0) - counts  # [T] where each step's rows begin
+    rows = torch.arange(batch)
+    real = rows < counts[:, None]  # [T, B]
+    index = torch.where(real, first[:, None] + rows, 0).flatten().to(device)
+    x = packed.data.index_select(0, index).view(steps, batch, packed.data.shape[-1])
+
+    def output(y: Tensor) -> PackedSequence:
+        total = packed.data.shape[0]
+        step = torch.repeat_interleave(torch.arange(steps), counts, output_size=total)
+        index = step * batch + torch.arange(total) - first[step]
+        data = y.reshape(steps * batch, y.shape[-1]).index_select(0, index.to(device))
+        return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
+
+    return Sequence(x, real.sum(0), output, True, packed.sorted_indices, packed.unsorted_indices)
 
 
 def _batch_first(value: Tensor) -> Tensor:

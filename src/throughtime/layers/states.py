@@ -25,17 +25,19 @@ class StateForm(NamedTuple):
 
     fields: tuple[str, ...]  # ("h",) or ("h", "c")
     sizes: tuple[tuple[int, ...], ...]  # for each field, the size of each layer
-    num_layers: int
+    one_tensor: tuple[bool, ...]  # for each field, whether its component is one tensor for all layers
     directions: int
+    rows: int  # layers times directions
 
-    @property
-    def rows(self) -> int:
-        """Layers times directions."""
-        return self.num_layers * self.directions
-
-    def uniform(self, index: int) -> bool:
-        """Whether this component is one tensor for all layers."""
-        return len(set(self.sizes[index])) == 1
+    @staticmethod
+    def of(
+        state_type: type[Any], outputs: tuple[int, ...], memories: tuple[int, ...], directions: int
+    ) -> StateForm:
+        """From the state of one layer and the sizes of h and c in each of them."""
+        fields = state_type._fields
+        sizes = tuple({"h": outputs, "c": memories}[field] for field in fields)
+        one_tensor = tuple(len(set(each)) == 1 for each in sizes)
+        return StateForm(fields, sizes, one_tensor, directions, len(outputs) * directions)
 
     def read(self, hx: Any, sequence: Sequence) -> list[Stacked]:
         """The components of the caller's hx, checked, batched, and with the rows in the order of `sequence.x`; zeros for None."""
@@ -51,7 +53,7 @@ class StateForm(NamedTuple):
         components: list[Stacked] = []
         for index, value in enumerate(given):
             name = "hidden" if len(self.fields) == 1 else f"hidden[{index}]"
-            if not self.uniform(index):
+            if not self.one_tensor[index]:
                 components.append(self._read_each(name, index, value, sequence))
                 continue
             if not isinstance(value, Tensor):
@@ -64,11 +66,15 @@ class StateForm(NamedTuple):
             components.append(value if sequence.order is None else value.index_select(1, sequence.order))
         return components
 
+    def split(self, components: Many[Stacked], state_type: type[Any]) -> list[State]:
+        """One state for each layer and direction from the components."""
+        return [state_type(*(c[row] for c in components)) for row in range(self.rows)]
+
     def join(self, states: Many[State]) -> list[Stacked]:
         """The components from one state for each layer and direction."""
         columns = list(zip(*states, strict=True))
         return [
-            torch.stack(column) if self.uniform(index) else column for index, column in enumerate(columns)
+            torch.stack(column) if self.one_tensor[index] else column for index, column in enumerate(columns)
         ]
 
     def give(self, components: Many[Stacked], sequence: Sequence) -> Any:
@@ -85,7 +91,7 @@ class StateForm(NamedTuple):
 
     def _zeros(self, index: int, x: Tensor) -> Stacked:
         sizes, batch = self.sizes[index], x.shape[1]
-        if self.uniform(index):
+        if self.one_tensor[index]:
             return torch.zeros(self.rows, batch, sizes[0], dtype=x.dtype, device=x.device)
         return tuple(
             torch.zeros(batch, sizes[row // self.directions], dtype=x.dtype, device=x.device)

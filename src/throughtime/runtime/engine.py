@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,22 +19,29 @@ from throughtime.runtime.session import Session, State
 class Engine:
     """The native loop over a model's weights as they are now, and the way from a session's state to the loop's and back.
 
+    `weights`: as `Generator` has it; what they lose, `throughtime.runtime.with_rounded_weights` shows.
     Raises: BackendError with `refusal(model)` where there is one.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, weights: str = "float32") -> None:
         if reason := refusal(model):
             raise BackendError(reason)
         assert isinstance(model, Aligned)
-        layers: Any = model.layers
-        self._layers = layers
-        weight = getattr(model.embedding, "weight", None)
+        self._layers: Any = model.layers
         self.generator = Generator(
-            [_layer(layers, number) for number in range(layers.num_layers)],
+            native_layers(model),
             model.head.weight.detach(),
             None if model.head.bias is None else model.head.bias.detach(),
-            None if weight is None else weight.detach(),
+            embedding_of(model),
+            weights=weights,
         )
+
+    def read(self, session: Session, ids: Tensor) -> None:
+        """Feed ids [T] to a session with the engine's own weights, which may be rounded ones."""
+        position = session.position
+        start = None if session.logits is None else self.state(session, position)
+        after = self.generator.feed(ids.cpu(), start)
+        session.go_to(self.session_state(after, position + len(ids)))
 
     def state(self, session: Session, position: int) -> GeneratorState:
         """Where the session stands, after at least one symbol; `position` numbers the next draw."""
@@ -51,6 +58,17 @@ class Engine:
         uniform = len(set(self._layers.hidden_sizes)) == 1
         given: list[Any] = [torch.stack(part) if uniform else part for part in parts]
         return State(tuple(given) if len(given) > 1 else given[0], state.logits[0], position)
+
+
+def embedding_of(model: Aligned) -> Tensor | None:
+    """[V, D], or None where symbols are one-hot."""
+    weight: Tensor | None = getattr(model.embedding, "weight", None)
+    return None if weight is None else weight.detach()
+
+
+def native_layers(model: Aligned) -> list[GeneratorLayer]:
+    """The tensors of each layer of a model that `refusal` lets pass; they are the model's own."""
+    return [_layer(model.layers, number) for number in range(cast(Any, model.layers).num_layers)]
 
 
 def refusal(model: nn.Module) -> str | None:

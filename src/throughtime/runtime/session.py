@@ -82,7 +82,7 @@ class Session:
         Raises: InputError, the session unchanged, if there are none or an id lies outside the vocabulary.
         Cost: O(T) time, memory for at most 1024 steps' logits.
         """
-        ids = self._ids(symbols)
+        ids = self.ids(symbols)
         state = self.here.model
         with _at_work(self.model), torch.inference_mode():
             for piece in torch.split(ids, _PIECE):
@@ -104,7 +104,11 @@ class Session:
         """Go back to before the first symbol."""
         self.go_to(State(None, None, 0))
 
-    def _ids(self, symbols: str | Sequence[int] | Tensor) -> Tensor:
+    def ids(self, symbols: str | Sequence[int] | Tensor) -> Tensor:
+        """What `feed` reads, as ids [T] on the model's device.
+
+        Raises: InputError if there are none or one lies outside the vocabulary.
+        """
         if isinstance(symbols, str):
             ids = self.vocabulary.encode(symbols)
         else:

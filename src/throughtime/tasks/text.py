@@ -158,8 +158,8 @@ class TextTask:
         parts = split_by_position(self.ids, self.config.validation)
         if self.config.validation and len(parts[1]) < 2:
             raise InputError(
-                f"the validation part, {self.config.validation:g} of {len(self.ids)} symbols, must be at least 2 symbols, "
-                f"got {len(parts[1])}: give more text, or validation = 0"
+                f"the text is too short: of its {len(self.ids)} symbols the validation part, {self.config.validation:g} "
+                f"of them, must be at least 2, got {len(parts[1])}: give more text, or validation = 0"
             )
         return parts
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from throughtime.kernels.call import Call
-from throughtime.kernels.native.library import load
+from throughtime.kernels.native import operators
 
 _CAN = (
+    "layer_norm",
     "zoneout",
     "reset_after=False",
     "peepholes",
@@ -22,12 +23,11 @@ class NativeBackend:
     """C++ on the CPU."""
 
     name = "native"
-    runs = "RNN, GRU, LSTM with every option but layer norm; full and ragged batches; float32, float64"
+    runs = "RNN, GRU, LSTM with every option; full and ragged batches; float32, float64"
 
     def unavailable(self) -> str | None:
         """Why the library is not there, or None."""
-        library = load()
-        return library if isinstance(library, str) else None
+        return operators.MISSING
 
     def refusal(self, call: Call) -> str | None:
         """Why this call cannot run here, or None."""
@@ -42,6 +42,8 @@ class NativeBackend:
             return f"native computes in float32 and float64, this call is in {str(call.dtype).removeprefix('torch.')}"
         if call.autocast:
             return "native does not run under autocast yet"
+        if call.transform == "torch.compile":
+            return operators.refusal(call)
         if call.transform:
             return f"native cannot run under {call.transform}"
         return None

@@ -7,91 +7,37 @@ backward makes on the way never takes more memory than one piece.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import torch
 from torch import Tensor
 
+from throughtime.kernels.native.given import (
+    ACTIVATIONS,
+    GAINS,
+    Given,
+    Kept,
+    Plan,
+    check,
+    native_call,
+    packed_weights,
+    point,
+    sizes_of,
+)
 from throughtime.kernels.native.layout import LAYOUTS, Sizes, cut, cut_rows, pad, pad_rows
-from throughtime.kernels.native.library import Library, NativeCall
 from throughtime.kernels.native.memory import pool
-from throughtime.kernels.native.rows import Rows
-from throughtime.kernels.native.zone import Zone
+from throughtime.kernels.native.rows import Piece
 
-ACTIVATIONS = {"tanh": 0, "relu": 1, "sigmoid": 2, "identity": 3}
-PIECE = 4 << 20  # bytes of gates
+__all__ = ["ACTIVATIONS", "PIECE", "Given", "Kept", "Plan", "backward", "check", "forward"]
 
-
-class Plan(NamedTuple):
-    """What a call is, besides its tensors."""
-
-    library: Library
-    kind: str  # one of LAYOUTS
-    nonlinearity: str  # of the RNN
-    rows: Rows
-    reverse: bool
-    training: bool
-    memories: bool = False  # of every step are wanted
-    zone: Zone | None = None
-
-
-class Given(NamedTuple):
-    """The tensors of a call."""
-
-    x: Tensor  # [N, D]
-    h0: Tensor  # [B, H], or [B, P] with a projection
-    c0: Tensor | None
-    weight_ih: Tensor
-    weight_hh: Tensor
-    bias_ih: Tensor | None
-    bias_hh: Tensor | None
-    weight_peephole: Tensor | None
-    h_mask: Tensor | None
-    weight_hr: Tensor | None = None
-    gain_ih: Tensor | None = None  # these four for layer norm
-    gain_hh: Tensor | None = None
-    gain_c: Tensor | None = None
-    bias_c: Tensor | None = None
-
-
-_GAINS = Given._fields[-4:]
-
-
-class Kept(NamedTuple):
-    """What backward needs besides the given tensors."""
-
-    gates: Tensor  # [N, ldg] activated
-    buffer: Tensor  # outputs, padded; with a full batch the initial state lies before (reverse: behind) them
-    c: Tensor | None  # [N, H] memory of every step
-
-
-def check(given: Given) -> None:
-    """The kernel reads memory as it is told to: every tensor must be on the CPU and of x's dtype.
-
-    Raises: RuntimeError naming the one that is not.
-    """
-    dtype = given.x.dtype
-    for name, value in zip(Given._fields, given, strict=True):
-        if value is not None and (value.dtype != dtype or not value.is_cpu):
-            raise RuntimeError(
-                f"{name} must be {dtype} on the CPU, as the input is, got {value.dtype} on {value.device}: "
-                "convert it with .to()"
-            )
-
-
-def sizes_of(plan: Plan, given: Given) -> Sizes:
-    """The sizes of a call."""
-    rows, columns = given.weight_hh.shape
-    hidden, wide = rows // LAYOUTS[plan.kind].gates, given.x.dtype == torch.float64
-    return Sizes(hidden, columns, plan.library.pad(hidden, wide), plan.library.pad(columns, wide))
+PIECE = 4 << 20  # bytes of gates, without what layer norm keeps
 
 
 def forward(plan: Plan, given: Given) -> tuple[Tensor, Tensor, Tensor | None, Kept]:
     """Returns y [N, H], h_T and c_T [B, H], and what backward needs."""
     rows, layout, x, sizes = plan.rows, LAYOUTS[plan.kind], given.x, sizes_of(plan, given)
     hidden, columns, size, width = sizes
-    ldg = _row(plan, given, sizes)
-    pieces = rows.pieces(PIECE // (ldg * x.itemsize), plan.reverse)
+    normed = given.gain_hh is not None and (plan.training or plan.memories)
+    ldg = layout.row(size, given.weight_hr is not None, normed)
+    pieces = _pieces(plan, given, size)
     keep_gates = plan.training
     gates = pool.empty(rows.total if keep_gates else rows.longest(pieces), ldg, dtype=x.dtype)
     w_ih = pad_rows(given.weight_ih, layout.gates, hidden, size).t()
@@ -105,8 +51,8 @@ def forward(plan: Plan, given: Given) -> tuple[Tensor, Tensor, Tensor | None, Ke
     else:
         buffer = y = pool.empty(rows.total, width, dtype=x.dtype)
         y_before = None
-    call, alive = _call(plan, given, sizes, ldg)
-    alive += [_pointer(call, name, getattr(given, name)) for name in ("bias_ih", "bias_hh")]
+    call, alive = native_call(plan, given, sizes, ldg)
+    alive += [point(call, name, getattr(given, name)) for name in ("bias_ih", "bias_hh")]
     call.y, call.h_state = y.data_ptr(), h.data_ptr()
     if y_before is not None:
         call.y_before = y_before.data_ptr()
@@ -115,7 +61,7 @@ def forward(plan: Plan, given: Given) -> tuple[Tensor, Tensor, Tensor | None, Ke
     if c is not None:
         call.c = c.data_ptr()
     if len(pieces) > 1:
-        alive.append(_packed(plan, call, x, back=False))
+        alive.append(packed_weights(plan, call, x, back=False))
     columns_of_inputs = slice(layout.inputs.start * size, layout.inputs.stop * size)
     # With one feature the product is an outer one, which the matrix product does many times slower.
     product = torch.mul if x.shape[1] == 1 else torch.mm
@@ -143,25 +89,24 @@ def backward(
     hidden, columns, size, width = sizes
     wanted = Given(*needs)  # type: ignore[arg-type]
     ldg = kept.gates.shape[1]
-    pieces = rows.pieces(PIECE // (ldg * x.itemsize), plan.reverse)
+    pieces = _pieces(plan, given, size)
     dgates = pool.empty(rows.longest(pieces), ldg, dtype=x.dtype)
     dy, dh, dc = gradients
     dh0 = x.new_empty(rows.batch, columns)
     dc0 = None if given.c0 is None else x.new_empty(rows.batch, hidden)
     dbias = None if given.bias_ih is None else [x.new_zeros(layout.gates * hidden) for _ in range(2)]
     dpeephole = None if given.weight_peephole is None else torch.zeros_like(given.weight_peephole)
-    gains = {
-        name: torch.zeros_like(value, memory_format=torch.contiguous_format)
-        for name, value in zip(_GAINS, given[-len(_GAINS) :], strict=True)
-        if value is not None
-    }
-    call, alive = _call(plan, given, sizes, ldg)
-    alive += [_pointer(call, f"d{name}", value) for name, value in gains.items()]
+    gains = {}
+    if given.gain_hh is not None:
+        values = {name: getattr(given, name) for name in GAINS}
+        gains = {name: x.new_zeros(value.shape) for name, value in values.items() if value is not None}
+    call, alive = native_call(plan, given, sizes, ldg)
+    alive += [point(call, f"d{name}", value) for name, value in gains.items()]
     alive += [
-        _pointer(call, "dy", dy, width),
-        _pointer(call, "dc", dmemories, size),
-        _pointer(call, "dh_final", dh),
-        _pointer(call, "dc_final", dc),
+        point(call, "dy", dy, width),
+        point(call, "dc", dmemories, size),
+        point(call, "dh_final", dh),
+        point(call, "dc_final", dc),
     ]
     call.gates, call.y = kept.gates.data_ptr(), _outputs(plan, kept.buffer).data_ptr()
     call.dh_state = dh0.data_ptr()
@@ -172,7 +117,7 @@ def backward(
     if dpeephole is not None:
         call.dpeephole = dpeephole.data_ptr()
     if len(pieces) > 1:
-        alive.append(_packed(plan, call, x, back=True))
+        alive.append(packed_weights(plan, call, x, back=True))
     before = _before(plan, given, kept, sizes) if wanted.weight_hh else None
     w_ih = pad_rows(given.weight_ih, layout.gates, hidden, size) if wanted.x else None
     dx = torch.empty_like(x, memory_format=torch.contiguous_format) if wanted.x else None
@@ -190,9 +135,8 @@ def backward(
         plan.library.backward(call, x.dtype)
         call.packed_ready = 1
         rows_here, count = slice(first, last), last - first
-        threads, flushed = (
-            plan.library.flush_denormals()
-        )  # what a vanishing gradient is multiplied with vanishes too
+        # What a vanishing gradient is multiplied with vanishes too.
+        threads, flushed = plan.library.flush_denormals()
         inputs = dgates[:count, columns_of_inputs]
         if dx is not None and w_ih is not None:
             torch.mm(inputs, w_ih, out=dx[rows_here])
@@ -217,72 +161,14 @@ def backward(
     if dw_hr is not None:
         dw_hr = cut(dw_hr, hidden)
     db_ih, db_hh = (None, None) if dbias is None else (dbias[0], dbias[1])
-    dgains = tuple(gains.get(name) for name in _GAINS)
+    dgains = tuple(gains.get(name) for name in GAINS)
     return dx, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, dpeephole, None, dw_hr, *dgains
 
 
-def _row(plan: Plan, given: Given, sizes: Sizes) -> int:
-    """How many numbers a row of gates takes; layer norm keeps both normalised maps behind it."""
-    layout = LAYOUTS[plan.kind]
-    kept = 2 * layout.gates if given.gain_hh is not None and (plan.training or plan.memories) else 0
-    # Past a power of two, whose multiples would fight for the same cache lines.
-    return (layout.blocks + (given.weight_hr is not None) + kept) * sizes.size + 16
-
-
-def _call(plan: Plan, given: Given, sizes: Sizes, ldg: int) -> tuple[NativeCall, list[Any]]:
-    """What forward and backward have in common, and the tensors that must live as long."""
-    rows = plan.rows
-    call = NativeCall(
-        cell=LAYOUTS[plan.kind].cell,
-        activation=ACTIVATIONS[plan.nonlinearity],
-        reset_before=plan.kind == "gru reset before",
-        steps=rows.steps,
-        batch=rows.batch,
-        units=sizes.hidden,
-        columns=sizes.columns,
-        hidden=sizes.size,
-        width=sizes.width,
-        reverse=plan.reverse,
-        training=plan.training or plan.memories,
-        threads=torch.get_num_threads(),
-        ldg=ldg,
-        offsets=rows.offsets.data_ptr(),
-    )
-    alive = [
-        _pointer(call, "weight_hh", given.weight_hh),
-        _pointer(call, "weight_hr", given.weight_hr),
-        _pointer(call, "peephole", given.weight_peephole),
-        _pointer(call, "h_mask", given.h_mask),
-        *(_pointer(call, name, getattr(given, name)) for name in _GAINS),
-        _pointer(call, "h0", given.h0),
-        _pointer(call, "c0", given.c0),
-    ]
-    if plan.zone is not None:
-        call.zoneout = 1
-        for name, rate, mask, padded in zip(
-            "hc", plan.zone.rates, plan.zone.keep, (sizes.width, sizes.size), strict=False
-        ):
-            setattr(call, f"share_{name}", rate)
-            alive.append(
-                _pointer(call, f"keep_{name}", None if mask is None else mask.view(torch.uint8), padded)
-            )
-    return call, alive
-
-
-def _pointer(call: NativeCall, name: str, value: Tensor | None, padded: int | None = None) -> Tensor | None:
-    """Sets a field to where the contiguous tensor lies, with its rows padded to that size."""
-    if value is None:
-        return None
-    value = value.contiguous() if padded is None else pad(value, padded)
-    setattr(call, name, value.data_ptr())
-    return value
-
-
-def _packed(plan: Plan, call: NativeCall, x: Tensor, back: bool) -> Tensor:
-    """Memory for the packed weights that the pieces of a call share."""
-    packed = pool.empty(plan.library.packed(call, x.dtype, back), dtype=x.dtype)
-    call.packed = packed.data_ptr()
-    return packed
+def _pieces(plan: Plan, given: Given, size: int) -> list[Piece]:
+    """The pieces of a call: of as many rows with layer norm as without, or the products would have too few."""
+    row = LAYOUTS[plan.kind].row(size, given.weight_hr is not None, False)
+    return plan.rows.pieces(PIECE // (row * given.x.itemsize), plan.reverse)
 
 
 def _outputs(plan: Plan, buffer: Tensor) -> Tensor:

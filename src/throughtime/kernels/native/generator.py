@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from throughtime.errors import BackendError, InputError
+from throughtime.errors import BackendError, InputError, one_of
 from throughtime.kernels.native.generator_abi import CallStruct, LayerStruct, unavailable
 from throughtime.kernels.native.generator_checks import check_ids, check_options, check_shapes, check_tensor
+from throughtime.kernels.native.generator_weights import WEIGHTS
 from throughtime.kernels.native.layout import pad
 from throughtime.kernels.native.library import Library, load
 from throughtime.kernels.native.panels import (
@@ -49,15 +50,17 @@ class Undrawable(InputError):
 
 
 class Generator:
-    """The loop of generation over packed weights; float32 on the CPU.
+    """The loop of generation over packed weights; arithmetic in float32 on the CPU.
 
     Args:
         layers: from the input to the output, in any mixture of kinds; each reads the H of the one before.
         head_weight, head_bias: [V, H of the last layer], [V] or None.
         embedding: [V, D of the first layer]; None: symbols are one-hot, D = V.
+        weights: how they are kept: "float32"; "bf16", half the memory; "int8", a quarter of it and a scale for each
+            row (`generator_weights.store`). For every matrix that a symbol is multiplied by: W_hh, W_ih, the head.
 
     The weights are copied: later changes of the tensors are not seen. Embedding, W_ih of the first layer and its biases become
-    one table with a row for each symbol where that is at most 64 MB.
+    one float32 table with a row for each symbol where that is at most 64 MB.
     Raises: InputError for shapes that do not fit together; BackendError where the native library is missing.
     Cost of a symbol: the weights are read once for all rows; no memory is allocated.
     """
@@ -68,13 +71,16 @@ class Generator:
         head_weight: Tensor,
         head_bias: Tensor | None = None,
         embedding: Tensor | None = None,
+        *,
+        weights: str = "float32",
     ) -> None:
+        self.weights = one_of("weights", weights, WEIGHTS)
         if reason := unavailable():
             raise BackendError(f"generation needs the native library: {reason}")
         check_shapes(layers, head_weight, head_bias, embedding)
         library = load()
         assert isinstance(library, Library)  # or it would be unavailable
-        self._handle = library._handle
+        self._handle = library.handle
         width = int(self._handle.tt_generation_width())
         self.symbols = head_weight.shape[0]
         with torch.no_grad():
@@ -86,10 +92,10 @@ class Generator:
             )
             folded = self._table is not None
             self._layers = [
-                pack_layer(layer, width, folded=folded and i == 0) for i, layer in enumerate(layers)
+                pack_layer(layer, width, weights, folded=folded and i == 0) for i, layer in enumerate(layers)
             ]
-            self._head, self._head_bias = pack_head(head_weight, head_bias, width)
-        self._work = self._head.numel() + sum(layer.weight_hh.numel() * 2 for layer in self._layers)
+            self._head, self._head_bias = pack_head(head_weight, head_bias, width, weights)
+        self._work = self._head.values.numel() + sum(2 * x.weight_hh.values.numel() for x in self._layers)
 
     def initial(self, batch: int = 1) -> GeneratorState:
         """Nothing read yet: zero states, and all symbols equally likely."""
@@ -180,17 +186,20 @@ class Generator:
         layers = (LayerStruct * len(h))()
         for i, layer in enumerate(self._layers):
             numbers_of = (list(GATES).index(layer.kind), ACTIVATIONS.index(layer.nonlinearity), layer.inputs)
-            tensors = (layer.weight_ih, layer.weight_hh, layer.bias, layer.bias_hn, h[i], c[i])
+            of_input = layer.weight_ih or (None, None)
+            weights = (of_input[0], layer.weight_hh.values, of_input[1], layer.weight_hh.scale)
+            tensors = (*weights, layer.bias, layer.bias_hn, h[i], c[i])
             layers[i] = LayerStruct(
                 *numbers_of, layer.panels.size, layer.panels.padded, *(_address(t) for t in tensors)
             )
         lists = [torch.tensor(list(values), dtype=torch.int64) for values in (banned, stops)]
         call = CallStruct(
-            len(h), batch, self.symbols, len(ids), given, torch.get_num_threads(), position=state.position,
-            layer=layers, banned_count=len(banned), stop_count=len(stops), banned=_address(lists[0]), stops=_address(lists[1]),
-            table=_address(self._table), embedding=_address(self._embedding), head_weight=_address(self._head),
-            head_bias=_address(self._head_bias), ids=_address(ids), finished=_address(finished),
-            logits=_address(logits), **numbers,
+            len(h), batch, self.symbols, WEIGHTS.index(self.weights), len(ids), given, torch.get_num_threads(),
+            position=state.position, layer=layers, banned_count=len(banned), stop_count=len(stops),
+            banned=_address(lists[0]), stops=_address(lists[1]),
+            table=_address(self._table), embedding=_address(self._embedding), head_weight=_address(self._head.values),
+            head_bias=_address(self._head_bias), head_scale=_address(self._head.scale), ids=_address(ids),
+            finished=_address(finished), logits=_address(logits), **numbers,
         )  # fmt: skip
         status = self._handle.tt_generate(ctypes.byref(call))
         if status == 1:

@@ -23,6 +23,11 @@ class Layout(NamedTuple):
     # first block of the gates (q) instead of h.
     recurrent: tuple[tuple[slice, slice, bool], ...]
 
+    def row(self, size: int, projected: bool, normed: bool) -> int:
+        """How many numbers a row of gates takes; layer norm keeps both normalised maps and their scales behind it."""
+        # Past a power of two, whose multiples would fight for the same cache lines.
+        return (self.blocks + projected + 2 * self.gates * normed) * size + 16
+
 
 LAYOUTS = {
     "rnn": Layout(0, 1, 1, slice(0, 1), ((slice(0, 1), slice(0, 1), False),)),

@@ -15,9 +15,10 @@ _INTEGERS = (
     "reverse", "training", "threads", "split", "ldg", "packed_ready", "zoneout",
 )  # fmt: skip
 _POINTERS = (
-    "offsets", "weight_hh", "weight_hr", "bias_ih", "bias_hh", "peephole", "h_mask", "keep_h", "keep_c", "packed", "gates", "y",
-    "y_before", "c", "h0", "c0", "h_state", "c_state", "dy", "dc", "dh_final", "dc_final", "dgates", "dh_state", "dc_state",
-    "dbias_ih", "dbias_hh", "dpeephole",
+    "offsets", "weight_hh", "weight_hr", "bias_ih", "bias_hh", "gain_ih", "gain_hh", "gain_c", "bias_c", "peephole", "h_mask",
+    "keep_h", "keep_c", "packed", "gates", "y", "y_before", "c", "h0", "c0", "h_state", "c_state", "dy", "dc", "dh_final",
+    "dc_final", "dgates", "dh_state", "dc_state", "dbias_ih", "dbias_hh", "dpeephole", "dgain_ih", "dgain_hh", "dgain_c",
+    "dbias_c",
 )  # fmt: skip
 
 

@@ -1,149 +1,222 @@
 """The native recurrence as operators of torch.library, for torch.compile and torch.export.
 
-A graph that is traced sees two opaque operators with known shapes instead of T unrolled steps: it compiles in the time of
-one layer, for any T. Full batches only. Eager calls do not come here: `function.py` costs less.
+A traced graph sees one operator for each direction of each layer instead of T unrolled steps: it compiles in the time of one
+layer and serves any T. Full and ragged batches. Eager calls do not come here: `function.py` costs less.
+
+    throughtime::recurrence            what a layer's graph holds, and what an exported program holds
+    throughtime::recurrence_kept       the same, and what backward needs: in the graph of a training step
+    throughtime::recurrence_backward   the gradients
+
+Cost beyond an eager call: a copy of the outputs; for a ragged batch, what backward needs has rows for the padding, too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from throughtime.cells.gru import GRURecurrence
+from throughtime.cells.lstm import LSTMRecurrence
+from throughtime.cells.recurrence import Recurrence
+from throughtime.cells.rnn import RNNRecurrence
+from throughtime.kernels.call import Call
 from throughtime.kernels.native import compute
-from throughtime.kernels.native.compute import Given, Kept, Plan
-from throughtime.kernels.native.layout import LAYOUTS
-from throughtime.kernels.native.library import Library, load
-from throughtime.kernels.native.rows import full_rows
+from throughtime.kernels.native.compute import Given
+from throughtime.kernels.native.library import load
+from throughtime.kernels.native.operator_calls import (
+    WEIGHTS,
+    Arguments,
+    empty_kept,
+    empty_results,
+    narrow,
+    ready,
+    widen,
+)
+from throughtime.kernels.reference import Zoneout, rebuild, unroll
+
+# A constant, because a compiler that traces a layer cannot look for a file.
+MISSING: str | None = None if not isinstance(found := load(), str) else found
+
+_ARGUMENTS = (
+    "Tensor x, Tensor h0, Tensor? c0, Tensor?[] weights, Tensor? lengths, Tensor?[] keep, float[] rates, "
+    "str kind, str nonlinearity, bool reverse"
+)
+_RECURRENCES: dict[str, tuple[type[Recurrence], dict[str, bool]]] = {
+    "rnn": (RNNRecurrence, {}),
+    "gru": (GRURecurrence, {"reset_after": True}),
+    "gru reset before": (GRURecurrence, {"reset_after": False}),
+    "lstm": (LSTMRecurrence, {}),
+}
+
+_library: Any = torch.library.Library("throughtime", "DEF")  # type: ignore[no-untyped-call]
+for _name, _schema in {
+    "recurrence": f"({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
+    "recurrence_kept": f"({_ARGUMENTS}) -> Tensor[]",
+    "recurrence_backward": f"({_ARGUMENTS}, Tensor[] kept, Tensor?[] gradients, bool[] needs) -> Tensor[]",
+}.items():
+    _library.define(_name + _schema, tags=torch.Tag.pt2_compliant_tag)
 
 
-def _plan(kind: str, nonlinearity: str, batch: int, rows: int, reverse: bool, training: bool) -> Plan:
-    library = load()
-    assert isinstance(library, Library)  # dispatch has asked
-    return Plan(
-        library, kind, nonlinearity, full_rows(rows // batch if batch else 0, batch), reverse, training
-    )
+def refusal(call: Call) -> str | None:
+    """Why a graph cannot hold this call as operators, or None; `call` is one that the native backend can run."""
+    if call.autocast or call.dtype not in (torch.float32, torch.float64):
+        return f"native computes in float32 and float64 only under {call.transform}, without autocast"
+    return None
 
 
-@torch.library.custom_op("throughtime::recurrence", mutates_args=())
-def recurrence(
+def run(
+    recurrence: Any,
     x: Tensor,
-    h0: Tensor,
-    c0: Tensor | None,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias_ih: Tensor | None,
-    bias_hh: Tensor | None,
-    weight_peephole: Tensor | None,
-    h_mask: Tensor | None,
-    kind: str,
-    nonlinearity: str,
-    reverse: bool,
-    training: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """From x [N, D] to y [N, H], h_T, c_T, and what backward keeps: gates, buffer, memory. Empty where there is none."""
-    given = Given(x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, weight_peephole, h_mask)
-    y, h, c, kept = compute.forward(
-        _plan(kind, nonlinearity, h0.shape[0], x.shape[0], reverse, training), given
+    state: Any,
+    *,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+    zoneout: Zoneout | None = None,
+) -> tuple[Tensor, Any]:
+    """One direction of one layer, with the arguments and results of the reference's `unroll`."""
+    y, *final = torch.ops.throughtime.recurrence.default(
+        x,
+        state[0],
+        state[1] if len(state) > 1 else None,
+        [getattr(recurrence, name, None) for name in WEIGHTS],
+        lengths,
+        [] if zoneout is None or zoneout.keep is None else list(zoneout.keep),
+        [] if zoneout is None else list(zoneout.rates),
+        recurrence.kind + " reset before" * (getattr(recurrence, "reset_after", True) is False),
+        getattr(recurrence, "nonlinearity", "tanh"),
+        reverse,
     )
-    if training:  # the columns that only keep rows apart: results should not hold what memory held before
-        kept.gates[:, LAYOUTS[kind].blocks * kept.buffer.shape[1] :] = 0
-    # The results of an operator may not share memory, and y is a part of the buffer.
-    y = y.clone() if training else y
-    gates, buffer, memory = kept if training else (None, None, None)
-    return y, h, *(x.new_empty(0) if value is None else value for value in (c, gates, buffer, memory))  # type: ignore[return-value]
+    return y, rebuild(state, final[: len(state)])
 
 
-@recurrence.register_fake
-def _(
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor | None,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias_ih: Tensor | None,
-    bias_hh: Tensor | None,
-    weight_peephole: Tensor | None,
-    h_mask: Tensor | None,
-    kind: str,
-    nonlinearity: str,
-    reverse: bool,
-    training: bool,
-) -> tuple[Tensor, ...]:
-    library = load()
-    assert isinstance(library, Library)
-    rows, batch, hidden = x.shape[0], h0.shape[0], weight_hh.shape[1]
-    size = library.pad(hidden, x.dtype == torch.float64)
-    ldg = LAYOUTS[kind].blocks * size + 16
-    none = x.new_empty(0)
-    y, h = x.new_empty(rows, hidden), x.new_empty(batch, hidden)
-    c = none if c0 is None else x.new_empty(batch, hidden)
+@torch.no_grad()
+def _forward(a: Arguments, training: bool) -> list[Tensor]:
+    """y, h_T, c_T, and for training what backward needs."""
+    plan, given = ready(a, training)
+    y, h, c, kept = compute.forward(plan, given)
+    if plan.rows.restore is not None:
+        h = h.index_select(0, plan.rows.restore)
+        c = None if c is None else c.index_select(0, plan.rows.restore)
+    y = plan.rows.unpack(y)
     if not training:
-        return y, h, c, none.clone(), none.clone(), none.clone()
-    memory = none.clone() if c0 is None else x.new_empty(rows, size)
-    return y, h, c, x.new_empty(rows, ldg), x.new_empty(rows + batch, size), memory
+        return [y, h, a.x.new_empty(0) if c is None else c]
+    if y.untyped_storage().data_ptr() == kept.buffer.untyped_storage().data_ptr():
+        y = y.clone()  # the results of an operator may not share memory
+    return [y, h, a.x.new_empty(0) if c is None else c, *widen(kept, plan.rows)]
 
 
-@torch.library.custom_op("throughtime::recurrence_backward", mutates_args=())
-def recurrence_backward(
-    given: list[Tensor],
-    present: list[bool],
-    gates: Tensor,
-    buffer: Tensor,
-    memory: Tensor,
-    dy: Tensor,
-    dh: Tensor,
-    dc: Tensor,
-    kind: str,
-    nonlinearity: str,
-    reverse: bool,
-) -> list[Tensor]:
-    """The gradients of the tensors of `Given` that are present, mask excepted, in their order."""
-    tensors = iter(given)
-    full = Given(*(next(tensors) if there else None for there in present))  # type: ignore[arg-type]
-    plan = _plan(kind, nonlinearity, full.h0.shape[0], full.x.shape[0], reverse, True)
-    lstm = full.c0 is not None
-    kept = Kept(gates, buffer, memory if lstm else None)
-    found = compute.backward(plan, full, kept, (dy, dh, dc if lstm else None), tuple(present))
-    return [gradient.contiguous().clone() for gradient in found if gradient is not None]
+def _run_recurrence(*arguments: Any) -> tuple[Tensor, ...]:
+    return tuple(_forward(Arguments(*arguments), training=False))
 
 
-@recurrence_backward.register_fake
-def _(
-    given: list[Tensor],
-    present: list[bool],
-    gates: Tensor,
-    buffer: Tensor,
-    memory: Tensor,
-    dy: Tensor,
-    dh: Tensor,
-    dc: Tensor,
-    kind: str,
-    nonlinearity: str,
-    reverse: bool,
-) -> list[Tensor]:
-    masked = present[-1]
+def _run_kept(*arguments: Any) -> list[Tensor]:
+    return _forward(Arguments(*arguments), training=True)
+
+
+@torch.no_grad()
+def _run_backward(*arguments: Any) -> list[Tensor]:
+    *call, kept, gradients, needs = arguments
+    plan, given = ready(Arguments(*call), training=True)
+    rows, (dy, dh, dc) = plan.rows, gradients
+    if rows.order is not None:
+        dh, dc = (None if value is None else value.index_select(0, rows.order) for value in (dh, dc))
+    gradients = (None if dy is None else rows.pack(dy), dh, dc)
+    found = Given(*compute.backward(plan, given, narrow(kept, rows), gradients, tuple(needs)))  # type: ignore[arg-type]
+    if rows.restore is not None:
+        states = {"h0": found.h0, "c0": found.c0}
+        found = found._replace(
+            **{k: v.index_select(0, rows.restore) for k, v in states.items() if v is not None}
+        )
+    found = found._replace(x=rows.unpack(found.x) if needs[0] else None)  # type: ignore[arg-type]
     return [
-        torch.empty_like(value, memory_format=torch.contiguous_format)
-        for value in (given[:-1] if masked else given)
+        value.contiguous() for value, need in zip(found, needs, strict=True) if need and value is not None
     ]
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, kind, nonlinearity, reverse, _ = inputs
-    ctx.present = [tensor is not None for tensor in tensors]
-    ctx.options = (kind, nonlinearity, reverse)
-    ctx.save_for_backward(*(tensor for tensor in tensors if tensor is not None), *output[3:])
+def _fake_recurrence(*arguments: Any) -> tuple[Tensor, ...]:
+    return tuple(empty_results(Arguments(*arguments)))
 
 
-def _backward(ctx: Any, dy: Tensor, dh: Tensor, dc: Tensor, *_: Any) -> tuple[Any, ...]:
-    *given, gates, buffer, memory = ctx.saved_tensors
-    found = iter(
-        recurrence_backward(list(given), ctx.present, gates, buffer, memory, dy, dh, dc, *ctx.options)
+def _fake_kept(*arguments: Any) -> list[Tensor]:
+    a = Arguments(*arguments)
+    return [*empty_results(a), *empty_kept(a)]
+
+
+def _fake_backward(*arguments: Any) -> list[Tensor]:
+    *call, _, _, needs = arguments
+    return [
+        torch.empty_like(value, memory_format=torch.contiguous_format)
+        for value, need in zip(Arguments(*call).tensors, needs, strict=True)
+        if need and value is not None
+    ]
+
+
+class _Differentiable(torch.autograd.Function):
+    """(rest of the arguments, *tensors of Given) -> y, h_T, c_T. A second derivative is computed by the reference."""
+
+    @staticmethod
+    def forward(ctx: Any, rest: tuple[Any, ...], *tensors: Tensor | None) -> Any:
+        x, h0, c0, *weights = tensors
+        y, h, c, *kept = torch.ops.throughtime.recurrence_kept.default(x, h0, c0, weights, *rest)
+        lengths, keep, *ctx.options = rest
+        ctx.counts = len(tensors), len(keep)
+        ctx.save_for_backward(*tensors, lengths, *keep, *kept)
+        ctx.set_materialize_grads(False)
+        if c0 is None:
+            ctx.mark_non_differentiable(c)
+        return y, h, c
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        saved, (tensors, masks) = list(ctx.saved_tensors), ctx.counts
+        x, h0, c0, *weights = saved[:tensors]
+        lengths, *keep = saved[tensors : tensors + 1 + masks]
+        kept = saved[tensors + 1 + masks :]
+        a = Arguments(x, h0, c0, weights, lengths, keep, *ctx.options)
+        # The mask of recurrent dropout is drawn, not learnt.
+        needs = [
+            need and name != "h_mask"
+            for need, name in zip(ctx.needs_input_grad[1:], Given._fields, strict=True)
+        ]
+        if torch.is_grad_enabled():
+            found = iter(_twice_differentiable(a, gradients, needs))
+        else:
+            found = iter(torch.ops.throughtime.recurrence_backward.default(*a, kept, list(gradients), needs))
+        return (None, *(next(found) if need else None for need in needs))
+
+
+def _autograd(*arguments: Any) -> Any:
+    a = Arguments(*arguments)
+    if torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in a.tensors):
+        return _Differentiable.apply(tuple(a[4:]), *a.tensors)  # type: ignore[no-untyped-call]
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.throughtime.recurrence.default(*arguments)
+
+
+def _twice_differentiable(
+    a: Arguments, gradients: Sequence[Tensor | None], needs: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """The needed gradients with a graph of their own, through the reference."""
+    recurrence, options = _RECURRENCES[a.kind]
+    weights = dict(zip(WEIGHTS, a.weights, strict=True))
+    bound = recurrence.bind(weights, nonlinearity=a.nonlinearity, **options)
+    state = (a.h0,) if a.c0 is None else (a.h0, a.c0)
+    y, final = unroll(bound, a.x, state, lengths=a.lengths, reverse=a.reverse, zoneout=a.zoneout)
+    pairs = [(o, g) for o, g in zip((y, *final), gradients, strict=False) if g is not None]
+    wanted = [value for value, need in zip(a.tensors, needs, strict=True) if need and value is not None]
+    return torch.autograd.grad(
+        [o for o, _ in pairs], wanted, [g for _, g in pairs], create_graph=True, allow_unused=True
     )
-    gradients = [next(found) if there else None for there in ctx.present[:-1]]
-    return (*gradients, None, None, None, None, None)
 
 
-recurrence.register_autograd(_backward, setup_context=_keep)
+for _name, _kernel, _fake in (
+    ("recurrence", _run_recurrence, _fake_recurrence),
+    ("recurrence_kept", _run_kept, _fake_kept),
+    ("recurrence_backward", _run_backward, _fake_backward),
+):
+    _library.impl(_name, _kernel, "CPU")
+    torch.library.register_fake(f"throughtime::{_name}", _fake, lib=_library)
+_library.impl("recurrence", _autograd, "Autograd")

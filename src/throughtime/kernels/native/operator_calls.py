@@ -1,0 +1,169 @@
+"""What the operators of `operators.py` are called with, made ready for `compute`, and what their results look like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from throughtime.errors import BackendError, one_of
+from throughtime.kernels.native import compute
+from throughtime.kernels.native.compute import ACTIVATIONS, Given, Kept, Plan
+from throughtime.kernels.native.layout import LAYOUTS
+from throughtime.kernels.native.library import Library, load
+from throughtime.kernels.native.rows import Rows, rows_of
+from throughtime.kernels.native.zone import Zone
+from throughtime.kernels.reference import Zoneout
+
+WEIGHTS = Given._fields[3:]
+
+
+class Arguments(NamedTuple):
+    """One direction of one layer; sequences in the caller's order, padding anything."""
+
+    x: Tensor  # [T, B, D]
+    h0: Tensor  # [B, P]
+    c0: Tensor | None  # [B, H] of an LSTM
+    weights: Sequence[Tensor | None]  # in the order of WEIGHTS
+    lengths: Tensor | None  # int64 [B]
+    keep: Sequence[
+        Tensor | None
+    ]  # zoneout's masks, bool [T, B, .], one for each tensor of the state, or none at all
+    rates: Sequence[float]  # zoneout's, one for each tensor of the state, or none at all
+    kind: str
+    nonlinearity: str
+    reverse: bool
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """Those that may have a gradient, in the order of `Given`."""
+        return (self.x, self.h0, self.c0, *self.weights)
+
+    def given(self, x: Tensor) -> Given:
+        """The tensors as `compute` names them, with the input in the form that it wants."""
+        return Given(x, self.h0, self.c0, *self.weights)  # type: ignore[arg-type]
+
+    @property
+    def zoneout(self) -> Zoneout | None:
+        """Zoneout as the reference takes it."""
+        if not self.rates:
+            return None
+        masks = tuple(self.keep) if any(mask is not None for mask in self.keep) else None
+        return Zoneout(tuple(self.rates), masks)
+
+    def weight(self, name: str) -> Tensor | None:
+        """A weight by its name."""
+        return self.weights[WEIGHTS.index(name)]
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """H and P."""
+        weight_hh = self.weights[WEIGHTS.index("weight_hh")]
+        assert weight_hh is not None
+        return weight_hh.shape[0] // LAYOUTS[self.kind].gates, weight_hh.shape[1]
+
+
+def ready(a: Arguments, training: bool) -> tuple[Plan, Given]:
+    """The call as `compute` takes it: rows packed, sequences from long to short.
+
+    Raises: BackendError without the library; RuntimeError, ValueError for tensors that do not belong together.
+    """
+    library = load()
+    if not isinstance(library, Library):
+        raise BackendError(f"an operator of throughtime needs the native backend: {library}")
+    check(a)
+    rows = rows_of(a.x, a.lengths)
+    given = a.given(rows.pack(a.x))
+    if rows.order is not None:
+        of_sequences = {name: getattr(given, name) for name in ("h0", "c0", "h_mask")}
+        ordered = {k: v.index_select(0, rows.order) for k, v in of_sequences.items() if v is not None}
+        given = given._replace(**ordered)
+    zone = Zone.of(a.zoneout, rows)
+    return Plan(library, a.kind, a.nonlinearity, rows, a.reverse, training, zone=zone), given
+
+
+def check(a: Arguments) -> None:
+    """The kernel reads memory as it is told to, and an operator can be called by anybody: shapes, dtypes, lengths."""
+    one_of("kind", a.kind, tuple(LAYOUTS))
+    one_of("nonlinearity", a.nonlinearity, tuple(ACTIVATIONS))
+    if len(a.weights) != len(WEIGHTS):
+        raise RuntimeError(f"weights must be {len(WEIGHTS)}, {', '.join(WEIGHTS)}, got {len(a.weights)}")
+    if a.x.dim() != 3 or a.x.shape[0] == 0:
+        raise RuntimeError(f"x must be [T, B, D] with at least one step, got {list(a.x.shape)}")
+    if a.x.dtype not in (torch.float32, torch.float64):
+        raise RuntimeError(f"x must be float32 or float64, got {a.x.dtype}: convert it with .to()")
+    compute.check(a.given(a.x))
+    if (a.c0 is not None) != (a.kind == "lstm"):
+        raise RuntimeError("c0 must be given for an lstm, and only there")
+    (steps, batch, features), (hidden, columns) = a.x.shape, a.sizes
+    rows = LAYOUTS[a.kind].gates * hidden
+    expected = {
+        "h0": (batch, columns), "c0": (batch, hidden), "weight_ih": (rows, features), "weight_hh": (rows, columns),
+        "bias_ih": (rows,), "bias_hh": (rows,), "weight_peephole": (3 * hidden,), "h_mask": (batch, columns),
+        "weight_hr": (columns, hidden), "gain_ih": (rows,), "gain_hh": (rows,), "gain_c": (hidden,), "bias_c": (hidden,),
+    }  # fmt: skip
+    for name, value in zip(Given._fields, a.tensors, strict=True):
+        if value is not None and value.shape != expected.get(name, value.shape):
+            raise RuntimeError(f"{name} must be of shape {list(expected[name])}, got {list(value.shape)}")
+    if columns != hidden and a.weight("weight_hr") is None:
+        raise RuntimeError(f"weight_hh must have {hidden} columns, one for each unit, got {columns}")
+    for mask, size in zip(a.keep, (columns, hidden), strict=False):
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != (steps, batch, size)):
+            raise RuntimeError(
+                f"a mask of zoneout must be bool {[steps, batch, size]}, got {mask.dtype} {list(mask.shape)}"
+            )
+    if a.lengths is not None:
+        _check_lengths(a.lengths, steps, batch)
+
+
+def _check_lengths(lengths: Tensor, steps: int, batch: int) -> None:
+    if lengths.dtype != torch.int64 or lengths.shape != (batch,) or not lengths.is_cpu:
+        raise RuntimeError(
+            f"lengths must be int64 [{batch}] on the CPU, got {lengths.dtype} {list(lengths.shape)} on {lengths.device}"
+        )
+    if batch and (int(lengths.min()) < 0 or int(lengths.max()) > steps):
+        raise ValueError(
+            f"lengths must lie between 0 and the {steps} steps of the input, got {int(lengths.min())} to "
+            f"{int(lengths.max())}: count steps, and pad the input to the longest"
+        )
+
+
+def empty_results(a: Arguments) -> list[Tensor]:
+    """y, h_T and c_T without values; c_T has no elements where there is no memory."""
+    (steps, batch, _), (hidden, columns) = a.x.shape, a.sizes
+    c = a.x.new_empty(0) if a.c0 is None else a.x.new_empty(batch, hidden)
+    return [a.x.new_empty(steps, batch, columns), a.x.new_empty(batch, columns), c]
+
+
+def empty_kept(a: Arguments) -> list[Tensor]:
+    """What backward needs, without values: gates, buffer, and an LSTM's memory, for T*B rows whatever the lengths."""
+    library = load()
+    assert isinstance(library, Library)  # dispatch has asked
+    (steps, batch, _), (hidden, columns) = a.x.shape, a.sizes
+    wide, rows = a.x.dtype == torch.float64, steps * batch
+    size, width = library.pad(hidden, wide), library.pad(columns, wide)
+    projected, normed = (a.weight(name) is not None for name in ("weight_hr", "gain_hh"))
+    gates = a.x.new_empty(rows, LAYOUTS[a.kind].row(size, projected, normed))
+    buffer = a.x.new_empty(rows + (batch if a.lengths is None else 0), width)
+    return [gates, buffer] if a.c0 is None else [gates, buffer, a.x.new_empty(rows, size)]
+
+
+def widen(kept: Kept, rows: Rows) -> list[Tensor]:
+    """What backward needs, with rows for T*B steps: a graph must know the shape of every result before it runs."""
+    every = [value for value in kept[:3] if value is not None]
+    if rows.total == rows.steps * rows.batch:
+        return every
+    wide = [value.new_empty(rows.steps * rows.batch, value.shape[1]) for value in every]
+    for whole, value in zip(wide, every, strict=True):
+        whole[: rows.total] = value
+    return wide
+
+
+def narrow(kept: Sequence[Tensor], rows: Rows) -> Kept:
+    """The way back from `widen`."""
+    gates, buffer, *memory = kept
+    around = rows.batch if rows.source is None else 0
+    c = memory[0][: rows.total] if memory else None
+    return Kept(gates[: rows.total], buffer[: rows.total + around], c)

@@ -1,0 +1,141 @@
+"""Random models in the native loop of generation and in the reference, and what the tests of the loop compare."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from throughtime.kernels.native.generator import Generator, GeneratorLayer, GeneratorState
+from throughtime.kernels.native.generator_weights import store
+from throughtime.kernels.native.panels import folds
+from throughtime.kernels.reference import unroll
+from throughtime.layers import GRU, LSTM, RNN
+
+KINDS = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
+
+
+class Model:
+    """Random weights, large; `logits` reads symbols with the reference, from the weights as the generator keeps them."""
+
+    def __init__(
+        self,
+        kind: str,
+        symbols: int,
+        features: int | None,
+        sizes: tuple[int, ...],
+        *,
+        bias: bool = True,
+        seed: int = 0,
+        weights: str = "float32",
+        **options: Any,
+    ) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+        options = {"rnn": {"nonlinearity": "tanh"}, "gru": {"reset_after": True}, "lstm": {}}[kind] | options
+        self.embedding = None if features is None else draw(symbols, features)
+        self.layers, before, self.recurrences = [], features or symbols, []
+        for n, size in enumerate(sizes):
+            shapes = KINDS[kind].recurrence.shapes(before, size, bias=bias)
+            given = {name: 2 * draw(*shape) / max(shape[-1], 4) ** 0.5 for name, shape in shapes.items()}
+            layer = GeneratorLayer(kind, **given, nonlinearity=options.get("nonlinearity", "tanh"))
+            self.layers.append(layer)
+            rounded = ["weight_hh"] if n == 0 and folds(layer, self.embedding) else ["weight_hh", "weight_ih"]
+            kept = given | {name: store(given[name], weights).widened() for name in rounded}
+            self.recurrences.append(KINDS[kind].recurrence.bind(kept, **options))
+            before = size
+        self.head, self.head_bias = draw(symbols, before) * 3 / before**0.5, draw(symbols) if bias else None
+        self.kept_head = store(self.head, weights).widened()
+        self.native = Generator(self.layers, self.head, self.head_bias, self.embedding, weights=weights)
+
+    def logits(self, ids: Tensor, state: GeneratorState) -> GeneratorState:
+        """The state after ids [T, B]."""
+        x = (torch.eye(len(self.head)) if self.embedding is None else self.embedding)[ids]
+        h, c = [], []
+        for n, recurrence in enumerate(self.recurrences):
+            start = (state.h[n], state.c[n]) if state.c else (state.h[n],)
+            x, final = unroll(recurrence, x, KINDS[self.layers[n].kind].state_type(*start))
+            h.append(final[0])
+            c += final[1:]
+        logits = nn.functional.linear(x[-1], self.kept_head, self.head_bias)
+        return GeneratorState(tuple(h), tuple(c), logits, state.position + len(ids))
+
+    def start(self, batch: int) -> GeneratorState:
+        """A state that is not zero."""
+        zero = self.native.initial(batch)
+        some = [tuple(torch.randn_like(v) for v in part) for part in (zero.h, zero.c)]
+        return GeneratorState(*some, torch.randn_like(zero.logits))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _assert_same_state(found: GeneratorState, wanted: GeneratorState, atol: float = 1e-4) -> None:
+    # Large weights, a dozen steps of float32 in another order of summation.
+    for a, b in zip((*found.h, *found.c, found.logits), (*wanted.h, *wanted.c, wanted.logits), strict=True):
+        torch.testing.assert_close(a, b, atol=atol, rtol=1e-4)
+    assert found.position == wanted.position
+
+
+def _assert_distributed(counts: Tensor, shares: Tensor) -> None:
+    """Pearson's chi-square: what has no share never came, and the rest would be further off in more than 1 of 10^4 cases."""
+    assert int(counts[shares == 0].sum()) == 0
+    counts, shares = counts[shares > 0].double(), shares[shares > 0].double()
+    expected = shares * counts.sum()
+    rare = expected < 5  # together, as the test wants
+    if bool(rare.any()):
+        counts = torch.cat([counts[~rare], counts[rare].sum()[None]])
+        expected = torch.cat([expected[~rare], expected[rare].sum()[None]])
+    free = len(counts) - 1
+    if free == 0:
+        return
+    statistic = float(((counts - expected) ** 2 / expected).sum())
+    # Wilson & Hilferty 1931: the cube root of chi-square / free is nearly normal. 3.719: one in 10^4.
+    normal = ((statistic / free) ** (1 / 3) - (1 - 2 / (9 * free))) / math.sqrt(2 / (9 * free))
+    assert normal < 3.719, f"chi-square {statistic:.1f} with {free} degrees of freedom"
+
+
+def _constant(logits: Tensor) -> Generator:
+    """A model whose logits are always these."""
+    symbols = len(logits)
+    layer = GeneratorLayer("rnn", torch.zeros(1, symbols), torch.zeros(1, 1))
+    return Generator([layer], torch.zeros(symbols, 1), logits.float())
+
+
+@pytest.fixture
+def network() -> type[Model]:
+    """Makes a model from its kind, symbols, features (None: one-hot) and sizes."""
+    return Model
+
+
+@pytest.fixture
+def threads() -> Callable[[int], AbstractContextManager[None]]:
+    """A context in which torch has that many threads."""
+    return _threads
+
+
+@pytest.fixture
+def assert_same_state() -> Callable[..., None]:
+    return _assert_same_state
+
+
+@pytest.fixture
+def assert_distributed() -> Callable[[Tensor, Tensor], None]:
+    return _assert_distributed
+
+
+@pytest.fixture
+def constant() -> Callable[[Tensor], Generator]:
+    return _constant
