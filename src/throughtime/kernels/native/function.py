@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,51 +20,68 @@ from throughtime.kernels.reference import Zoneout, unroll
 WEIGHTS = Given._fields[3:]
 
 
+class Job(NamedTuple):
+    """What is not a tensor in a call. Absent tensors are not handed to autograd, which looks at each argument at some cost."""
+
+    rows: Rows
+    recurrence: Recurrence
+    reverse: bool
+    zone: Zone | None
+    memories: bool  # of every step are wanted
+    present: tuple[bool, ...]  # which of the tensors of Given there are
+
+    def plan(self, training: bool) -> Plan:
+        """This job for `compute`."""
+        library, recurrence = load(), self.recurrence
+        assert isinstance(library, Library)  # dispatch has asked
+        nonlinearity = getattr(recurrence, "nonlinearity", "tanh")
+        kind = recurrence.kind + " reset before" * (getattr(recurrence, "reset_after", True) is False)
+        return Plan(library, kind, nonlinearity, self.rows, self.reverse, training, self.memories, self.zone)
+
+    def given(self, tensors: Sequence[Tensor]) -> Given:
+        """The tensors that there are, each in its place."""
+        each = iter(tensors)
+        return Given(*(next(each) if there else None for there in self.present))  # type: ignore[arg-type]
+
+
 class NativeRecurrence(torch.autograd.Function):
-    """(rows, recurrence, reverse, zone, memories, *Given) -> y [N, H], h_T, c_T, and with `memories` c [N, H].
+    """(job, *tensors that there are) -> y [N, H], h_T, c_T, and with `memories` c [N, H].
 
     A second derivative (create_graph=True) is computed by the reference from the same inputs.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        rows: Rows,
-        recurrence: Recurrence,
-        reverse: bool,
-        zone: Zone | None,
-        memories: bool,
-        *tensors: Tensor | None,
-    ) -> Any:
-        library = load()
-        assert isinstance(library, Library)  # dispatch has asked
-        nonlinearity = getattr(recurrence, "nonlinearity", "tanh")
-        kind = recurrence.kind + " reset before" * (getattr(recurrence, "reset_after", True) is False)
-        training = any(ctx.needs_input_grad)
-        plan = Plan(library, kind, nonlinearity, rows, reverse, training, memories, zone)
-        given = Given(*tensors)  # type: ignore[arg-type]
-        y, h, c, kept = compute.forward(plan, given)
+    def forward(ctx: Any, job: Job, *tensors: Tensor) -> Any:
+        plan = job.plan(any(ctx.needs_input_grad))
+        *found, kept = _forward(plan, job.given(tensors))
         if plan.training:
-            ctx.plan, ctx.recurrence = plan, recurrence
+            ctx.plan, ctx.job = plan, job
             ctx.save_for_backward(*tensors, *kept)
         ctx.set_materialize_grads(False)
-        if not memories:
-            return y, h, c, None
-        assert kept.c is not None
-        # A copy: what was saved for backward must not be an output that a caller may write into.
-        return y, h, c, kept.c[:, : given.weight_hh.shape[0] // 4].clone()
+        return tuple(found)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
-        needs = ctx.needs_input_grad[5:]
-        saved = ctx.saved_tensors
-        given, kept = Given(*saved[: len(needs)]), Kept(*saved[len(needs) :])
+        job: Job = ctx.job
+        saved, count = ctx.saved_tensors, sum(job.present)
+        given, kept = job.given(saved[:count]), Kept(*saved[count:])
+        each = iter(ctx.needs_input_grad[1:])
+        needs = tuple(next(each) if there else False for there in job.present)
         if torch.is_grad_enabled():
-            found = _twice_differentiable(ctx.plan, ctx.recurrence, given, gradients, needs)
+            found = _twice_differentiable(ctx.plan, job.recurrence, given, gradients, needs)
         else:
             dy, dh, dc, dmemories = gradients
             found = compute.backward(ctx.plan, given, kept, (dy, dh, dc), needs, dmemories)
-        return (None, None, None, None, None, *found)
+        return (None, *(g for g, there in zip(found, job.present, strict=True) if there))
+
+
+def _forward(plan: Plan, given: Given) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Kept]:
+    y, h, c, kept = compute.forward(plan, given)
+    if not plan.memories:
+        return y, h, c, None, kept
+    assert kept.c is not None
+    # A copy: what was saved for backward must not be an output that a caller may write into.
+    return y, h, c, kept.c[:, : given.weight_hh.shape[0] // 4].clone(), kept
 
 
 def run(
@@ -102,14 +120,17 @@ def _apply(
     reverse: bool,
     zoneout: Zoneout | None,
     memories: bool,
-) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+) -> tuple[Tensor, tuple[Tensor, ...], Any]:
     weights = [getattr(recurrence, name, None) for name in WEIGHTS]
-    c0 = state[1] if len(state) > 1 else None
-    compute.check(Given(x, state[0], c0, *weights))  # type: ignore[arg-type]
-    zone = Zone.of(zoneout, rows)
-    y, h, c, every = NativeRecurrence.apply(  # type: ignore[no-untyped-call]
-        rows, recurrence, reverse, zone, memories, x, state[0], c0, *weights
-    )
+    given = Given(x, state[0], state[1] if len(state) > 1 else None, *weights)  # type: ignore[arg-type]
+    compute.check(given)
+    tensors = [value for value in given if value is not None]
+    present = tuple(value is not None for value in given)
+    job = Job(rows, recurrence, reverse, Zone.of(zoneout, rows), memories, present)
+    if torch.is_grad_enabled() and any(value.requires_grad for value in tensors):
+        y, h, c, every = NativeRecurrence.apply(job, *tensors)  # type: ignore[no-untyped-call]
+    else:
+        y, h, c, every, _ = _forward(job.plan(False), given)
     return y, (h,) if c is None else (h, c), every
 
 
