@@ -9,13 +9,13 @@ import torch
 
 from throughtime.cli.chart import reach_chart, reach_sentence
 from throughtime.flow import Reach
-from throughtime.flow.reach import _stays_below
+from throughtime.flow.reach import _lag
 
 
 def made(values: list[float], share: float = 0.01) -> Reach:
     norms = torch.tensor(values, dtype=torch.float64)
     lags = torch.arange(1, len(values) + 1)
-    return Reach(lags, norms, norms, norms, _stays_below(norms, share), _stays_below(norms, 0.5), share)
+    return Reach(lags, norms, norms, norms, _lag(norms, share), _lag(norms, 0.5), share)
 
 
 def bars(chart: str) -> dict[int, int]:

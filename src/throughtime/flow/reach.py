@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from throughtime.errors import InputError
+from throughtime.flow.fit import quartiles, stays_below
 
 Run = Callable[[Tensor, Any], tuple[Any, Any]]
 Loss = Callable[[Any, Any], Tensor]
@@ -87,14 +88,14 @@ def gradient_reach(
         samples.append(_norms(run, loss, inputs[start : end + 1], targets[end : end + 1], state))
     sizes = torch.cat(samples, dim=1)
     norms = sizes.mean(dim=1)
-    low, high = torch.quantile(sizes, sizes.new_tensor([0.25, 0.75]), dim=1)
+    low, high = quartiles(sizes)
     return Reach(
         lags=torch.arange(1, lags + 1),
         norms=norms,
         low=low,
         high=high,
-        reach=_stays_below(norms, share),
-        half_life=_stays_below(norms, 0.5),
+        reach=_lag(norms, share),
+        half_life=_lag(norms, 0.5),
         share=share,
     )
 
@@ -156,11 +157,7 @@ def _positions(ends: int | Sequence[int], lags: int, steps: int) -> list[int]:
     return chosen
 
 
-def _stays_below(norms: Tensor, share: float) -> int | None:
+def _lag(norms: Tensor, share: float) -> int | None:
     """The first lag from which every norm is below `share` of the one at lag 1."""
-    # Written as "not below", so that a NaN counts as far-reaching and never as vanished.
-    above = (~(norms < share * norms[0])).nonzero()
-    if len(above) == 0:  # cannot happen: the value at lag 1 is not below a part of itself
-        return 1
-    lag = int(above[-1]) + 2
-    return lag if lag <= len(norms) else None
+    index = stays_below(norms, share)
+    return None if index is None else index + 1

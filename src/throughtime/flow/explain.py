@@ -1,0 +1,199 @@
+"""What a measurement says, in sentences with numbers, and what to try."""
+
+from __future__ import annotations
+
+import math
+
+from throughtime.flow.remedies import remedies
+from throughtime.flow.result import Flow, LagCurve, LayerFlow
+from throughtime.flow.verdict import Verdict, judge, saturated, units_of
+
+_LOOK = 25  # the lag at which "what is left" is told, where so many were measured
+_ROUGH = 0.8  # R^2 below which one half-life does not describe the curve
+
+
+def explain(flow: Flow) -> str:
+    """One paragraph for each layer and direction, on what the gradient does and why; then what to try.
+
+    What it does is read from the measured gradient alone. The weights' spectral radius and singular values stand beside it, for
+    neither decides by itself: phi' is in the product too, and a matrix that is not normal may first grow and then die.
+    """
+    ends = f"step {flow.ends[0]}" if len(flow.ends) == 1 else f"{len(flow.ends)} steps"
+    head = (
+        f"Measured on {_count(flow.examples, 'sequence')} of {_count(flow.steps, 'step')}, "
+        f"sending back the loss of {ends} alone; the loss is {flow.loss:.3g}."
+    )
+    return "\n\n".join([head, *(_paragraph(each) for each in flow.layers.values()), *_advice(flow)])
+
+
+def _paragraph(layer: LayerFlow) -> str:
+    verdict = judge(layer)
+    said = [
+        _course(layer, verdict),
+        _fit(layer.lag_h, verdict),
+        _memory(layer),
+        _weights(layer),
+        _units(layer),
+        _denormal(layer),
+    ]
+    direction = ", running backward" if layer.reverse else ""
+    title = f"{layer.name} ({layer.cell}, {_count(layer.units, 'unit')}{direction})"
+    return f"{title}: {' '.join(part for part in said if part)}"
+
+
+def _advice(flow: Flow) -> list[str]:
+    """What to try, said once for the layers that need the same."""
+    layers_of: dict[tuple[str, ...], list[str]] = {}
+    for layer in flow.layers.values():
+        tries = tuple(remedies(layer, judge(layer)))
+        if tries:
+            layers_of.setdefault(tries, []).append(layer.name)
+    alone = len(flow.layers) == 1
+    return [
+        f"Try{'' if alone else ', for ' + ', '.join(names)}: {'; '.join(tries)}. Then measure again."
+        for tries, names in layers_of.items()
+    ]
+
+
+def _course(layer: LayerFlow, verdict: Verdict) -> str:
+    """What the gradient does on its way back."""
+    curve = layer.lag_h
+    last = len(curve.mean) - 1
+    steps = curve.half_life.steps
+    if verdict is Verdict.BROKEN:
+        return "The gradient is not a finite number: the network has diverged, or overflows on the way."
+    if verdict is Verdict.SILENT:
+        return "No gradient reaches this layer: the loss does not depend on it."
+    if verdict is Verdict.SHORT:
+        return f"Only {_count(last, 'lag')} could be measured: give a longer sequence."
+    if verdict is Verdict.GONE:
+        assert curve.gone is not None
+        return (
+            f"The gradient is gone after {_count(curve.gone, 'step')}: from there on nothing is left but rounding. "
+            f"It does not fade, it is cut off.{_peak_before(curve)}"
+        )
+    if verdict is Verdict.HUMP:
+        lag, ratio = peak(curve)
+        tail = f"; after {last} steps {_left(curve, last)} is left"
+        return f"The gradient first grows, to {ratio:.3g} times its size at lag {lag}, and then dies{tail}."
+    if verdict is Verdict.EXPLODES:
+        return (
+            f"The gradient doubles every {_number(-steps)} steps: after {last} steps it is "
+            f"{_times(curve, last)} times as large. It explodes."
+        )
+    if verdict is Verdict.KEEPS:
+        how = "keeps its size" if math.isinf(steps) else "keeps most of its size"
+        return f"The gradient {how}: after {_count(last, 'step')} {_left(curve, last)} is left."
+    lag = min(_LOOK, last)
+    reach = f", and from lag {curve.reach} on less than {curve.share:.0%}" if curve.reach is not None else ""
+    return f"The gradient halves every {_number(steps)} steps; after {_count(lag, 'step')} {_left(curve, lag)} is left{reach}."
+
+
+def _peak_before(curve: LagCurve) -> str:
+    lag, ratio = peak(curve)
+    return f" Before that it grows, to {ratio:.3g} times its size at lag {lag}." if ratio > 1.05 else ""
+
+
+def peak(curve: LagCurve) -> tuple[int, float]:
+    """The lag at which the gradient is largest (the last one of equals), and how many times lag 0's size it is there."""
+    largest = float(curve.mean.max())
+    lag = int((curve.mean >= 0.999 * largest).nonzero()[-1])
+    return lag, largest / float(curve.mean[0])
+
+
+def _fit(curve: LagCurve, verdict: Verdict) -> str:
+    fit = curve.half_life
+    if verdict not in (Verdict.VANISHES, Verdict.EXPLODES) or math.isnan(fit.steps):
+        return ""
+    if fit.quality < _ROUGH:
+        return f"One half-life describes it badly (R^2 {fit.quality:.2f}): look at the curve."
+    sign = 1 if fit.steps > 0 else -1
+    bounds = [sign * fit.low, sign * fit.high]
+    if min(bounds) <= 0:
+        return f"(R^2 {fit.quality:.2f}; the 95 % interval of the slope holds zero.)"
+    low, high = sorted(bounds)
+    if high - low <= 0.02 * abs(fit.steps):
+        return ""
+    return f"(95 % interval {_number(low)} to {_number(high)} steps, R^2 {fit.quality:.2f}.)"
+
+
+def _memory(layer: LayerFlow) -> str:
+    """The way past all weights beside all ways together."""
+    path, curve = layer.straight, layer.lag_c or layer.lag_h
+    if (
+        path is None
+        or len(path) < 2
+        or not math.isfinite(float(curve.mean.sum()))
+        or float(curve.mean[0]) == 0
+    ):
+        return ""
+    lag = min(_LOOK, len(path) - 1)
+    gate = {"lstm": "f", "gru": "z"}.get(layer.cell, "")
+    opens = f" ({gate} averages {layer.gates[gate].mean:.2f})" if gate in layer.gates else ""
+    what = "dL/dc" if layer.lag_c is not None else "dL/dh"
+    return (
+        f"Of {what}, {_share(float(path[lag]))} is left after {_count(lag, 'step')} on the straight way, "
+        f"past all weights{opens}, and {_left(curve, lag)} by all ways together."
+    )
+
+
+def _weights(layer: LayerFlow) -> str:
+    if not layer.weights:
+        return ""
+    blocks = [
+        f"{name} has singular value {_number(float(s.singular_values[0]))}{_against(s.radius, float(s.singular_values[0]))} "
+        f"spectral radius {_number(s.radius)}"
+        for name, s in layer.weights.items()
+    ]
+    if len(blocks) == 1:
+        return blocks[0] + "."
+    radii = ", ".join(f"{name} {_number(s.radius)}" for name, s in layer.weights.items())
+    return f"Spectral radii: {radii}."
+
+
+def _against(radius: float, largest: float) -> str:
+    return " but" if largest > 1 > radius else " and"
+
+
+def _units(layer: LayerFlow) -> str:
+    """How flat the units are that the recurrence passes through."""
+    unit = units_of(layer)
+    if unit is None or math.isnan(unit.slope_mean):
+        return ""
+    name = {"rnn": "Phi'", "gru": "The candidate's tanh'", "lstm": "The memory's tanh'"}.get(
+        layer.cell, "Phi'"
+    )
+    state = "saturated" if saturated(layer) else "not saturated"
+    return f"{name} averages {unit.slope_mean:.2f}, {unit.saturated:.0%} of it below a tenth: the units are {state}."
+
+
+def _denormal(layer: LayerFlow) -> str:
+    if layer.denormal_share < 0.01:
+        return ""
+    return (
+        f"{layer.denormal_share:.0%} of the gradient's numbers are denormal in float32: "
+        "processors that do not flush them slow down."
+    )
+
+
+def _left(curve: LagCurve, lag: int) -> str:
+    return _share(float(curve.mean[lag] / curve.mean[0]))
+
+
+def _times(curve: LagCurve, lag: int) -> str:
+    return f"{float(curve.mean[lag] / curve.mean[0]):.3g}"
+
+
+def _share(value: float) -> str:
+    """As a percentage: 0.4 %, 6.8e-05 %."""
+    if value <= 0:
+        return "nothing"
+    return f"{100 * value:.2g} %" if value < 0.995 else f"{100 * value:.0f} %"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2g}" if abs(value) < 99.5 else f"{value:.0f}"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

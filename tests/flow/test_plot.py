@@ -1,0 +1,204 @@
+"""Pictures: what they show, and what they do with numbers that have no place on an axis."""
+
+from __future__ import annotations
+
+import builtins
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from throughtime.errors import InputError
+from throughtime.flow import drawing
+from throughtime.flow.influence import Influence
+from throughtime.flow.plot import plot
+from throughtime.flow.result import (
+    Flow,
+    GateStatistics,
+    HalfLife,
+    LagCurve,
+    LayerFlow,
+    Products,
+    Spectrum,
+)
+
+STEPS, UNITS, LAGS = 23, 13, 17
+
+
+def curve(rate: float) -> LagCurve:
+    lags = torch.arange(LAGS)
+    mean = torch.exp(-rate * lags.double())
+    steps = math.log(2) / rate if rate else math.inf
+    return LagCurve(lags, mean, mean / 2, mean * 2, HalfLife(steps, steps, steps, 1.0, LAGS), 9, 0.01)
+
+
+def layer(name: str, **changes: Any) -> LayerFlow:
+    torch.manual_seed(0)
+    gate = GateStatistics(0.5, 0.1, 0.2, 0.05, 0.25, torch.rand(STEPS, UNITS))
+    values = torch.rand(LAGS, 3, dtype=torch.float64).sort(dim=1, descending=True).values
+    products = Products(
+        torch.arange(1, LAGS + 1), values, torch.tensor([0.1, -0.2, -math.inf]), torch.ones(3)
+    )
+    made = LayerFlow(
+        name=name,
+        cell="lstm",
+        units=UNITS,
+        reverse=name.endswith("_reverse"),
+        gradient_h=torch.rand(STEPS),
+        gradient_c=torch.rand(STEPS),
+        lag_h=curve(0.3),
+        lag_c=curve(-0.1),
+        products=products,
+        weights={"W_hi": Spectrum(0.7, torch.tensor([1.3, 0.2]))},
+        gates={"i": gate, "f": gate},
+        memory_path=None,
+        denormal_share=0.0,
+    )
+    return replace(made, **changes)
+
+
+def flow(*layers: LayerFlow, symbols: str = "a $x$ <b>\n\\alpha & _^{}...") -> Flow:
+    return Flow(
+        layers={each.name: each for each in layers or (layer("net.l0"),)},
+        loss=1.5,
+        steps=STEPS,
+        examples=3,
+        ends=(20, 22),
+        seconds=0.5,
+        symbols=tuple(symbols.ljust(STEPS)[:STEPS]),
+        parameters={"net.weight_hh_l0": (2.0, 0.1), "net.<bias>": (1.0, 0.0)},
+    )
+
+
+def titles(drawn: Any) -> list[str]:
+    return [axes.get_title(loc="left") for axes in drawn.get_axes()]
+
+
+def lines(drawn: Any, title: str) -> dict[str, Any]:
+    axes = next(each for each in drawn.get_axes() if each.get_title(loc="left").startswith(title))
+    return {line.get_label(): line for line in axes.get_lines()}
+
+
+def test_everything_measured_has_its_picture(tmp_path: Path) -> None:
+    drawn = plot(flow(layer("net.l0"), layer("net.l0_reverse")), tmp_path / "all.png")
+    assert (tmp_path / "all.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["all.png"]
+    shown = titles(drawn)
+    assert shown[:2] == ["Gradient of the whole loss", "Gradient of one step's loss"]
+    for name in ("net.l0", "net.l0_reverse"):
+        assert f"{name}: product of k Jacobians" in shown
+        assert f"{name}: Lyapunov spectrum" in shown
+        assert f"{name}: i, mean 0.50, 25% saturated" in shown
+    assert shown.count("Parameters") == 1
+
+
+def test_lines_are_the_numbers_and_differ_without_colour() -> None:
+    found = flow(layer("net.l0"), layer("net.l1"))
+    drawn = lines(plot(found), "Gradient of one step")
+    named = {label: line for label, line in drawn.items() if label.startswith("net")}
+    assert [label for label in named if "h:" in label] == [
+        "net.l0  h: halves every 2.31 steps",
+        "net.l1  h: halves every 2.31 steps",
+    ]
+    assert "net.l0  c: doubles every 6.93 steps" in named
+    line = named["net.l0  h: halves every 2.31 steps"]
+    assert line.get_ydata().tolist() == found.layers["net.l0"].lag_h.mean.tolist()
+    looks = {(line.get_linestyle(), line.get_marker()) for line in named.values()}
+    assert len(looks) == len(named) == 4
+
+
+def test_the_fitted_line_lies_on_an_exact_exponential() -> None:
+    drawn = lines(plot(flow(layer("net.l0", lag_c=None))), "Gradient of one step")
+    (fit,) = [line for label, line in drawn.items() if label.startswith("_")]
+    assert fit.get_xdata().tolist() if hasattr(fit.get_xdata(), "tolist") else fit.get_xdata() == [0.0, 16.0]
+    assert list(fit.get_ydata()) == pytest.approx([1.0, math.exp(-0.3 * 16)])
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf, 1e-300, 1e300])
+def test_numbers_that_have_no_place_on_the_axis_are_left_out(value: float, tmp_path: Path) -> None:
+    def filled(like: Tensor) -> Tensor:
+        return torch.full_like(like, value, dtype=torch.float64)
+
+    odd = curve(0.3)
+    odd = replace(
+        odd,
+        mean=filled(odd.mean),
+        low=filled(odd.mean),
+        high=filled(odd.mean),
+        half_life=HalfLife(math.nan, math.nan, math.nan, math.nan, 0),
+    )
+    one = layer("net.l0")
+    assert one.products is not None
+    products = replace(
+        one.products,
+        singular_values=filled(one.products.singular_values),
+        lyapunov=filled(one.products.lyapunov),
+        lyapunov_error=torch.full((3,), math.nan),
+    )
+    made = replace(one, gradient_h=filled(one.gradient_h), lag_h=odd, lag_c=None, products=products)
+    drawn = plot(flow(made), tmp_path / "odd.svg")
+    assert "halves" not in str(list(lines(drawn, "Gradient of one step")))
+
+
+def test_what_was_not_measured_is_left_out() -> None:
+    bare = layer("net.l0", products=None, gates={}, gradient_c=None, lag_c=None)
+    assert titles(plot(replace(flow(bare), parameters={}, symbols=()))) == [
+        "Gradient of the whole loss",
+        "Gradient of one step's loss",
+    ]
+
+
+def test_symbols_stand_under_the_steps_as_they_are() -> None:
+    drawn = plot(flow())
+    axes = next(each for each in drawn.get_axes() if ": i," in each.get_title(loc="left"))
+    assert [label.get_text() for label in axes.get_xticklabels()][:10] == list("a␣$x$␣<b>↵")
+    assert not any(
+        "mathdefault" in label.get_text() for each in drawn.get_axes() for label in each.get_yticklabels()
+    )
+
+
+def test_a_picture_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"must end in .png, .svg or .pdf"):
+        plot(flow(), tmp_path / "flow.jpeg2")
+    with pytest.raises(InputError, match="cannot write"):
+        plot(flow(), tmp_path / "no" / "flow.png")
+    with pytest.raises(InputError, match="there is no folder"):
+        drawing.check(tmp_path / "no" / "flow.png")
+
+
+def test_without_matplotlib_the_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def absent(name: str, *rest: Any, **more: Any) -> Any:
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    with pytest.raises(InputError, match=r'pip install "throughtime\[plot\]"'):
+        plot(flow())
+
+
+def heat() -> Influence:
+    return Influence(torch.tensor([[1.0, 0.0], [2e-3, 0.3]]).double(), "embedding", 1, None, ("a", "\n"))
+
+
+def test_influence_as_text() -> None:
+    assert heat().text(encoding="utf-8").splitlines()[:3] == ["   a↵", "a  █", "↵  ▒█"]
+    assert heat().text(encoding="ascii").splitlines()[:3] == ["   a?", "a  #", "?  +#"]
+    long = Influence(torch.ones(90, 90).tril(), "input", 1, None)
+    shown = long.text(width=40, encoding="ascii").splitlines()
+    assert shown[0] == "the last 35 of 90 steps"
+    assert max(map(len, shown[:-1])) <= 40
+
+
+def test_influence_as_a_picture_and_a_page(tmp_path: Path) -> None:
+    heat().plot(str(tmp_path / "i.png"))
+    heat().html(str(tmp_path / "i.html"))
+    page = (tmp_path / "i.html").read_text()
+    assert "<svg" in page and "<script" not in page and "mathdefault" not in page
+    Influence(torch.zeros(2, 2), "input", 1, None).plot(str(tmp_path / "zero.svg"))

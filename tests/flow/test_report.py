@@ -1,0 +1,94 @@
+"""The page stands alone, says the verdict first, and is written whole or not at all."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from throughtime.errors import InputError
+from throughtime.flow import drawing
+from throughtime.flow.report import report, write_report
+
+_spec = importlib.util.spec_from_file_location("flow_pictures", Path(__file__).with_name("test_plot.py"))
+assert _spec is not None and _spec.loader is not None
+made: Any = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(made)
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return report(made.flow(made.layer("net.l0"), made.layer("net.l1")))
+
+
+class _Tags(HTMLParser):
+    """Elements that are open, and where they do not match."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+
+def test_it_needs_no_network_and_no_script(page: str) -> None:
+    assert not re.findall(r'(?:src|href)="(?!#|data:)', page)
+    assert "<script" not in page
+    assert "@import" not in page
+    assert not re.findall(r"url\((?!#)", page)
+
+
+def test_it_is_well_formed_and_what_is_text_stays_text(page: str) -> None:
+    tags = _Tags()
+    tags.feed(page)
+    assert (tags.open, tags.wrong) == ([], [])
+    assert "net.&lt;bias&gt;" in page
+    assert "<bias>" not in page
+
+
+def test_the_verdict_comes_first_and_every_picture_has_its_sentence(page: str) -> None:
+    assert page.index("class=verdict") < page.index("<table") < page.index("<svg")
+    assert page.count("<figure>") == page.count("<figcaption>") == 2 + 2 * (1 + 1 + 2) + 1
+    assert "halves every 2.31 steps" in page
+    for number in ("1.3", "0.7", "25.0%"):
+        assert f"<td>{number}</td>" in page
+
+
+def test_ink_follows_the_page_in_light_and_dark(page: str) -> None:
+    assert "prefers-color-scheme: dark" in page
+    assert "currentColor" in page
+    assert drawing._INK not in page
+
+
+def test_names_within_the_pictures_do_not_meet(page: str) -> None:
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
+
+
+def test_it_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "flow.html"
+    path.write_text("before")
+
+    def broken(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", broken)
+        with pytest.raises(InputError, match=r"cannot write .*No space left"):
+            write_report(made.flow(), path)
+    assert path.read_text() == "before"
+    assert [each.name for each in tmp_path.iterdir()] == ["flow.html"]
+    write_report(made.flow(), path)
+    assert path.read_text().startswith("<!DOCTYPE html>")
