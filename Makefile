@@ -48,7 +48,7 @@ sanitize: .venv/installed
 	LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  THROUGHTIME_LIBRARY=$(SANITIZED) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -k "not memory" \
 	  tests/kernels/test_native.py tests/kernels/test_native_options.py tests/kernels/test_native_layer_norm.py \
-	  tests/kernels/test_abi.py tests/kernels/generator
+	  tests/kernels/test_native_bf16.py tests/kernels/test_abi.py tests/kernels/generator
 
 clean:
 	rm -rf .venv build dist

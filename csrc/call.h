@@ -35,6 +35,7 @@ typedef struct {
   int64_t threads, split;            // split: 0 choose, 1 rows, 2 units
   int64_t ldg;                       // elements from row to row of gates and dgates
   int64_t packed_ready;              // `packed` holds the weights from an earlier piece
+  int64_t bf16;                      // float32 calls: factors of the products inside a step, a tt_bf16 of bf16.h
   int64_t zoneout;                   // units keep their old value: by the masks, or where there is none by these shares
   double share_h, share_c;
   const int64_t *offsets;            // [T+1]

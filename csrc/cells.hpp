@@ -1,5 +1,7 @@
 // Each cell as the parts of a step: which products it waits for, and the equations that follow them.
 #pragma once
+#include <algorithm>
+
 #include "cells_gru.hpp"
 #include "cells_lstm.hpp"
 #include "cells_rnn.hpp"
@@ -56,6 +58,16 @@ struct Parts {
   int products;   // of H x H, for the cost of a step
   int blocks;     // of H numbers in a row of biases
   bool direct;    // backward: part of dh goes on without the weights
+
+  // The largest K of a product.
+  long longest(bool back) const {
+    long most = 0;
+    for (int p = 0; p < count; p++) {
+      const Part<T>& it = part[p];
+      most = std::max(most, back ? long(it.products) * it.matrix.rows : long(it.matrix.columns));
+    }
+    return most;
+  }
 };
 
 template <bool Zone, class T>

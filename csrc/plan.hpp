@@ -1,7 +1,6 @@
 // How a call is divided: the running order of the steps, each thread's share of rows or units, and where the packed weights lie.
 #pragma once
-#include "cells.hpp"
-#include "scratch.hpp"
+#include "products.hpp"
 
 namespace tt::THROUGHTIME_ISA {
 

@@ -21,11 +21,13 @@ static int forward(const tt_call& given, int threads) {
   // With layer norm: each thread's row of memory, and a row of hats for each sequence where none is kept.
   const long H = call.hidden, ld_hats = 2 * gates_of(call) * H + 16;
   Scratch<T> state(2 * B * plan.ldh), rows(call.gain_hh ? 3 * H * threads + (call.training ? 0 : B * ld_hats) : 0);
-  if (!padded.complete() || !weights.get(0) || !state.get() || !rows.get()) return 1;
+  const int members_wanted = useful_threads(call, threads, parts.products);
+  const size_t own = Products<T>::scratch(call, parts.longest(false));
+  Scratch<T> lowered(own * members_wanted);
+  if (!padded.complete() || !weights.get(0) || !state.get() || !rows.get() || !lowered.get()) return 1;
   if (call.gain_hh && call.training) plan.keep_hats();
   if (call.gain_hh && !call.training) plan.forget_hats(rows.get() + 3 * H * threads, ld_hats);
   T* h[2] = {state.get(), state.get() + B * plan.ldh};
-  const int members_wanted = useful_threads(call, threads, parts.products);
   Barrier barrier(members_wanted);
   std::atomic<bool> short_handed{false};
 
@@ -36,12 +38,14 @@ static int forward(const tt_call& given, int threads) {
     }
     int round = 0;
     const bool by_rows = plan.by_rows(members);
+    Products<T> products(call, parts.longest(false), lowered.get() + own * member);
     for (int p = 0; p < parts.count && !call.packed_ready; p++) {
       const Part<T>& part = parts.part[p];
       const long panel = long(part.matrix.columns) * kPanel<T>;
       for (int j = member; j < part.matrix.rows / kPanel<T>; j += members)
         for (int g = 0; g < part.products; g++)
-          pack_rows(part.matrix, part.gates[g].weight_block, j, weights.get(p) + (long(j) * part.products + g) * panel);
+          products.pack(weights.get(p), long(j) * part.products + g, panel,
+                        [&](T* to) { pack_rows(part.matrix, part.gates[g].weight_block, j, to); });
     }
     for (long q = member; q < B; q += members)
       for (int side = 0; side < 2; side++)
@@ -66,13 +70,14 @@ static int forward(const tt_call& given, int threads) {
         const long lda = step.stride * (part.left == kHidden ? plan.ldh : call.ldg);
         const bool normed = part.groups;
         const long ldc = step.stride * (part.target == kOutput ? width : normed ? step.ld_hats : call.ldg);
+        products.left(step.rows, left, lda, part.matrix.columns);
         for (int i = units.from; i < units.to; i++) {
           int j = s & 1 ? units.from + units.to - 1 - i : i;  // back and forth: the last panels are still in the cache
           for (int g = 0; g < part.products; g++) {
             const Gate& gate = part.gates[g];
             T* target = part.target == kOutput ? outputs : normed ? hats + gate.weight_block * H : gates + gate.column_block * H;
-            product(step.rows, left, lda, weights.get(p) + (long(j) * part.products + g) * panel, part.matrix.columns,
-                    target + j * kPanel<T>, ldc, gate.accumulate && !normed);
+            products.into(target + j * kPanel<T>, ldc, weights.get(p), long(j) * part.products + g, panel,
+                          gate.accumulate && !normed);
           }
           if (!normed) part.equations(step, long(j) * kPanel<T>, long(j + 1) * kPanel<T>);
         }
@@ -114,9 +119,10 @@ static int backward(const tt_call& given, int threads) {
   const long gains = call.gain_hh ? 2 * (gates_of(call) + 1) * H : 0, added = row + 3 * H + gains;
   const long sums = added + (call.gain_hh ? 3 * H : 0) + 16;
   Weights<T> weights(parts, call.packed);
-  Scratch<T> state(3 * B * plan.ldh), totals(size_t(sums) * members_wanted);
-  if (!padded.complete() || !weights.get(0) || !state.get() || !totals.get()) return 1;
-  T *dh = state.get(), *products = dh + B * plan.ldh, *dm = products + B * plan.ldh;
+  const size_t own = Products<T>::scratch(call, parts.longest(true));
+  Scratch<T> state(3 * B * plan.ldh), totals(size_t(sums) * members_wanted), lowered(own * members_wanted);
+  if (!padded.complete() || !weights.get(0) || !state.get() || !totals.get() || !lowered.get()) return 1;
+  T *dh = state.get(), *unmasked = dh + B * plan.ldh, *dm = unmasked + B * plan.ldh;
   std::memset(totals.get(), 0, sums * members_wanted * sizeof(T));
   const T* mask = static_cast<const T*>(call.h_mask);
   Barrier barrier(members_wanted);
@@ -129,12 +135,14 @@ static int backward(const tt_call& given, int threads) {
     }
     int round = 0;
     const bool by_rows = plan.by_rows(members);
+    Products<T> products(call, parts.longest(true), lowered.get() + own * member);
     for (int p = 0; p < parts.count && !call.packed_ready; p++) {
       const Part<T>& part = parts.part[p];
       const long block = long(part.matrix.rows) * kPanel<T>;
       for (int j = member; part.matrix.weights && j < part.matrix.columns / kPanel<T>; j += members)
         for (int g = 0; g < part.products; g++)
-          pack_columns(part.matrix, part.gates[g].weight_block, j, weights.get(p) + (long(j) * part.products + g) * block);
+          products.pack(weights.get(p), long(j) * part.products + g, block,
+                        [&](T* to) { pack_columns(part.matrix, part.gates[g].weight_block, j, to); });
     }
     for (long q = member; q < B; q += members)
       std::memcpy(dh + q * plan.ldh, static_cast<const T*>(call.dh_state) + q * width, width * sizeof(T));
@@ -152,14 +160,14 @@ static int backward(const tt_call& given, int threads) {
         const Part<T>& part = parts.part[p];
         const Share units(part.matrix.columns / kPanel<T>, member, members, by_rows);
         const bool carried = part.target == kHidden, masked = mask && carried;
-        T* target = part.target == kGates ? gradients : (masked ? products : carried ? dh : dm) + step.first * plan.ldh;
+        T* target = part.target == kGates ? gradients : (masked ? unmasked : carried ? dh : dm) + step.first * plan.ldh;
         const long ldc = step.stride * (part.target == kGates ? call.ldg : plan.ldh), K = long(part.products) * part.matrix.rows;
+        if (part.matrix.weights) products.left(step.rows, gradients + part.left_block * H, step.stride * call.ldg, K);
         for (int i = units.from; i < units.to; i++) {
           int j = s & 1 ? units.from + units.to - 1 - i : i;
           if (part.matrix.weights)
-            product(step.rows, gradients + part.left_block * H, step.stride * call.ldg, weights.get(p) + j * K * kPanel<T>, int(K),
-                    target + j * kPanel<T>, ldc, carried && parts.direct && !mask);
-          if (part.matrix.weights && masked) through_mask(step, products, mask, j, parts.direct);
+            products.into(target + j * kPanel<T>, ldc, weights.get(p), j, K * kPanel<T>, carried && parts.direct && !mask);
+          if (part.matrix.weights && masked) through_mask(step, unmasked, mask, j, parts.direct);
           if (part.equations && !part.groups) part.equations(step, long(j) * kPanel<T>, long(j + 1) * kPanel<T>);
         }
         if (part.groups) {

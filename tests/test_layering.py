@@ -17,6 +17,7 @@ ROWS = (
     ("flow", "models", "runs"),
     ("tasks", "training"),
     ("runtime", "bench"),
+    ("studies",),
     ("serve",),
     ("cli",),
 )

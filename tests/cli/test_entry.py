@@ -61,8 +61,16 @@ def raising(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
             2,
             "throughtime: cannot write: No space left on device;",
         ),
-        (MemoryError("large"), 2, "throughtime: out of memory (large); use a smaller model"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "throughtime: out of memory"),
+        (
+            MemoryError("large"),
+            2,
+            "throughtime: out of memory: close other programs, or take a smaller model\n",
+        ),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            2,
+            "throughtime: out of memory: close other programs",
+        ),
         (
             ZeroDivisionError("by zero"),
             1,

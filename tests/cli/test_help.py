@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 
+from throughtime.cli import main
 from throughtime.cli.app import command as whole_command
 
 REPORT = """
@@ -21,6 +23,14 @@ COMMANDS = [
     [],
     ["train"],
     ["train", "text"],
+    ["train", "adding"],
+    ["train", "copy"],
+    ["train", "echo"],
+    ["compare"],
+    ["compare", "bptt"],
+    ["compare", "remedies"],
+    ["flow"],
+    ["influence"],
     ["evaluate"],
     ["generate"],
     ["demo"],
@@ -51,7 +61,9 @@ def test_the_list_above_is_complete() -> None:
     assert {name for name in top if name != "train"} == {path[0] for path in COMMANDS if len(path) == 1} - {
         "train"
     }
-    assert set(top["train"].commands) == {path[1] for path in COMMANDS if len(path) == 2}
+    for group in ("train", "compare"):
+        named = {path[1] for path in COMMANDS if len(path) == 2 and path[0] == group}
+        assert set(top[group].commands) == named
 
 
 def test_every_option_has_a_help_text() -> None:
@@ -80,3 +92,26 @@ def test_defaults_shown_are_those_of_the_settings() -> None:
 def test_without_arguments_the_help_is_shown() -> None:
     done = subprocess.run([sys.executable, "-m", "throughtime"], capture_output=True, text=True, check=True)
     assert "Usage: throughtime" in done.stdout
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_help_fits_a_terminal_of_80_columns(path: list[str], monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """Examples stand whole on a line, sentences fill theirs, and no flag looks as if it took a value."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    assert main([*path, "--help"]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert not any("bool" in line for line in lines)
+    command = whole_command()
+    for name in path:
+        command = command.commands[name]
+    examples = [line for line in (command.help or "").splitlines() if line.startswith("throughtime ")]
+    assert [line for line in lines if line in examples] == examples
+    usage = next(number for number, line in enumerate(lines) if line.startswith("Usage"))
+    prose = lines[usage + 1 : next(n for n, line in enumerate(lines) if line.startswith("╭"))]
+    if "Examples:" in prose:
+        prose = prose[: prose.index("Examples:")]
+    for above, below in pairwise(prose):
+        if above and below:
+            assert len(f"{above} {below.split()[0]}") > 76, (above, below)

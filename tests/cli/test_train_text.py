@@ -202,7 +202,16 @@ def test_resume_refuses_what_contradicts_the_run_by_name(
         (["--batch", "0"], "batch must be at least 1"),
         (["--batch", "5000"], "5000 streams of one window of 7 steps need"),
         (["--window", "4000"], "3 streams of one window of 4000 steps need"),
-        (["--hidden", "99999999"], "out of memory"),
+        (
+            ["--hidden", "99999999"],
+            "out of memory: make --batch or --window smaller, or the model (--hidden, --layers, --vocab-size)",
+        ),
+        (["--hidden", "9999999999"], "out of memory: make --batch"),
+        (
+            ["--bidirectional", "true"],
+            "--bidirectional takes no value, got 'true': a flag that is given means yes",
+        ),
+        (["--layer-norm", "--tied", "no"], "--layer-norm and --tied take no value, got 'no'"),
         (["--dropout", "1.5"], "dropout must be"),
         (["--lr", "-1"], "lr must be above 0"),
         (["--lr", "nan"], "lr must be above 0"),

@@ -119,6 +119,38 @@ def test_a_network_that_diverged_and_a_layer_that_nothing_reads() -> None:
     assert "b.l0 (lstm, 4 units): No gradient reaches this layer" in unread.explain()
 
 
+def test_what_is_not_finite_is_named_and_a_sound_network_is_not_blamed() -> None:
+    x = torch.randn(30, 3, 5, generator=torch.Generator().manual_seed(1))
+    layer = tt.RNN(5, 4)
+
+    def said(inputs: torch.Tensor, loss: Any) -> str:
+        return measure(layer, inputs, loss=loss, products=False).explain()
+
+    def negative_log(outputs: Any, _: Any) -> Any:  # NaN, but its slope 1 / x is not
+        return (outputs.sum(-1) - 100).log()
+
+    def ratio(outputs: Any, _: Any) -> Any:
+        return outputs.sum(-1) * 0 / (outputs.sum(-1) * 0)
+
+    def root(outputs: Any, _: Any) -> Any:
+        return (0 * outputs.sum(-1)).sqrt()
+
+    by_loss, by_slope, only_loss = said(x, ratio), said(x, root), said(x, negative_log)
+    assert "nor is the loss, though all weights and states are: look at the loss function" in by_loss
+    assert "The gradient is finite all the same: look at the loss function" in only_loss
+    assert "halves every" in only_loss
+    assert "though weights and loss are" in by_slope and "the loss function has no slope" in by_slope
+    broken = x.clone()
+    broken[3, 1, 2] = math.nan
+    by_input = said(broken, None)
+    assert "look for NaN in the inputs" in by_input
+    for each in (by_loss, by_slope, by_input):
+        assert "diverged" not in each and "Try" not in each
+    layer.weight_hh_l0.data[0, 0] = math.nan
+    diverged = said(x, None)
+    assert "the network has diverged" in diverged and "a smaller step size" in diverged
+
+
 def test_the_table_has_a_line_for_each_layer() -> None:
     lines = repr(of(tt.GRU(5, 7, 2, bidirectional=True))).splitlines()
     assert lines[1].split()[:2] == ["layer", "cell"]

@@ -170,3 +170,17 @@ def test_models_of_another_form_are_refused_in_words() -> None:
         influence(tt.GRU(3, 4, batch_first=True), torch.ones(5, 2, 3))
     with pytest.raises(InputError, match=r"outputs must be \[T, B, q\].*got \[5, 1\]"):
         influence(nn.Flatten(1), torch.ones(5, 2, 1))
+
+
+def test_a_layer_with_batch_first_inside_a_model_is_refused() -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.rnn = torch.nn.Embedding(9, 5), torch.nn.LSTM(5, 7, batch_first=True)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            outputs: torch.Tensor = self.rnn(self.embedding(ids))[0]
+            return outputs
+
+    with pytest.raises(InputError, match="one whose layer rnn has batch_first"):
+        influence(Model(), torch.randint(9, (4, 7)))

@@ -69,7 +69,7 @@ def test_autocast_runs_forward_and_backward(name: str, backend: str) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             with pytest.raises(tt.BackendError, match="aten does not run an LSTM under autocast"):
                 layer(x)
-            layer.backend = None  # left to dispatch, the reference runs it
+            layer.backend = None  # left to dispatch, another backend runs it
             y, _ = layer(x)
     else:
         with torch.autocast("cpu", torch.bfloat16):

@@ -1,4 +1,4 @@
-"""A small text, and trainings on it."""
+"""A small text, trainings on it, and what they leave behind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from throughtime.models import ModelConfig, settings_to_dict
 from throughtime.runs import Run
 from throughtime.tasks import TextConfig, TextTask
-from throughtime.training import TrainingConfig
+from throughtime.training import Evaluation, Plan, Progress, Silent, Summary, TrainingConfig
 
 Maker = Callable[..., tuple[TextTask, TrainingConfig, Run]]
 
@@ -47,3 +47,63 @@ def make(text: Path, tmp_path: Path) -> Maker:
         return task, training, run
 
     return made
+
+
+TIMES = ("seconds", "tokens_per_second")
+
+
+@pytest.fixture
+def weights() -> Callable[[Run], bytes]:
+    """The bytes of model.safetensors after its header, whose two remarks may stand in either order."""
+
+    def read(run: Run) -> bytes:
+        data = (run.path / "model.safetensors").read_bytes()
+        return data[8 + int.from_bytes(data[:8], "little") :]
+
+    return read
+
+
+@pytest.fixture
+def without_times() -> Callable[[list[dict[str, Any]]], list[dict[str, Any]]]:
+    """Records of the history, but for what another day changes."""
+
+    def records_of(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{name: value for name, value in record.items() if name not in TIMES} for record in records]
+
+    return records_of
+
+
+class Teller(Silent):
+    """Keeps all that it is told."""
+
+    def __init__(self, act: Callable[[Progress], object] = lambda progress: None) -> None:
+        self.samples: list[str] = []
+        self.evaluations: list[tuple[int, Evaluation, bool]] = []
+        self.messages: list[str] = []
+        self.act = act
+        self.plan: Plan | None = None
+        self.summary: Summary | str | None = "not told"
+
+    def start(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def step(self, progress: Progress) -> None:
+        self.act(progress)
+
+    def evaluation(self, step: int, evaluation: Evaluation, best: bool) -> None:
+        self.evaluations.append((step, evaluation, best))
+
+    def sample(self, text: str) -> None:
+        self.samples.append(text)
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def finish(self, summary: Summary | None) -> None:
+        self.summary = summary
+
+
+@pytest.fixture
+def Told() -> type[Teller]:
+    """A reporter that keeps all that it is told; `Told(act)` also acts at each report."""
+    return Teller

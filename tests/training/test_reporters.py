@@ -8,7 +8,7 @@ import io
 import pytest
 
 from throughtime.errors import InputError
-from throughtime.training import Evaluation, Lines, Several, TensorBoard, reporter_for, train
+from throughtime.training import Evaluation, Lines, Several, TensorBoard, loop, reporter_for, train
 from throughtime.training.bar import Bar
 from throughtime.training.reporter import duration, figures
 
@@ -70,6 +70,31 @@ def test_tensorboard_is_an_extra(tmp_path):
         InputError, match=r"tensorboard is not installed: pip install 'throughtime\[tensorboard\]'"
     ):
         TensorBoard(tmp_path)
+
+
+def test_tensorboard_is_a_setting_of_the_run(make, monkeypatch):
+    """Also of one that is resumed: it says so itself."""
+    folders = []
+
+    class Fake(Lines):
+        def __init__(self, folder):
+            folders.append(folder)
+            super().__init__(io.StringIO())
+
+    task, config, run = make(tensorboard=True, steps=3)
+    if not importlib.util.find_spec("tensorboard"):
+        with pytest.raises(InputError, match="tensorboard is not installed"):
+            train(task, config, run)
+        assert not (run.path / "checkpoint.safetensors").exists()
+    monkeypatch.setattr(loop, "require_tensorboard", lambda: None)
+    monkeypatch.setattr(loop, "TensorBoard", Fake)
+    stream = io.StringIO()
+    train(task, config, run, report=Lines(stream))
+    train(task, config, run, resume=True)
+    assert folders == [run.path / "tensorboard"] * 2
+    assert "step 1," in stream.getvalue()  # told as well
+    train(*make("without", steps=3))
+    assert len(folders) == 2
 
 
 def test_figures_and_durations():

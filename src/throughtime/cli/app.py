@@ -2,20 +2,76 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+import textwrap
+from collections.abc import Callable
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from throughtime.cli import backends, bench, demo, evaluate, generate, train_text, version
+from throughtime.cli import (
+    backends,
+    bench,
+    compare_bptt,
+    compare_remedies,
+    demo,
+    evaluate,
+    flow,
+    generate,
+    influence,
+    train_memory,
+    train_text,
+    version,
+)
+
+
+class _Command(TyperCommand):
+    """A command whose flags do not look as if they took a value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _bare_flags(super().get_params(ctx))
 
 
 class _InOrder(TyperGroup):
     """Lists the commands in the order in which one meets them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        order = ("demo", "train", "evaluate", "generate")
+        order = ("demo", "train", "evaluate", "generate", "flow", "influence")
         return sorted(self.commands, key=lambda name: order.index(name) if name in order else len(order))
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _bare_flags(super().get_params(ctx))
+
+
+def _bare_flags(params: list[Any]) -> list[Any]:
+    """The same, each flag without the "<bool>" after its name in the help text."""
+    for param in params:
+        if getattr(param, "is_flag", False) and param.metavar is None:
+            param.metavar = ""
+    return params
+
+
+def _examples(text: str) -> str:
+    """The same commands, one that is too long for 80 columns on several lines, as a shell reads them."""
+    lines = []
+    for line in text.splitlines():
+        # An option and its value stay together.
+        bound = line if len(line) <= 78 else re.sub(r"(--\S+) (?!-)", "\\1\0", line)
+        parts = [bound] if bound == line else textwrap.wrap(bound, 76, break_on_hyphens=False)
+        lines.append(" \\\n".join(parts).replace("\0", " "))
+    return "\n".join(lines)
+
+
+def _add(group: typer.Typer, name: str, function: Callable[..., None]) -> None:
+    """Make a function a command; its docstring is the help text, wrapped to the terminal but for the examples."""
+    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+    flowing = [
+        _examples(text) if text.startswith("Examples:") else " ".join(text.splitlines())
+        for text in paragraphs
+    ]
+    group.command(name, cls=_Command, help="\n\n".join(flowing))(function)
 
 
 app = typer.Typer(
@@ -29,24 +85,44 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "default_map": {"help": False}},
 )
 train = typer.Typer(
+    cls=_InOrder,
     help="Train a model; one command for each task.",
+    rich_markup_mode="rich",
+    context_settings={"default_map": {"help": False}},
+)
+compare = typer.Typer(
+    cls=_InOrder,
+    help="Compare ways to learn through time.",
     rich_markup_mode="rich",
     context_settings={"default_map": {"help": False}},
 )
 
 app.add_typer(train, name="train")
-train.command("text")(train_text.train_text)
-app.command("evaluate")(evaluate.evaluate)
-app.command("generate")(generate.generate)
-app.command("demo")(demo.demo)
-app.command("backends")(backends.backends)
-app.command("bench")(bench.bench)
-app.command("version")(version.version)
+app.add_typer(compare, name="compare")
+_add(train, "text", train_text.train_text)
+_add(train, "adding", train_memory.train_adding)
+_add(train, "copy", train_memory.train_copy)
+_add(train, "echo", train_memory.train_echo)
+_add(compare, "remedies", compare_remedies.compare_remedies)
+_add(compare, "bptt", compare_bptt.compare_bptt)
+_add(app, "evaluate", evaluate.evaluate)
+_add(app, "generate", generate.generate)
+_add(app, "flow", flow.flow)
+_add(app, "influence", influence.influence)
+_add(app, "demo", demo.demo)
+_add(app, "backends", backends.backends)
+_add(app, "bench", bench.bench)
+_add(app, "version", version.version)
 
 
 @train.callback()
 def _train() -> None:
     """Train a model; one command for each task."""
+
+
+@compare.callback()
+def _compare() -> None:
+    """Compare ways to learn through time."""
 
 
 def command() -> Any:

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from throughtime.flow import Reach
+    from throughtime.flow import LagCurve, Reach
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _FULL = "█"
@@ -22,13 +22,25 @@ def reach_chart(reach: Reach, *, width: int = 48, encoding: str | None = None) -
     """
     relative = (reach.norms / reach.norms[0]).tolist()
     rows = [(lag, relative[lag - 1]) for lag in _shown(len(relative))]
+    title = "size of the gradient k steps back, against one step back"
+    return _chart(title, rows, width, encoding)
+
+
+def lag_chart(curve: LagCurve, *, width: int = 48, encoding: str | None = None) -> str:
+    """As `reach_chart`, of a measured curve, relative to lag 0."""
+    first = float(curve.mean[0])
+    relative = (curve.mean / first).tolist() if first > 0 else curve.mean.tolist()
+    rows = [(lag, relative[lag]) for lag in (0, *_shown(len(relative) - 1))]
+    return _chart("size of the gradient k steps back, against lag 0", rows, width, encoding)
+
+
+def _chart(title: str, rows: list[tuple[int, float]], width: int, encoding: str | None) -> str:
+    """The title with the axis, and one bar for each (lag, value)."""
     finite = [value for _, value in rows if 0 < value < math.inf]
     top = math.ceil(math.log10(max(finite, default=1.0)))
     bottom = max(min(-2, math.floor(math.log10(min(finite, default=1.0)))), top - 8)
     blocks = _can_encode(encoding or sys.stdout.encoding or "ascii")
-    lines = [
-        f"size of the gradient k steps back, against one step back (log scale, {_power(bottom)} to {_power(top)})"
-    ]
+    lines = [f"{title} (log scale, {_power(bottom)} to {_power(top)})"]
     for lag, value in rows:
         if value > 0 and math.isfinite(value):
             length = max(0.0, (math.log10(value) - bottom) / (top - bottom)) * width
@@ -55,7 +67,7 @@ def reach_sentence(reach: Reach, unit: str = "step") -> str:
 
 def _shown(count: int) -> list[int]:
     """1, 2, 3, 4, 6, 8, 12, 16, 24, ...: even on a log scale, and always the last."""
-    lags = {1, count}
+    lags = {1, count} if count > 0 else set()
     power = 1
     while power <= count:
         lags.update(lag for lag in (power, power * 3 // 2) if lag <= count)

@@ -12,6 +12,8 @@ from itertools import pairwise
 
 from throughtime.errors import ThroughtimeError, nearest
 
+# torch has one type for most of its errors. The third: a tensor of more bytes than can be counted.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "calculation overflowed", "out of memory")
 OK, INTERNAL, USER, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141  # the last two: 128 + the signal's number
 
 
@@ -64,7 +66,7 @@ def _explain(error: BaseException, argv: list[str]) -> tuple[int, str]:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return USER, f"cannot write: {error.strerror}; free some space, then run the command again"
     if _is_out_of_memory(error):
-        return USER, f"out of memory ({error}); use a smaller model (--hidden, --layers), --batch or --window"
+        return USER, f"out of memory: {_smaller(argv)}"
     return INTERNAL, (
         f"internal error: {type(error).__name__}: {error}; "
         "run again with THROUGHTIME_DEBUG=1 in the environment, and report what it prints"
@@ -100,8 +102,20 @@ def _came(option: str, argv: list[str]) -> str:
     return f", got {values[-1]!r}" if values else ""
 
 
+def _smaller(argv: list[str]) -> str:
+    """What to make smaller, of what the command has."""
+    command = next((word for word in argv if not word.startswith("-")), "")
+    if command == "train":
+        return "make --batch or --window smaller, or the model (--hidden, --layers, --vocab-size)"
+    if command == "evaluate":
+        return "make --batch or --window smaller"
+    if command == "bench":
+        return "make --shape smaller"
+    return "close other programs, or take a smaller model"
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
     text = str(error)
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+        isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
     )

@@ -66,6 +66,13 @@ def evaluate(
             help="Steps read at a time; changes memory, not the result, unless bidirectional.",
         ),
     ] = None,
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="float32, or as 'generate --weights' rounds them: bf16, int8. The loss shows what that costs.",
+        ),
+    ] = "float32",
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -73,17 +80,26 @@ def evaluate(
 
     The loss is the mean over all symbols but the first, in nats; perplexity is exp(loss). Bits per
     character is the same loss spread over characters, so that char, word and bpe models compare.
+    Runs of adding, copy and echo are measured on sequences that they were not trained on.
 
     Examples:
     throughtime evaluate runs/demo
     throughtime evaluate runs/demo --data book.txt --data letters.txt --json
+    throughtime evaluate runs/demo --weights int8
     """
     from throughtime.runs import Run
     from throughtime.tasks import TextTask
     from throughtime.training.processes import Processes
 
     opened = Run.open(run)
-    model, task = TextTask.restore(opened)
+    if "memory" in opened.config:
+        from throughtime.cli.evaluate_memory import evaluate_memory
+
+        refused = {"--data": data or more, "--window": window, "--weights": weights != "float32"}
+        evaluate_memory(opened, refused, batch=batch, device=device, as_json=as_json)
+        return
+    restored, task = TextTask.restore(opened)
+    model = _rounded(restored, weights)
     files = [*(data or []), *(more or [])]
     settings = opened.config.get("training", {})
     batch = batch or int(settings.get("batch", 16))
@@ -128,6 +144,15 @@ def _own(path: Path, task: TextTask) -> list[tuple[str, Tensor, int]]:
         )
     ids = task.validation_ids
     return [("validation part", ids, len(task.vocabulary.decode(ids[1:])))]
+
+
+def _rounded(model: nn.Module, weights: str) -> nn.Module:
+    """The model, or one with the weights that it would generate with."""
+    if weights == "float32":
+        return model
+    from throughtime.runtime import with_rounded_weights
+
+    return with_rounded_weights(model, weights)
 
 
 def _score(

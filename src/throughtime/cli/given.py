@@ -12,6 +12,7 @@ import typer
 
 from throughtime.errors import InputError, nearest
 
+_ANSWERS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 Tables = dict[str, dict[str, Any]]
 
 
@@ -23,6 +24,20 @@ def given(context: typer.Context) -> dict[str, Any]:
         if source is not None and source.name == "COMMANDLINE":
             typed[name] = value
     return typed
+
+
+def refuse_answers(words: Iterable[Path], flags: Iterable[str]) -> None:
+    """Refuse a "true" that stands where a file's name is expected: it was meant for a flag.
+
+    Raises: InputError naming the flags, unless there is a file of that name.
+    """
+    names = [f"--{name.replace('_', '-')}" for name in flags]
+    for word in words:
+        if str(word).lower() in _ANSWERS and names and not word.exists():
+            raise InputError(
+                f"{' and '.join(names)} {'takes' if len(names) == 1 else 'take'} no value, got {str(word)!r}: "
+                "a flag that is given means yes, one that is left out no"
+            )
 
 
 def read_tables(path: Path) -> Tables:

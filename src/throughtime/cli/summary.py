@@ -67,10 +67,33 @@ def after(task: TextTask, summary: Summary) -> str:
     return "\n".join(
         [
             *lines,
-            f'  throughtime generate {path} --prompt "The "',
+            f"  throughtime generate {path}{_prompt(task)}",
             f"  throughtime evaluate {path} --data FILE",
         ]
     )
+
+
+def prompt_for(task: TextTask) -> str:
+    """A prompt that the vocabulary can spell: an English word, else two words of the text's beginning, else none."""
+    vocabulary = task.vocabulary
+    for prompt in ("The ", "the "):
+        if not vocabulary.unknown_symbols(prompt):
+            return prompt
+    text = vocabulary.decode(task.ids[:200])
+    line = max(text.splitlines(), key=len, default="").strip()
+    start = " ".join(line.split()[:2])[:16]
+    return start if start.isprintable() and not vocabulary.unknown_symbols(start) else ""
+
+
+def _prompt(task: TextTask) -> str:
+    """The option, or nothing."""
+    text = prompt_for(task)
+    return f" --prompt {_quoted(text)}" if text else ""
+
+
+def _quoted(text: str) -> str:
+    """For the shell; in double quotes where those are enough."""
+    return shlex.quote(text) if set(text) & set('"$`\\!') else f'"{text}"'
 
 
 def _backend(model: nn.Module, device: Any) -> str:

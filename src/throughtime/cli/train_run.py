@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from throughtime.cli.given import Tables, given, over, read_tables, tables_of, without
+from throughtime.cli.given import Tables, given, over, read_tables, refuse_answers, tables_of, without
 from throughtime.errors import InputError, RunError, ThroughtimeError
 from throughtime.models import ModelConfig, settings_from, settings_to_dict
 from throughtime.tasks import TextConfig
@@ -20,33 +21,28 @@ if TYPE_CHECKING:
 
 KINDS = (TextConfig, ModelConfig, TrainingConfig)
 _BUDGETS = ("epochs", "steps", "minutes")
-# What says where and whether to train, not what: no setting of the run.
-_OURS = ("config", "out", "resume", "tensorboard")
+# In a training that is resumed: what makes no other model, and what is done when its loss jumps.
+MAY_CHANGE = ("tensorboard", "watch", "on_spike", "rollback_lr", "rollback_clip", "rollbacks")
+_OURS = ("config", "out", "resume")  # where and whether to train: no settings of the run
 
 
 def train_or_resume(context: typer.Context) -> None:
     """Run the command `train text` with the options of `context`."""
     typed = given(context)
+    refuse_answers(typed.get("more") or [], [name for name, value in typed.items() if value is True])
     ours = {name: typed.pop(name) for name in _OURS if name in typed}
-    if "tensorboard" in ours:  # found missing before there is a run
-        from throughtime.training.tensorboard import require_tensorboard
-
-        require_tensorboard()
     settings = tables_of(_settings(typed), KINDS)
     resume = "resume" in ours
     run, task, training = _begun(ours, settings) if resume else _begin(ours, settings)
 
     from throughtime.cli.summary import after, before
-    from throughtime.training import Several, TensorBoard, reporter_for, train
+    from throughtime.training import reporter_for, train
     from throughtime.training.processes import Processes
 
-    report = reporter_for()
-    if "tensorboard" in ours:
-        report = Several(report, TensorBoard(run.path / "tensorboard"))
     first = Processes(training.device).first
     if first:
         print(before(task, training, run.path), flush=True)
-    summary = train(task, training, run, resume=resume, report=report)
+    summary = train(task, training, run, resume=resume, report=reporter_for())
     if first:
         print(after(task, summary))
 
@@ -126,6 +122,8 @@ def _begun(ours: dict[str, Any], settings: Tables) -> tuple[Run, TextTask, Train
     own = settings_to_dict(*configs)
     for section, table in settings.items():
         for name, value in table.items():
+            if name in MAY_CHANGE:
+                continue
             has = own[section].get(name)
             if name == "data":
                 value = [str(Path(path).resolve()) for path in value]
@@ -134,7 +132,10 @@ def _begun(ours: dict[str, Any], settings: Tables) -> tuple[Run, TextTask, Train
                     f"--{_option(name)} contradicts the run {run.path}, which was started with "
                     f"{name} = {has if has is not None else 'its default'}: leave it out, or start a new run"
                 )
-    return run, TextTask.from_run(run), configs[2]
+    training = replace(
+        configs[2], **{n: v for n, v in settings.get("training", {}).items() if n in MAY_CHANGE}
+    )
+    return run, TextTask.from_run(run), training
 
 
 def _option(name: str) -> str:

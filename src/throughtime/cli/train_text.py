@@ -15,6 +15,7 @@ from throughtime.training.config import OPTIMIZERS, SCHEDULES, TrainingConfig
 _text = partial(typer.Option, rich_help_panel="Text")
 _model = partial(typer.Option, rich_help_panel="Model")
 _time = partial(typer.Option, rich_help_panel="Learning through time")
+_watch = partial(typer.Option, rich_help_panel="Watching")
 _run = partial(typer.Option, rich_help_panel="Run")
 _BPTT = "full | truncated:35 | truncated:35/5 | randomized:35 | polynomial:35 | random_window:20-50 | checkpointed:8"
 
@@ -104,16 +105,39 @@ def train_text(
     minutes: Annotated[
         float | None, _time(metavar="N", help="End after N minutes.")
     ] = TrainingConfig.minutes,
+    watch: Annotated[
+        int | None,
+        _watch(
+            metavar="N",
+            help="Look at the gradient's half-life, norm and saturation every N updates; 0: never. Default: 200, on a GPU 2,000.",
+        ),
+    ] = TrainingConfig.watch,
+    on_spike: Annotated[
+        str, _watch(metavar="HOW", help="When the loss jumps: warn, stop, or rollback to the weights before.")
+    ] = TrainingConfig.on_spike,
+    rollback_lr: Annotated[
+        float, _watch(metavar="X", help="Each rollback multiplies the learning rate by it.")
+    ] = TrainingConfig.rollback_lr,
+    rollback_clip: Annotated[
+        str | None, _watch(metavar="HOW", help="As --clip, from the first rollback on.")
+    ] = TrainingConfig.rollback_clip,
+    rollbacks: Annotated[
+        int, _watch(metavar="N", help="At most so many; the next spike stops the training.")
+    ] = TrainingConfig.rollbacks,
     seed: Annotated[
         int, _run(metavar="N", help="The same seed trains the same model.")
     ] = TrainingConfig.seed,
     device: Annotated[str, _run(metavar="NAME", help="auto, cpu, cuda, cuda:1.")] = TrainingConfig.device,
-    precision: Annotated[str, _run(metavar="NAME", help="fp32 or bf16.")] = TrainingConfig.precision,
+    precision: Annotated[
+        str,
+        _run(metavar="NAME", help="fp32, or bf16: layers multiply bfloat16 numbers; weights stay float32."),
+    ] = TrainingConfig.precision,
     keep: Annotated[
         str, _run(metavar="WHICH", help="Weights to keep: best (by validation) or last.")
     ] = TrainingConfig.keep,
     evaluate_every: Annotated[
-        int | None, _run(metavar="N", help="Steps between validations. Default: ten in all.")
+        int | None,
+        _run(metavar="N", help="Steps between validations. Default: ten in all, at least five steps apart."),
     ] = TrainingConfig.evaluate_every,
     checkpoint_seconds: Annotated[
         float, _run(metavar="S", help="Save all that --resume needs this often.")
@@ -128,14 +152,14 @@ def train_text(
     resume: Annotated[bool, _run("--resume", help="Go on with the run in --out, as it was started.")] = False,
     tensorboard: Annotated[
         bool, _run("--tensorboard", help="Write TensorBoard files into the run too.")
-    ] = False,
+    ] = TrainingConfig.tensorboard,
 ) -> None:
     """Train a language model on text: it learns to tell the next character, word or byte pair.
 
     Examples:
     throughtime train text --data book.txt
     throughtime train text --data book.txt --cell gru --hidden 256 --minutes 3
-    throughtime train text --data a.txt b.txt --tokens bpe --layers 2 --dropout 0.2
+    throughtime train text a.txt b.txt --tokens bpe --layers 2 --dropout 0.2
     throughtime train text --data book.txt --bptt randomized:35 --clip value:0.1
     throughtime train text --resume --out runs/book
     """

@@ -72,9 +72,7 @@ def save(drawn: Any, path: str | Path) -> None:
 
     Raises: InputError for another suffix, or a path that cannot be written.
     """
-    suffix = Path(path).suffix.lower().removeprefix(".")
-    if suffix not in ("png", "svg", "pdf"):
-        raise InputError(f"a picture must end in .png, .svg or .pdf, got {path}")
+    suffix = _picture_suffix(path)
     held = io.BytesIO()
     with style():
         drawn.savefig(held, format=suffix, dpi=150, facecolor="white")
@@ -95,15 +93,24 @@ def inline(drawn: Any, number: int) -> str:
     return text.replace(_INK, "currentColor")
 
 
-def check(path: str | Path) -> None:
+def check(path: str | Path, *, picture: bool = False) -> None:
     """Refuse a path that a picture, a page or numbers could not be written to, before the work that makes them.
 
-    Raises: InputError for a folder that is missing, or a path that is one.
+    Raises: InputError for a folder that is missing, a path that is one, or a `picture` of a kind that cannot be drawn.
     """
+    if picture:
+        _picture_suffix(path)
     target = Path(path)
     if target.is_dir() or not target.parent.is_dir():
         wrong = "it is a folder" if target.is_dir() else f"there is no folder {target.parent}"
         raise InputError(f"cannot write {path}: {wrong}; name a file in a folder that exists")
+
+
+def _picture_suffix(path: str | Path) -> str:
+    suffix = Path(path).suffix.lower().removeprefix(".")
+    if suffix not in ("png", "svg", "pdf"):
+        raise InputError(f"a picture must end in .png, .svg or .pdf, got {path}")
+    return suffix
 
 
 def write(path: str | Path, data: bytes) -> None:

@@ -9,6 +9,7 @@ from throughtime.flow.result import Flow, LagCurve, LayerFlow
 from throughtime.flow.verdict import Verdict, judge, saturated, units_of
 
 _LOOK = 25  # the lag at which "what is left" is told, where so many were measured
+_LOSS = "look at the loss function (a logarithm or root of what is not positive, 0 / 0) and for NaN in the targets"
 _ROUGH = 0.8  # R^2 below which one half-life does not describe the curve
 
 
@@ -23,13 +24,17 @@ def explain(flow: Flow) -> str:
         f"Measured on {_count(flow.examples, 'sequence')} of {_count(flow.steps, 'step')}, "
         f"sending back the loss of {ends} alone; the loss is {flow.loss:.3g}."
     )
-    return "\n\n".join([head, *(_paragraph(each) for each in flow.layers.values()), *_advice(flow)])
+    if not math.isfinite(flow.loss) and all(
+        judge(each) is not Verdict.BROKEN for each in flow.layers.values()
+    ):
+        head += f" The gradient is finite all the same: {_LOSS}."
+    return "\n\n".join([head, *(_paragraph(flow, each) for each in flow.layers.values()), *_advice(flow)])
 
 
-def _paragraph(layer: LayerFlow) -> str:
+def _paragraph(flow: Flow, layer: LayerFlow) -> str:
     verdict = judge(layer)
     said = [
-        _course(layer, verdict),
+        _broken(flow, layer) if verdict is Verdict.BROKEN else _course(layer, verdict),
         _fit(layer.lag_h, verdict),
         _memory(layer),
         _weights(layer),
@@ -45,7 +50,11 @@ def _advice(flow: Flow) -> list[str]:
     """What to try, said once for the layers that need the same."""
     layers_of: dict[tuple[str, ...], list[str]] = {}
     for layer in flow.layers.values():
-        tries = tuple(remedies(layer, judge(layer)))
+        verdict = judge(layer)
+        # A smaller step mends no loss function: where the network itself is sound, nothing is to be tried on it.
+        if verdict is Verdict.BROKEN and not _diverged(flow):
+            continue
+        tries = tuple(remedies(layer, verdict))
         if tries:
             layers_of.setdefault(tries, []).append(layer.name)
     alone = len(flow.layers) == 1
@@ -55,13 +64,31 @@ def _advice(flow: Flow) -> list[str]:
     ]
 
 
+def _diverged(flow: Flow) -> bool:
+    """Whether there are weights that are not finite."""
+    return not all(math.isfinite(norm) for norm, _ in flow.parameters.values())
+
+
+def _broken(flow: Flow, layer: LayerFlow) -> str:
+    """Which of all that could have done it did: the weights, the states, the loss, or the way back."""
+    said = "The gradient is not a finite number"
+    if _diverged(flow):
+        return f"{said}: the network has diverged, its weights are not finite."
+    if not all(math.isfinite(gate.mean) for gate in layer.gates.values()):
+        return f"{said}, nor are the states, though all weights are: look for NaN in the inputs, or the states overflow."
+    if not math.isfinite(flow.loss):
+        return f"{said}, nor is the loss, though all weights and states are: {_LOSS}."
+    return (
+        f"{said}, though weights and loss are: it overflows on its way back, or the loss function has no slope "
+        "where it was taken (the root or the norm of 0)."
+    )
+
+
 def _course(layer: LayerFlow, verdict: Verdict) -> str:
     """What the gradient does on its way back."""
     curve = layer.lag_h
     last = len(curve.mean) - 1
     steps = curve.half_life.steps
-    if verdict is Verdict.BROKEN:
-        return "The gradient is not a finite number: the network has diverged, or overflows on the way."
     if verdict is Verdict.SILENT:
         return "No gradient reaches this layer: the loss does not depend on it."
     if verdict is Verdict.SHORT:
@@ -85,7 +112,9 @@ def _course(layer: LayerFlow, verdict: Verdict) -> str:
         how = "keeps its size" if math.isinf(steps) else "keeps most of its size"
         return f"The gradient {how}: after {_count(last, 'step')} {_left(curve, last)} is left."
     lag = min(_LOOK, last)
-    reach = f", and from lag {curve.reach} on less than {curve.share:.0%}" if curve.reach is not None else ""
+    reach = (
+        f", and from lag {curve.reach} on less than {_share(curve.share)}" if curve.reach is not None else ""
+    )
     return f"The gradient halves every {_number(steps)} steps; after {_count(lag, 'step')} {_left(curve, lag)} is left{reach}."
 
 
@@ -164,14 +193,14 @@ def _units(layer: LayerFlow) -> str:
         layer.cell, "Phi'"
     )
     state = "saturated" if saturated(layer) else "not saturated"
-    return f"{name} averages {unit.slope_mean:.2f}, {unit.saturated:.0%} of it below a tenth: the units are {state}."
+    return f"{name} averages {unit.slope_mean:.2f}, {100 * unit.saturated:.0f} % of it below a tenth: the units are {state}."
 
 
 def _denormal(layer: LayerFlow) -> str:
     if layer.denormal_share < 0.01:
         return ""
     return (
-        f"{layer.denormal_share:.0%} of the gradient's numbers are denormal in float32: "
+        f"{100 * layer.denormal_share:.0f} % of the gradient's numbers are denormal in float32: "
         "processors that do not flush them slow down."
     )
 

@@ -89,8 +89,11 @@ def influence(
         raise InputError(
             f"x must be ids [T, B] or numbers [T, B, D], time first and not empty, got {x.dtype} {list(x.shape)}"
         )
-    if getattr(model, "batch_first", False):
-        raise InputError("the model must take time first, got one with batch_first: build it without")
+    # Of a model around such a layer too: the rows of the matrix would be examples, and nobody would notice.
+    for name, module in model.named_modules():
+        if getattr(module, "batch_first", False):
+            found = f"one whose layer {name} has batch_first" if name else "one with batch_first"
+            raise InputError(f"the model must take time first, got {found}: build it without")
     if directions is not None and directions < 1:
         raise InputError(f"directions must be at least 1, or None for all, got {directions}")
     if not 1 <= examples <= x.shape[1]:

@@ -21,7 +21,9 @@ class Backend(Protocol):
     """One way to run recurrences."""
 
     name: str
-    runs: str  # in words, for people
+
+    @property
+    def runs(self) -> str: ...  # in words, for people
 
     def unavailable(self) -> str | None: ...
     def refusal(self, call: Call) -> str | None: ...

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from throughtime.training.evaluation import Evaluation, evaluate
     from throughtime.training.interrupt import Interrupted
     from throughtime.training.loop import check, train, window_of
-    from throughtime.training.meter import Diverged
     from throughtime.training.reporter import (
         Lines,
         Plan,
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
         Summary,
         reporter_for,
     )
+    from throughtime.training.spikes import Diverged
     from throughtime.training.task import Task
     from throughtime.training.tensorboard import TensorBoard
 
@@ -31,8 +31,8 @@ _HOMES = {
     "evaluation": ["Evaluation", "evaluate"],
     "interrupt": ["Interrupted"],
     "loop": ["check", "train", "window_of"],
-    "meter": ["Diverged"],
     "reporter": ["Lines", "Plan", "Progress", "Reporter", "Several", "Silent", "Summary", "reporter_for"],
+    "spikes": ["Diverged"],
     "task": ["Task"],
     "tensorboard": ["TensorBoard"],
 }

@@ -40,8 +40,9 @@ class Bar:
         if self._task is None:
             return
         left = "" if progress.seconds_left is None else f"  {duration(progress.seconds_left)} left"
+        watched = f"  {progress.watched}" if progress.watched else ""
         text = (
-            f"epoch {progress.epoch:.1f}  {figures(progress.loss, self._unit)}  |g| {progress.gradient_norm:.2g}"
+            f"epoch {progress.epoch:.1f}  {figures(progress.loss, self._unit)}  |g| {progress.gradient_norm:.2g}{watched}"
             f"  {progress.tokens_per_second:,.0f} {self._unit}s/s{left}"
         )
         self._rich.update(self._task, completed=progress.spent, description=text)

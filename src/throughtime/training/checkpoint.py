@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from throughtime.errors import RunError
-from throughtime.training.evaluation import to_device
+from throughtime.training.evaluation import Evaluation, to_device
 from throughtime.training.processes import Processes
 from throughtime.training.task import Windows
 
@@ -83,3 +84,28 @@ def check_world(parts: list[Any], processes: Processes) -> dict[str, Any]:
         )
     part: dict[str, Any] = parts[processes.rank]
     return part
+
+
+def load_weights(
+    tree: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, path: Path
+) -> None:
+    """Put back the weights and the optimiser's state.
+
+    Raises: RunError if they are those of another model.
+    """
+    try:
+        model.load_state_dict(tree["model"])
+        optimizer.load_state_dict(tree["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"the checkpoint in {path} is one of another model: {reason}") from None
+
+
+def numbers_of(evaluation: Evaluation | None) -> list[float] | None:
+    """An evaluation as a checkpoint holds it."""
+    return None if evaluation is None else [evaluation.loss, evaluation.count]
+
+
+def evaluation_of(numbers: Any) -> Evaluation | None:
+    """What `numbers_of` was given."""
+    return None if numbers is None else Evaluation(*numbers)

@@ -13,6 +13,7 @@ SCHEDULES = ("constant", "linear", "cosine", "step")
 PRECISIONS = ("fp32", "bf16")
 KEEPS = ("best", "last")
 CLIPS = ("norm", "value", "none")
+ON_SPIKE = ("warn", "stop", "rollback")
 DEFAULT_EPOCHS = 10.0
 
 
@@ -62,20 +63,34 @@ class TrainingConfig:
     checkpoint_steps: int | None = None
     """Save it also after every so many steps."""
     evaluate_every: int | None = None
-    """Steps between evaluations; None: ten in all. There is always one at the end."""
+    """Steps between evaluations; None: ten in all, at least five steps apart. There is always one at the end."""
     log_every: int = 10
     """Steps between records of the history."""
     keep: str = "best"
     """The weights that model.safetensors holds: of the lowest validation loss, or the last."""
+    watch: int | None = None
+    """Steps between looks at the gradient's way through time; None: 200 on a CPU, 2,000 elsewhere; 0: never."""
+    on_spike: str = "warn"
+    """What to do when the loss jumps: "warn", "stop", or "rollback" to the weights from before."""
+    rollback_lr: float = 0.5
+    """What the learning rate is multiplied by from each rollback on."""
+    rollback_clip: str | None = None
+    """As `clip`, from the first rollback on."""
+    rollbacks: int = 4
+    """At most so many; the next spike stops the training."""
+    tensorboard: bool = False
+    """Write TensorBoard files into the run's folder too."""
 
     def __post_init__(self) -> None:
         one_of("optimizer", self.optimizer, OPTIMIZERS)
         one_of("schedule", self.schedule, SCHEDULES)
         one_of("precision", self.precision, PRECISIONS)
         one_of("keep", self.keep, KEEPS)
-        clip_of(self.clip)
+        one_of("on_spike", self.on_spike, ON_SPIKE)
+        for clip in (self.clip, self.rollback_clip or "none"):
+            clip_of(clip)
         _ = self.budget
-        for name in ("window", "batch", "checkpoint_steps", "evaluate_every", "log_every"):
+        for name in ("window", "batch", "checkpoint_steps", "evaluate_every", "log_every", "rollbacks"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
@@ -86,6 +101,10 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise InputError(f"{name} must be 0 or more, got {value}")
+        if self.watch is not None and self.watch < 0:
+            raise InputError(f"watch must be a number of steps, or 0 for never, got {self.watch}")
+        if not 0 < self.rollback_lr <= 1:
+            raise InputError(f"rollback_lr must be above 0 and at most 1, got {self.rollback_lr}")
         if not 0 <= self.momentum < 1:
             raise InputError(f"momentum must be from 0 up to 1, got {self.momentum}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):

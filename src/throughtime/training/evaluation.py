@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from throughtime.bptt.strategy import one_number
 from throughtime.errors import InputError
 from throughtime.training.autocast import autocast
 from throughtime.training.task import Window
@@ -58,7 +59,7 @@ def evaluate(
             inputs, targets = (to_device(part, device) for part in (window.inputs, window.targets))
             with autocast(device, precision):
                 outputs, state = model(inputs, None if window.fresh else state)
-            total = total.to(device) + loss(outputs, targets).double()
+            total = total.to(device) + one_number(loss(outputs, targets)).double().sum()
             count += window.count
     finally:
         model.train(training)

@@ -9,9 +9,10 @@ from throughtime.runs import Run
 from throughtime.training.config import TrainingConfig
 from throughtime.training.interrupt import Interrupts
 from throughtime.training.processes import Processes
-from throughtime.training.reporter import Reporter, Silent, Summary
+from throughtime.training.reporter import Reporter, Several, Silent, Summary
 from throughtime.training.sample import Sampler
 from throughtime.training.task import Task
+from throughtime.training.tensorboard import TensorBoard, require_tensorboard
 from throughtime.training.trainer import Trainer
 
 
@@ -44,11 +45,13 @@ def train(
 
     Raises: InputError for settings that torch refuses; RunError when the run holds a training and `resume` is not
         set, or cannot be written; Interrupted after Ctrl-C or SIGTERM, everything saved; Diverged when the loss or
-        the gradient is not finite.
+        the gradient is not finite, or jumps, unless `config.on_spike` has another way out.
     """
     check(config)
     processes = Processes(config.device)
     report = report if report is not None and processes.first else Silent()
+    if config.tensorboard and processes.first:
+        report = Several(report, TensorBoard(run.path / "tensorboard"))
     with run.lock() if processes.first else nullcontext(), Interrupts() as interrupts:
         trainer = Trainer(task, config, window_of(config), run, processes, report, sample)
         trainer.begin(resume)
@@ -63,9 +66,11 @@ def train(
 def check(config: TrainingConfig, task: Task | None = None) -> None:
     """Judge what the configuration itself cannot: to be called before a run is made.
 
-    Raises: InputError for a strategy that cannot be read, a device that is not here, or a task with too little data
-        for one window.
+    Raises: InputError for a strategy that cannot be read, a device that is not here, a package that is missing, or a
+        task with too little data for one window.
     """
+    if config.tensorboard:
+        require_tensorboard()
     window = window_of(config)
     world = Processes(config.device).world
     if task is not None:

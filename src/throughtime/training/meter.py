@@ -1,21 +1,16 @@
-"""What is watched while training: loss, gradient norm, speed; and the end of it when they are no longer numbers."""
+"""What every step says: loss and gradient norm, read from the device and averaged for the history."""
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from throughtime.errors import ThroughtimeError
 from throughtime.training.evaluation import perplexity
-
-
-class Diverged(ThroughtimeError):
-    """The loss or the gradient is not a number any more."""
+from throughtime.training.spikes import Measured, Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +21,7 @@ class Reading:
     norm: Tensor  # of the gradient, before clipping
     clipped: Tensor  # bool
     count: int
+    place: Place
 
 
 class Meter:
@@ -44,39 +40,39 @@ class Meter:
         """Of the last step that was read."""
         self.norm = math.nan
         self._pending: list[Reading] = []
-        self._norms: deque[float] = deque(maxlen=5)
         self._start()
 
     def add(self, reading: Reading) -> None:
         """Take note of a step."""
         self._pending.append(reading)
 
-    def read(self) -> None:
-        """Read what is pending.
-
-        Raises: Diverged if a loss or a norm is not finite.
-        """
-        if not self._pending:
-            return
+    def read(self) -> list[Measured]:
+        """Read what is pending; who asked judges it, and gives back to `take` what the averages are to hold."""
         pending, self._pending = self._pending, []
+        if not pending:
+            return []
         if len(pending) == 1:  # what `stack` does, without its cost: this is every step on a CPU
             rows = [[float(value) for value in (pending[0].loss, pending[0].norm, pending[0].clipped)]]
         else:
             stacked = torch.stack([torch.stack([r.loss, r.norm, r.clipped.to(r.loss)]) for r in pending])
             rows = stacked.tolist()
+        found = []
         for (loss, norm, clipped), reading in zip(rows, pending, strict=True):
             self.step += 1
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise Diverged(self._diverged(loss, norm))
-            self.loss, self.norm = loss, norm
-            self._norms.append(norm)
-            self._steps += 1
-            self._clipped += clipped
-            self._norm_sum += norm
-            self._norm_max = max(self._norm_max, norm)
-            self._loss_sum += loss * reading.count
-            self._count += reading.count
             self.tokens += reading.count
+            step = Measured(self.step, self.tokens, loss, norm, bool(clipped), reading.count, reading.place)
+            found.append(step)
+        return found
+
+    def take(self, step: Measured) -> None:
+        """Put a step into the averages."""
+        self.loss, self.norm = step.loss, step.norm
+        self._steps += 1
+        self._clipped += step.clipped
+        self._norm_sum += step.norm
+        self._norm_max = max(self._norm_max, step.norm)
+        self._loss_sum += step.loss * step.targets
+        self._count += step.targets
 
     def record(self) -> dict[str, Any]:
         """The averages since the last record, for the history. Starts the next.
@@ -116,22 +112,14 @@ class Meter:
             "_loss_sum",
             "_count",
         )
-        return {name: getattr(self, name) for name in names} | {"_norms": list(self._norms)}
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
         for name, value in state.items():
-            setattr(self, name, deque(value, maxlen=5) if name == "_norms" else value)
+            setattr(self, name, value)
 
     def _start(self) -> None:
         self._steps, self._count = 0, 0
         self._clipped, self._loss_sum = 0.0, 0.0
         self._norm_sum, self._norm_max = 0.0, 0.0
-
-    def _diverged(self, loss: float, norm: float) -> str:
-        what = f"the gradient's norm is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
-        before = ", ".join(f"{value:.3g}" for value in self._norms) or "none, it was the first step"
-        return (
-            f"training stopped at step {self.step}: {what}; gradient norms of the steps before: {before}; "
-            "the last checkpoint is kept; train anew with a smaller lr, or with clip = norm:1"
-        )

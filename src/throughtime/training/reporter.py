@@ -39,6 +39,7 @@ class Progress(NamedTuple):
     tokens_per_second: float
     seconds: float
     seconds_left: float | None
+    watched: str = ""  # what was last seen of the gradient's way through time, in a few words
 
 
 class Summary(NamedTuple):
@@ -110,9 +111,10 @@ class Lines:
         if now >= self._next:
             self._next = now + self._seconds
             left = "" if progress.seconds_left is None else f", {duration(progress.seconds_left)} left"
+            watched = f", {progress.watched}" if progress.watched else ""
             self.message(
                 f"step {progress.step}, epoch {progress.epoch:.2f}: {figures(progress.loss, self._unit)}, "
-                f"gradient {progress.gradient_norm:.3g}, {progress.tokens_per_second:,.0f} {self._unit}s/s{left}"
+                f"gradient {progress.gradient_norm:.3g}{watched}, {progress.tokens_per_second:,.0f} {self._unit}s/s{left}"
             )
 
     def evaluation(self, step: int, evaluation: Evaluation, best: bool) -> None:

@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from throughtime.bptt import Strategy
+from throughtime import bptt
+from throughtime.training import clipping
 from throughtime.training.autocast import autocast
-from throughtime.training.clipping import Clip
+from throughtime.training.config import TrainingConfig
 from throughtime.training.evaluation import to_device
 from throughtime.training.meter import Reading
+from throughtime.training.optimizer import optimizer_for
 from throughtime.training.processes import Processes
+from throughtime.training.spikes import Place
 from throughtime.training.task import Window
 
 
@@ -23,26 +26,26 @@ class Step:
     def __init__(
         self,
         model: nn.Module,
-        strategy: Strategy,
         loss: Callable[[Any, Any], Tensor],
-        clip: Clip,
-        optimizer: torch.optim.Optimizer,
+        config: TrainingConfig,
         processes: Processes,
-        precision: str,
         generator: torch.Generator,
     ) -> None:
-        self.model, self.strategy, self.loss, self.clip = model, strategy, loss, clip
-        self.optimizer, self.processes = optimizer, processes
-        self.precision, self.generator = precision, generator
+        self.model, self.loss, self.processes, self.generator = model, loss, processes, generator
+        self.strategy = bptt.parse(config.bptt)
+        self.clip = clipping.parse(config.clip)
+        self.optimizer = optimizer_for(model, config)
+        self.precision = config.precision
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
-    def gradients(self, window: Window, state: Any, count: int) -> tuple[Reading, Any]:
+    def gradients(self, window: Window, state: Any, count: int, place: Place) -> tuple[Reading, Any]:
         """Leave the clipped gradient of the mean loss over all processes' targets in `.grad`.
 
         Args:
             window: this process's.
             state: its streams' state, None at their start.
             count: unmasked targets of all processes' windows.
+            place: of the step, for who reads what it measured.
 
         Returns: what to watch, and the state after the window, detached.
         """
@@ -65,7 +68,7 @@ class Step:
                     parameter.grad = torch.zeros_like(parameter)
             self.processes.sum_([loss, *(p.grad for p in self.parameters if p.grad is not None)])
         clipped = self.clip(self.parameters)
-        return Reading(loss, clipped.norm, clipped.changed, count), result.state
+        return Reading(loss, clipped.norm, clipped.changed, count, place), result.state
 
     def update(self, lr: float) -> None:
         """Move the weights, and forget the gradient."""

@@ -9,24 +9,23 @@ from typing import Any
 
 import torch
 
-from throughtime import bptt
 from throughtime.errors import RunError
 from throughtime.runs import Run
-from throughtime.training import checkpoint, clipping
+from throughtime.training import checkpoint
 from throughtime.training.budget import Budget, epochs
 from throughtime.training.config import TrainingConfig
 from throughtime.training.evaluation import Evaluation, evaluate, to_device
 from throughtime.training.interrupt import Interrupted, Interrupts
 from throughtime.training.journal import Journal, Position
-from throughtime.training.optimizer import optimizer_for
+from throughtime.training.looks import Looks
 from throughtime.training.processes import Processes
 from throughtime.training.reporter import Plan, Reporter, Summary
 from throughtime.training.sample import Sampler, sample_of
 from throughtime.training.schedule import factor
+from throughtime.training.spikes import Place
+from throughtime.training.spikes_guard import Guard
 from throughtime.training.step import Step
 from throughtime.training.task import Task, Window
-
-EVALUATIONS = 10  # in all, where the configuration does not say
 
 
 class Trainer:
@@ -45,7 +44,6 @@ class Trainer:
         self.task, self.config, self.window, self.run = task, config, window, run
         self.processes, self.device = processes, processes.device
         self.report, self.sample = report, sample
-        self.journal = Journal(run, report, writes=processes.first)
         self.budget = Budget.of(config)
         torch.manual_seed(config.seed)
         self.model = task.build().to(self.device)
@@ -56,17 +54,11 @@ class Trainer:
         self.streams = task.streams(
             window, config.batch, seed=config.seed, rank=processes.rank, world=processes.world
         )
-        self.step = Step(
-            self.model,
-            bptt.parse(config.bptt),
-            task.loss,
-            clipping.parse(config.clip),
-            optimizer_for(self.model, config),
-            processes,
-            config.precision,
-            self.generator,
-        )
+        self.step = Step(self.model, task.loss, config, processes, self.generator)
+        self.guard = Guard(config, self.step, task, self.device)
+        self.journal = Journal(run, report, self.guard, writes=processes.first)
         self.steps, self.spent, self.lr = 0, 0.0, 0.0
+        self.looks = Looks(config.evaluate_every)
         self.state: Any = None
         self.latest: Evaluation | None = None
         self.best: Evaluation | None = None
@@ -114,16 +106,22 @@ class Trainer:
         for window in self._windows():
             count, signal = self._agree(window, interrupts)
             self.lr = config.lr * factor(config.schedule, config.warmup, self.spent, self.steps)
-            reading, self.state = self.step.gradients(window, self._state_for(window), count)
+            self.lr *= self.guard.before(self.steps)
+            before = self._state_for(window)
+            place = Place.of(self.streams, fresh=before is None, lr=self.lr)
+            reading, self.state = self.step.gradients(window, before, count, place)
             self.journal.meter.add(reading)
-            if self.device.type == "cpu":  # elsewhere reading waits for the device: it is done where needed
-                self.journal.meter.read()
-            self.step.update(self.lr)
+            if self.guard.at_once and self.journal.read(self.seconds):
+                self.state = None  # the weights that made it are gone
+            else:
+                if self.guard.watch.due(self.steps + 1):
+                    self._watch(window, before)
+                self.step.update(self.lr)
             self.steps += 1
             if self.processes.world == 1:
                 self.seconds = self._clock()
-            before, self.spent = self.spent, self.budget.spent(self.steps, self.streams, self.seconds)
-            self._after_step(before)
+            self.spent = self.budget.spent(self.steps, self.streams, self.seconds)
+            self._after_step()
             if signal and self.spent < 1:
                 self._save()
                 raise Interrupted(self._how_to_go_on(), signal)
@@ -161,7 +159,7 @@ class Trainer:
             return self.state.state(self.model, to_device(window.inputs, self.device))
         return self.state
 
-    def _after_step(self, before: float) -> None:
+    def _after_step(self) -> None:
         """Tell, evaluate and save what is due."""
         config, done = self.config, self.spent >= 1
         left = self.budget.seconds_left(self.spent, self.seconds)
@@ -169,21 +167,31 @@ class Trainer:
         self.journal.tell(at, now=done or self.steps == 1)
         if done or self.steps % config.log_every == 0:
             self.journal.record(at)
-        due = int(self.spent * EVALUATIONS) > int(before * EVALUATIONS)
-        if config.evaluate_every is not None:
-            due = self.steps % config.evaluate_every == 0
-        if done or due:
+        if self.looks.due(self.steps, self.spent):
             self._evaluate(at)
             self._write_sample()
         due = config.checkpoint_steps is not None and self.steps % config.checkpoint_steps == 0
         if done or due or self.seconds - self._saved_at >= config.checkpoint_seconds:
             self._save()
 
+    def _watch(self, window: Window, before: Any) -> None:
+        """Look at the gradient's way through time, between a step's gradient and its update."""
+        self.journal.read(self.seconds)
+        if not self.processes.first:
+            return
+        step, norm = self.steps + 1, self.journal.meter.norm
+        found = self.guard.watch.look(step, window, before, norm)
+        if found is None:
+            self.report.message(f"the gradient's way is not watched: {self.guard.watch.refusal}")
+            return
+        at = Position(step, epochs(self.streams), self.spent, self.seconds, None, self.lr)
+        self.journal.watched(at, found)
+
     def _evaluate(self, at: Position) -> None:
         windows = self.task.validation(self.window, self.config.batch)
         if windows is None:
             return
-        self.journal.meter.read()
+        self.journal.read(self.seconds)
         # Every process does all of it: the same arithmetic on the same weights, and nobody waits for another.
         precision = self.config.precision
         latest = evaluate(self.model, windows, self.task.loss, device=self.device, precision=precision)
@@ -200,7 +208,7 @@ class Trainer:
             self.report.sample(text)
 
     def _save(self) -> None:
-        self.journal.meter.read()  # nothing is saved after a step that went wrong
+        self.journal.read(self.seconds)  # nothing is saved after a step that went wrong
         own = checkpoint.own_part(self.streams, self.state, self.generator, self.device)
         parts = self.processes.gather(own)
         self._saved_at = self.seconds
@@ -213,9 +221,11 @@ class Trainer:
             "steps": self.steps,
             "spent": self.spent,
             "seconds": self.seconds,
-            "latest": _numbers(self.latest),
-            "best": _numbers(self.best),
+            "looks": self.looks.state_dict(),
+            "latest": checkpoint.numbers_of(self.latest),
+            "best": checkpoint.numbers_of(self.best),
             "journal": self.journal.state_dict(),
+            "guard": self.guard.state_dict(),
             "model": dict(self.model.state_dict()),
             "optimizer": self.step.optimizer.state_dict(),
             "parts": parts,
@@ -224,27 +234,16 @@ class Trainer:
 
     def _restore(self, tree: dict[str, Any]) -> None:
         part = checkpoint.check_world(tree["parts"], self.processes)
-        try:
-            self.model.load_state_dict(tree["model"])
-            self.step.optimizer.load_state_dict(tree["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise RunError(f"the checkpoint in {self.run.path} is one of another model: {reason}") from None
+        checkpoint.load_weights(tree, self.model, self.step.optimizer, self.run.path)
         checkpoint.restore_own_part(part, self.streams, self.generator, self.device)
         self.state = None if part["carried"] is None else checkpoint.Carried(part["carried"])
         self.steps, self.spent = tree["steps"], tree["spent"]
-        self.latest, self.best = _evaluation(tree["latest"]), _evaluation(tree["best"])
+        self.looks.load_state_dict(tree["looks"])
+        self.latest, self.best = map(checkpoint.evaluation_of, (tree["latest"], tree["best"]))
         self.seconds = self._seconds_before = self._saved_at = tree["seconds"]
         self.journal.load_state_dict(tree["journal"], self.seconds)
+        self.guard.load_state_dict(tree["guard"])
 
     def _how_to_go_on(self) -> str:
         command = f"throughtime train {self.task.name} --resume --out {shlex.quote(str(self.run.path))}"
         return f"training was interrupted at step {self.steps}; all of it is saved, go on with: {command}"
-
-
-def _numbers(evaluation: Evaluation | None) -> list[float] | None:
-    return None if evaluation is None else [evaluation.loss, evaluation.count]
-
-
-def _evaluation(numbers: Any) -> Evaluation | None:
-    return None if numbers is None else Evaluation(*numbers)

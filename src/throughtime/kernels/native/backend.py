@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from throughtime.kernels.call import Call
-from throughtime.kernels.native import operators
+from throughtime.kernels.native import operators, precision
 
 _CAN = (
     "layer_norm",
@@ -23,7 +23,12 @@ class NativeBackend:
     """C++ on the CPU."""
 
     name = "native"
-    runs = "RNN, GRU, LSTM with every option; full and ragged batches; float32, float64"
+
+    @property
+    def runs(self) -> str:
+        """What it can do, in words."""
+        done = "RNN, GRU, LSTM with every option; full and ragged batches; float32, float64"
+        return f"{done}; {precision.in_words()}"
 
     def unavailable(self) -> str | None:
         """Why the library is not there, or None."""
@@ -38,12 +43,21 @@ class NativeBackend:
         unknown = [extra for extra in call.extras if extra not in _CAN]
         if unknown:
             return f"native has no kernel for {call.cell} with {', '.join(unknown)}"
-        if call.dtype not in (torch.float32, torch.float64):
-            return f"native computes in float32 and float64, this call is in {str(call.dtype).removeprefix('torch.')}"
-        if call.autocast:
-            return "native does not run under autocast yet"
+        if call.dtype not in (torch.float32, torch.float64, torch.bfloat16):
+            name = str(call.dtype).removeprefix("torch.")
+            return f"native computes in float32, float64 and bfloat16, this call is in {name}"
         if call.transform == "torch.compile":
             return operators.refusal(call)
         if call.transform:
             return f"native cannot run under {call.transform}"
+        if call.dtype == torch.bfloat16 or call.autocast:
+            return _low_refusal()
         return None
+
+
+def _low_refusal() -> str | None:
+    """Why a call in low precision cannot run here, or None."""
+    if torch._C._len_torch_dispatch_stack():  # the operators that a dispatch mode sees have no such border
+        return "native computes in float32 and float64 only under a torch_dispatch mode, without autocast"
+    found = precision.arithmetic()
+    return found if isinstance(found, str) else None

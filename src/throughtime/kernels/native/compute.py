@@ -24,6 +24,7 @@ from throughtime.kernels.native.given import (
 )
 from throughtime.kernels.native.layout import LAYOUTS, Sizes, cut, cut_rows, pad, pad_rows
 from throughtime.kernels.native.memory import pool
+from throughtime.kernels.native.precision import accumulate, multiply
 from throughtime.kernels.native.rows import Piece
 
 __all__ = ["ACTIVATIONS", "PIECE", "Given", "Kept", "Plan", "backward", "check", "forward"]
@@ -63,12 +64,10 @@ def forward(plan: Plan, given: Given) -> tuple[Tensor, Tensor, Tensor | None, Ke
     if len(pieces) > 1:
         alive.append(packed_weights(plan, call, x, back=False))
     columns_of_inputs = slice(layout.inputs.start * size, layout.inputs.stop * size)
-    # With one feature the product is an outer one, which the matrix product does many times slower.
-    product = torch.mul if x.shape[1] == 1 else torch.mm
     for begin, end, first, last in pieces:
         skipped = 0 if keep_gates else first
         inputs = x if len(pieces) == 1 else x[first:last]
-        product(inputs, w_ih, out=gates[first - skipped : last - skipped, columns_of_inputs])
+        multiply(plan.bf16, inputs, w_ih, gates[first - skipped : last - skipped, columns_of_inputs])
         call.begin, call.end = begin, end
         call.gates = gates.data_ptr() - skipped * ldg * x.itemsize
         plan.library.forward(call, x.dtype)
@@ -128,7 +127,7 @@ def backward(
     behind = layout.blocks + (given.weight_hr is not None)
     blocks = layout.inputs if given.gain_ih is None else slice(behind, behind + layout.gates)
     columns_of_inputs = slice(blocks.start * size, blocks.stop * size)
-    beta = 0
+    started = False
     for begin, end, first, last in reversed(pieces):
         call.begin, call.end = begin, end
         call.dgates = dgates.data_ptr() - first * ldg * x.itemsize
@@ -139,21 +138,21 @@ def backward(
         threads, flushed = plan.library.flush_denormals()
         inputs = dgates[:count, columns_of_inputs]
         if dx is not None and w_ih is not None:
-            torch.mm(inputs, w_ih, out=dx[rows_here])
+            multiply(plan.bf16, inputs, w_ih, dx[rows_here])
         if dw_ih is not None:
-            torch.addmm(dw_ih, inputs.t(), x[rows_here], beta=beta, out=dw_ih)
+            accumulate(plan.bf16, inputs.t(), x[rows_here], dw_ih, not started)
         if dw_hh is not None and before is not None:
             for source, place, reads_gates in layout.recurrent:
                 through = dgates[:count, source.start * size : source.stop * size]
                 target = dw_hh[place.start * size : place.stop * size]
                 read = kept.gates[rows_here, :size] if reads_gates else before[rows_here]
-                torch.addmm(target, through.t(), read, beta=beta, out=target)
+                accumulate(plan.bf16, through.t(), read, target, not started)
         if dw_hr is not None:
             projected = slice(layout.blocks * size, layout.blocks * size + size)
             through = dgates[:count, projected][:, :columns]
-            torch.addmm(dw_hr, through.t(), kept.gates[rows_here, projected], beta=beta, out=dw_hr)
+            accumulate(plan.bf16, through.t(), kept.gates[rows_here, projected], dw_hr, not started)
         plan.library.restore_denormals(threads, flushed)
-        beta = 1
+        started = True
     if dw_ih is not None:
         dw_ih = cut_rows(dw_ih, layout.gates, hidden, size)
     if dw_hh is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from throughtime.cells.contract import State
 from throughtime.cells.recurrence import Recurrence
-from throughtime.kernels.native import compute
+from throughtime.kernels.native import compute, precision
 from throughtime.kernels.native.compute import Given, Kept, Plan
 from throughtime.kernels.native.library import Library, load
 from throughtime.kernels.native.rows import Rows
@@ -29,6 +29,7 @@ class Job(NamedTuple):
     zone: Zone | None
     memories: bool  # of every step are wanted
     present: tuple[bool, ...]  # which of the tensors of Given there are
+    bf16: int = 0  # as in Plan
 
     def plan(self, training: bool) -> Plan:
         """This job for `compute`."""
@@ -36,7 +37,8 @@ class Job(NamedTuple):
         assert isinstance(library, Library)  # dispatch has asked
         nonlinearity = getattr(recurrence, "nonlinearity", "tanh")
         kind = recurrence.kind + " reset before" * (getattr(recurrence, "reset_after", True) is False)
-        return Plan(library, kind, nonlinearity, self.rows, self.reverse, training, self.memories, self.zone)
+        options = self.memories, self.zone, self.bf16
+        return Plan(library, kind, nonlinearity, self.rows, self.reverse, training, *options)
 
     def given(self, tensors: Sequence[Tensor]) -> Given:
         """The tensors that there are, each in its place."""
@@ -68,7 +70,8 @@ class NativeRecurrence(torch.autograd.Function):
         each = iter(ctx.needs_input_grad[1:])
         needs = tuple(next(each) if there else False for there in job.present)
         if torch.is_grad_enabled():
-            found = _twice_differentiable(ctx.plan, job.recurrence, given, gradients, needs)
+            with precision.without_autocast():
+                found = _twice_differentiable(ctx.plan, job.recurrence, given, gradients, needs)
         else:
             dy, dh, dc, dmemories = gradients
             found = compute.backward(ctx.plan, given, kept, (dy, dh, dc), needs, dmemories)
@@ -123,10 +126,21 @@ def _apply(
 ) -> tuple[Tensor, tuple[Tensor, ...], Any]:
     weights = [getattr(recurrence, name, None) for name in WEIGHTS]
     given = Given(x, state[0], state[1] if len(state) > 1 else None, *weights)  # type: ignore[arg-type]
+    zone, low = Zone.of(zoneout, rows), precision.low_dtype(x)
+    present = tuple(value is not None for value in given)
+    if low is None:
+        return _through(Job(rows, recurrence, reverse, zone, memories, present), given)
+    job = Job(rows, recurrence, reverse, zone, memories, present, precision.number_for(low))
+    with precision.without_autocast():
+        y, final, every = _through(job, precision.lower(given, low))
+    dtype = given.weight_hh.dtype
+    return y.to(low), tuple(v.to(dtype) for v in final), None if every is None else every.to(dtype)
+
+
+def _through(job: Job, given: Given) -> tuple[Tensor, tuple[Tensor, ...], Any]:
+    """Outputs, final state, and all memories or None."""
     compute.check(given)
     tensors = [value for value in given if value is not None]
-    present = tuple(value is not None for value in given)
-    job = Job(rows, recurrence, reverse, Zone.of(zoneout, rows), memories, present)
     if torch.is_grad_enabled() and any(value.requires_grad for value in tensors):
         y, h, c, every = NativeRecurrence.apply(job, *tensors)  # type: ignore[no-untyped-call]
     else:

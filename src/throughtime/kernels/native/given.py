@@ -27,6 +27,7 @@ class Plan(NamedTuple):
     training: bool
     memories: bool = False  # of every step are wanted
     zone: Zone | None = None
+    bf16: int = 0  # float32 calls: how the factors of products are rounded, a tt_bf16 of csrc/bf16.h
 
 
 class Given(NamedTuple):
@@ -105,6 +106,7 @@ def native_call(plan: Plan, given: Given, sizes: Sizes, ldg: int) -> tuple[Nativ
         training=plan.training or plan.memories,
         threads=torch.get_num_threads(),
         ldg=ldg,
+        bf16=plan.bf16,
         offsets=rows.offsets.data_ptr(),
     )
     alive = [

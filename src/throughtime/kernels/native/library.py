@@ -12,7 +12,7 @@ import torch
 
 _INTEGERS = (
     "cell", "activation", "reset_before", "steps", "batch", "begin", "end", "units", "columns", "hidden", "width",
-    "reverse", "training", "threads", "split", "ldg", "packed_ready", "zoneout",
+    "reverse", "training", "threads", "split", "ldg", "packed_ready", "bf16", "zoneout",
 )  # fmt: skip
 _POINTERS = (
     "offsets", "weight_hh", "weight_hr", "bias_ih", "bias_hh", "gain_ih", "gain_hh", "gain_c", "bias_c", "peephole", "h_mask",

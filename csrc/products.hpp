@@ -1,0 +1,96 @@
+// The matrix products of one thread, in the arithmetic that the call asks for: float32 and float64 as they lie, or bfloat16
+// factors with float32 sums (bf16.h), whose left factor is rounded once for all panels.
+#pragma once
+#include "bf16.h"
+#include "bf16_registers.hpp"
+#include "bf16_tiles.hpp"
+#include "cells.hpp"
+#include "scratch.hpp"
+
+namespace tt::THROUGHTIME_ISA {
+
+// Without a product for TT_BF16_OFF, and for instructions that this code was built without.
+static tt_bf16_code bf16_code(int64_t which) {
+  switch (which) {
+    case TT_BF16_EMULATED: return {pair_product<EmulatedDot>, nullptr, nullptr};
+    case TT_BF16_TILES: return {tile_product<MemoryTiles>, nullptr, nullptr};
+#if THROUGHTIME_BYTES == 64 && defined(THROUGHTIME_AVX512_BF16)
+    case TT_BF16_AVX512: return tt_bf16_code_avx512();
+#endif
+#if THROUGHTIME_BYTES == 64 && defined(THROUGHTIME_AMX)
+    case TT_BF16_AMX: return tt_bf16_code_amx();
+#endif
+    default: return {nullptr, nullptr, nullptr};
+  }
+}
+
+template <class T>
+class Products {
+ public:
+  // What a thread needs besides: numbers of T. `longest`: the largest K of a product.
+  static size_t scratch(const tt_call& call, long longest) {
+    if (!lowers(call)) return 0;
+    const size_t rows = (call.batch + TT_BF16_ROWS - 1) / TT_BF16_ROWS * TT_BF16_ROWS;
+    return longest * kPanel<T> + rows * row(longest);
+  }
+
+  Products(const tt_call& call, long longest, T* scratch) : code_(lowers(call) ? bf16_code(call.bf16) : tt_bf16_code{}) {
+    if (!code_.product) return;
+    panel_ = scratch;
+    rows_ = reinterpret_cast<uint16_t*>(scratch + longest * kPanel<T>);
+    ldr_ = row(longest);
+    // The rows behind the last are multiplied too, and what comes of them is thrown away.
+    std::memset(rows_, 0, (Products::scratch(call, longest) - longest * kPanel<T>) * sizeof(T));
+    if (code_.begin) code_.begin();
+  }
+  ~Products() {
+    if (code_.end) code_.end();
+  }
+  Products(const Products&) = delete;
+  Products& operator=(const Products&) = delete;
+
+  // Panel number `index` of `packed`, `size` numbers each, is what `pack` writes.
+  template <class Pack>
+  void pack(T* packed, long index, long size, Pack&& pack) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (code_.product) {
+        pack(panel_);
+        return panel_to_bf16(panel_, size / kPanel<T>, reinterpret_cast<uint16_t*>(packed) + index * size);
+      }
+    }
+    pack(packed + index * size);
+  }
+
+  // The left factor of the next products, [rows][K].
+  void left(int rows, const T* A, long lda, long K) {
+    count_ = rows;
+    A_ = A;
+    lda_ = lda;
+    K_ = K;
+    if constexpr (std::is_same_v<T, float>)
+      if (code_.product) rows_to_bf16(rows, A, lda, K, rows_, ldr_);
+  }
+
+  // C (+)= left * panel number `index` of `packed`, `size` numbers each.
+  void into(T* C, long ldc, const T* packed, long index, long size, bool accumulate) const {
+    if constexpr (std::is_same_v<T, float>)
+      if (code_.product)
+        return code_.product(count_, rows_, ldr_, reinterpret_cast<const uint16_t*>(packed) + index * size, K_, C, ldc, accumulate);
+    product(count_, A_, lda_, packed + index * size, int(K_), C, ldc, accumulate);
+  }
+
+ private:
+  static bool lowers(const tt_call& call) { return std::is_same_v<T, float> && call.bf16 != TT_BF16_OFF; }
+  // Past a power of two, whose multiples would fight for the same cache lines.
+  static long row(long K) { return K + 32; }
+
+  tt_bf16_code code_;
+  T* panel_ = nullptr;
+  uint16_t* rows_ = nullptr;
+  long ldr_ = 0;
+  int count_ = 0;
+  const T* A_ = nullptr;
+  long lda_ = 0, K_ = 0;
+};
+
+}  // namespace tt::THROUGHTIME_ISA

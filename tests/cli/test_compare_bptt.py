@@ -1,0 +1,74 @@
+"""`throughtime compare bptt`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from throughtime.studies import strategies_run
+from throughtime.studies.workers import spread
+
+SMALL = ["compare", "bptt", "--quick", "--window", "3", "--steps", "4", "--draws", "4", "--jobs", "1"]
+SMALL += ["--strategy", "full", "--strategy", "polynomial:W"]
+
+
+@pytest.fixture(autouse=True)
+def no_processes(monkeypatch):
+    """No memory: it takes a process for each. Its own test is elsewhere."""
+
+    def here(work, cases, jobs, *, fresh=False):
+        return iter((n, 1.5) for n in range(len(cases))) if fresh else spread(work, cases, jobs)
+
+    monkeypatch.setattr(strategies_run, "spread", here)
+
+
+def test_a_table_a_file_and_a_picture(command, text: Path, tmp_path: Path):
+    out = tmp_path / "new" / "folder"
+    ended = command(*SMALL, "--data", text, "--length", "3", "--task-window", "5", "--out", out)
+    assert ended.status == 0, ended.err
+    assert "book.txt: gru, 32 units, 12 steps an update" in ended.out
+    rows = [line for line in ended.out.splitlines() if "full  " in line or "polynomial:" in line]
+    assert [word for row in rows[-6:] for word in row.split() if word in ("polynomial:3", "polynomial:5")]
+    assert "bias: distance of the mean gradient" in ended.out
+    assert "100%, about 0s left: " in ended.err
+    kept = json.loads((out / "bptt.json").read_text())
+    assert [result["strategy"] for result in kept["results"]] == [
+        "full",
+        "polynomial:3",
+        "full",
+        "polynomial:5",
+    ]
+    assert all(len(result["trainings"]) == 1 for result in kept["results"])
+    assert (out / "bptt.md").read_text().count("\n| ") == 5
+    assert (out / "bptt.png").stat().st_size > 10_000
+
+
+def test_json_is_one_object(command, text: Path):
+    ended = command(*SMALL, "--data", text, "--task", "none", "--json", "--cell", "rnn", "--seeds", 2)
+    values = json.loads(ended.out)
+    assert values["complete"] and [problem["name"] for problem in values["problems"]] == ["text"]
+    assert values["settings"]["cell"] == "rnn"
+    assert [one["seed"] for one in values["results"][1]["trainings"]] == [0, 1]
+
+
+def test_ctrl_c_keeps_what_is_done(command, text: Path, tmp_path: Path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(strategies_run, "learn", interrupted)
+    ended = command(*SMALL, "--data", text, "--task", "none", "--out", tmp_path)
+    assert ended.status == 130
+    assert ended.err.endswith("throughtime: stopped after 2 gradients and 0 trainings\n")
+    assert json.loads((tmp_path / "bptt.json").read_text())["complete"] is False
+    assert "no bias is seen over 4 draws" in ended.out
+
+
+def test_what_cannot_be_compared_is_one_line(fails, text: Path, tmp_path: Path):
+    assert "Did you mean 'copy'?" in fails("compare", "bptt", "--task", "coppy")
+    assert "bptt must read truncated:WINDOW" in fails("compare", "bptt", "--strategy", "truncated")
+    assert "no such file" in fails("compare", "bptt", "--quick", "--data", tmp_path / "no.txt")
+    text_in_the_way = tmp_path / "file"
+    text_in_the_way.write_text("")
+    assert "choose another --out" in fails("compare", "bptt", "--quick", "--out", text_in_the_way)

@@ -1,0 +1,89 @@
+"""Which bfloat16 calls the native backend takes, in which arithmetic, and in which dtypes it answers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from tests.kernels.test_native_bf16 import B, D, T, assert_close, inputs_of, layer_of
+from torch.utils.flop_counter import FlopCounterMode
+
+import throughtime as tt
+from throughtime.kernels import dispatch
+from throughtime.kernels.native import function, library, precision, rows
+
+pytestmark = pytest.mark.skipif(isinstance(library.load(), str), reason=f"native: {library.load()}")
+
+
+def test_autocast_takes_what_other_layers_give():
+    """bfloat16 inputs, states of either dtype; float64 it leaves alone."""
+    layer, x = tt.GRU(D, 13), torch.randn(T, B, D)
+    with tt.use_backend("native"), torch.autocast("cpu", torch.bfloat16):
+        for dtype in (torch.float32, torch.bfloat16):
+            for hx in (None, torch.randn(1, B, 13), torch.randn(1, B, 13, dtype=torch.bfloat16)):
+                y, h = layer(x.to(dtype), hx)
+                assert (y.dtype, h.dtype) == (torch.bfloat16, torch.float32)
+        y, h = tt.GRU(D, 13).double()(x.double())
+        assert (y.dtype, h.dtype) == (torch.float64, torch.float64)
+        with pytest.raises(RuntimeError, match=r"weight_ih must be torch\.float32 on the CPU"):
+            tt.GRU(D, 13).double()(x)
+
+
+def test_memories_of_every_step_come_in_the_state_s_dtype():
+    torch.manual_seed(0)
+    layer = layer_of("lstm").to(torch.bfloat16)
+    x, states = inputs_of(layer)
+    x, states = x.bfloat16(), tuple(s[0].bfloat16() for s in states)
+    where = rows.rows_of(x, None)
+    recurrence = layer._bind(0)
+    y, final, every = function.run_with_memories(recurrence, where, where.pack(x), states, False)
+    assert {v.dtype for v in (y, *final, every)} == {torch.bfloat16}
+    assert torch.equal(every[-B:], final[1])
+
+
+@pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM"])
+def test_dispatch_leaves_graphs_and_modes_to_the_reference(name):
+    layer = getattr(tt, name)(D, 13).bfloat16()
+    x = torch.randn(T, B, D, dtype=torch.bfloat16)
+    with FlopCounterMode(display=False):
+        y, _ = layer(x)
+    assert_close([y], [layer(x)[0]], 0.05)
+    for call in (
+        layer.call(x)._replace(transform="torch.compile"),
+        layer.call(x)._replace(transform="torch.func"),
+    ):
+        with pytest.raises(tt.BackendError, match=call.transform):
+            dispatch.choose(call, "native")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason"),
+    [
+        ("bf15", "THROUGHTIME_BF16 must be one of off, emulated, tiles, avx512, amx, got 'bf15'"),
+        ("amx", "THROUGHTIME_BF16=amx cannot run on this processor with the portable code: leave it away"),
+    ],
+)
+def test_an_arithmetic_that_is_not_there_is_a_reason(wanted, reason):
+    code = (
+        "import torch, throughtime as tt\n"
+        "layer, x = tt.GRU(3, 5).bfloat16(), torch.zeros(2, 1, 3, dtype=torch.bfloat16)\n"
+        "layer(x)\n"
+        "print(tt.backends(layer.call(x)))\n"
+        "print(tt.backends(tt.Call('gru')))\n"
+        "print(tt.backends())\n"
+    )
+    environment = {**os.environ, "THROUGHTIME_BF16": wanted, "THROUGHTIME_ISA": "portable"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("native")]
+    assert lines[0].startswith(f"native     no   {reason}")
+    assert lines[1].startswith("native     yes ")  # float32 does not mind
+    assert reason in lines[2]
+
+
+def test_the_report_says_which_arithmetic_it_is():
+    row = next(row for row in tt.backends().rows if row[0] == "native")
+    assert row[2].endswith(f"; {precision.in_words()}") and "; bfloat16 and autocast " in row[2]

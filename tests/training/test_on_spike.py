@@ -1,0 +1,210 @@
+"""What a training does when its loss jumps: say it, stop, or go back and on past the batch."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from throughtime.runs import Run
+from throughtime.tasks import TextTask
+from throughtime.training import Diverged, Interrupted, TrainingConfig, train
+from throughtime.training.spikes import Spikes
+from throughtime.training.spikes_guard import Guard
+
+
+def spikes_of(run):
+    return [record for record in run.history() if record["kind"] == "spike"]
+
+
+class Hard(TextTask):
+    """Windows with a # in them have 30 times the loss: a batch that is not like the others."""
+
+    def loss(self, outputs, targets):
+        symbol = self.vocabulary.encode("#")[0]
+        return super().loss(outputs, targets) * (30 if bool((targets == symbol).any()) else 1)
+
+
+@pytest.fixture
+def hard(make, tmp_path):
+    """A training whose loss jumps in windows of its first epoch, 42 and 70 unless told otherwise."""
+
+    def made(name="run", at=(42, 70), **settings):
+        text = list(("the time traveller said nothing for a moment " * 80)[:2860])
+        for window in at:
+            text[7 * (window - 1) + 7] = "#"  # of the first stream, where no offset leaves it out
+        path = tmp_path / "hard.txt"
+        path.write_text("".join(text))
+        defaults = {"validation": 0, "steps": 90, "dropout": 0.3, "checkpoint_steps": 10**6, "clip": "none"}
+        task, config, run = make(name, data=(str(path),), **{**defaults, **settings})
+        return Hard(task.config, task.model, task.vocabulary), config, run
+
+    return made
+
+
+def test_by_default_it_is_said_and_training_goes_on(hard, Told, weights, monkeypatch):
+    task, config, run = hard(log_every=1)
+    told = Told()
+    summary = train(task, config, run, report=told)
+    assert summary.step == 90
+    first, second = spikes_of(run)
+    training = {record["step"]: record for record in run.history() if record["kind"] == "training"}
+    for spike, message in zip((first, second), told.messages, strict=True):
+        at = spike["step"]
+        assert (spike["action"], spike["what"], spike["window"]) == ("warn", "loss", at)
+        assert (spike["loss"], spike["gradient_norm"], spike["lr"]) == tuple(
+            training[at][name] for name in ("loss", "gradient_norm", "lr")
+        )
+        assert (spike["epoch"], spike["tokens"]) == (training[at]["epoch"], training[at]["tokens"])
+        before = [training[at - back] for back in range(10, 0, -1)]
+        assert spike["norms_before"] == [record["gradient_norm"] for record in before]
+        assert spike["losses_before"] == [record["loss"] for record in before]
+        assert spike["text"] == message
+        assert message.startswith(f"Step {at}: the loss jumped to {spike['loss']:.4g}, from a median of ")
+        assert f"epoch 1, window {at} of {spike['windows']}, learning rate {spike['lr']:.3g}" in message
+        norms = ", ".join(f"{norm:.3g}" for norm in spike["norms_before"])
+        assert f"gradient norms of the steps before: {norms};" in message
+        assert "\n" not in message
+    assert (first["step"], second["step"]) == (42, 70)
+    # Noticing changes nothing.
+    monkeypatch.setattr(Spikes, "judge", lambda self, step: None)
+    blind = hard("blind", log_every=1)
+    train(*blind)
+    assert spikes_of(blind[2]) == []
+    assert weights(run) == weights(blind[2])
+
+
+def test_read_late_it_is_told_the_same(hard, monkeypatch, without_times):
+    """As on an accelerator, where readings wait until somebody needs them."""
+    at_once, late = hard("at once", log_every=25), hard("late", log_every=25)
+    train(*at_once)
+
+    class Late(Guard):
+        def __init__(self, *given):
+            super().__init__(*given)
+            self.at_once = False
+
+    monkeypatch.setattr("throughtime.training.trainer.Guard", Late)
+    train(*late)
+    assert len(spikes_of(late[2])) == 2
+    assert without_times(late[2].history()) == without_times(at_once[2].history())
+
+
+def test_it_stops_if_asked_and_can_go_on_otherwise(hard):
+    task, config, run = hard(on_spike="stop", checkpoint_steps=20)
+    with pytest.raises(Diverged) as error:
+        train(task, config, run)
+    assert str(error.value).startswith("training stopped at step 42: the loss jumped to ")
+    assert "gradient norms of the steps before: " in str(error.value)
+    assert "\n" not in str(error.value)
+    assert run.load_checkpoint()["steps"] == 40
+    assert spikes_of(run)[-1]["action"] == "stop"
+    config = TrainingConfig(**{**vars(config), "on_spike": "rollback"})
+    assert train(task, config, run, resume=True).step == 90
+    assert [(spike["step"], spike["action"], spike["to_step"]) for spike in spikes_of(run)] == [
+        (42, "rollback", 40),  # nothing older is known
+        (70, "rollback", 50),
+    ]
+
+
+def test_after_a_rollback_it_goes_on_past_the_batch_with_smaller_steps(hard, Told):
+    task, config, run = hard(on_spike="rollback", log_every=1, schedule="constant", warmup=0.0)
+    told = Told()
+    summary = train(task, config, run, report=told)
+    found = spikes_of(run)
+    assert [(s["step"], s["to_step"], s["lr_factor"], s["clip"]) for s in found] == [
+        (42, 25, 0.5, "none"),
+        (70, 50, 0.25, "none"),
+    ]
+    records = {record["step"]: record for record in run.history() if record["kind"] == "training"}
+    assert set(records) == set(range(1, 91)) - {42, 70}  # a step that was taken back belongs to no average
+    rates = [records[step]["lr"] / config.lr for step in (41, 43, 69, 71, 90)]
+    assert rates == [1, 0.5, 0.5, 0.25, 0.25]
+    assert records[90]["tokens"] == summary.tokens == 90 * 28
+    assert told.messages[0].endswith(
+        "Went back to the weights after step 25 and on with the next window, at 0.5 times the learning rate; rollback 1 of 4"
+    )
+
+
+def test_after_a_rollback_the_state_starts_anew(hard, monkeypatch):
+    """The carried one was made by the weights that are gone."""
+    judge, fresh = Spikes.judge, []
+
+    def noted(self, step):
+        if step.place.fresh:
+            fresh.append(step.step)
+        return judge(self, step)
+
+    monkeypatch.setattr(Spikes, "judge", noted)
+    train(*hard(on_spike="rollback"))
+    assert fresh == [1, 43, 71]
+
+
+def test_the_clip_is_there_from_the_first_rollback_on(hard):
+    settings = {"on_spike": "rollback", "rollback_lr": 1.0, "rollback_clip": "norm:0.001", "log_every": 1}
+    task, config, run = hard(**settings)
+    train(task, config, run)
+    clipped = {r["step"]: r["clipped"] for r in run.history() if r["kind"] == "training"}
+    assert not any(clipped[step] for step in range(1, 42))
+    assert all(clipped[step] for step in range(43, 91) if step in clipped)
+    assert spikes_of(run)[0]["lr_factor"] == 1
+
+
+def test_so_many_rollbacks_and_no_more(hard):
+    task, config, run = hard(on_spike="rollback", rollbacks=1)
+    with pytest.raises(Diverged, match=r"^training stopped at step 70: .*after 1 rollback"):
+        train(task, config, run)
+    assert [spike["action"] for spike in spikes_of(run)] == ["rollback", "stop"]
+
+
+def test_another_jump_soon_after_a_rollback_is_one_too(hard):
+    task, config, run = hard(at=(42, 46), on_spike="rollback")
+    train(task, config, run)
+    assert [(spike["step"], spike["to_step"]) for spike in spikes_of(run)] == [(42, 25), (46, 25)]
+
+
+@pytest.mark.parametrize("at", [26, 41, 42, 43, 60, 69, 70, 71])
+def test_killed_and_resumed_it_ends_with_the_same_bits(hard, at, weights, without_times, Told):
+    settings = {
+        "on_spike": "rollback",
+        "rollback_clip": "norm:0.4",
+        "layers": 2,
+        "cell": "lstm",
+        "log_every": 3,
+    }
+    reference = hard("reference", **settings)
+    train(*reference)
+    assert [spike["action"] for spike in spikes_of(reference[2])] == ["rollback"] * 2
+    task, config, run = hard(**settings)
+    config = TrainingConfig(**{**vars(config), "checkpoint_steps": at})
+
+    class Killed(Exception):
+        pass
+
+    save = Run.save_checkpoint
+
+    def saved(self, tree):
+        save(self, tree)
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "save_checkpoint", saved)
+        with pytest.raises(Killed):
+            train(task, config, run)
+    assert run.load_checkpoint()["steps"] == at
+    train(task, config, run, resume=True)
+    assert weights(run) == weights(reference[2])
+    assert without_times(run.history()) == without_times(reference[2].history())
+
+
+def test_interrupted_in_between(hard, weights, Told):
+    settings = {"on_spike": "rollback"}
+    reference = hard("reference", **settings)
+    train(*reference)
+    task, config, run = hard(**settings)
+    told = Told(lambda progress: os.kill(os.getpid(), signal.SIGINT) if progress.step == 1 else None)
+    with pytest.raises(Interrupted):
+        train(task, config, run, report=told)
+    train(task, config, run, resume=True)
+    assert weights(run) == weights(reference[2])

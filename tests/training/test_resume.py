@@ -1,0 +1,73 @@
+"""An interrupted training, and how it goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from throughtime.errors import InputError, RunError
+from throughtime.training import Interrupted, train
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(make, number, weights, without_times, Told):
+    reference = make("reference", dropout=0.3)
+    train(*reference)
+    task, config, run = make("a run", dropout=0.3)
+    told = Told(lambda progress: os.kill(os.getpid(), number) if progress.step == 1 else None)
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as error:
+        train(task, config, run, report=told)
+    assert signal.getsignal(number) is before
+    assert error.value.status == 128 + number
+    assert told.summary is None
+    steps = run.load_checkpoint()["steps"]
+    assert steps == 2  # the signal came while step 1 was reported
+    assert str(error.value) == (
+        "training was interrupted at step 2; all of it is saved, go on with: "
+        f"throughtime train text --resume --out '{run.path}'"
+    )
+    with pytest.raises(RunError, match="holds a training; choose another --out, or --resume to go on"):
+        train(task, config, run)
+    told = Told()
+    train(task, config, run, resume=True, report=told)
+    assert told.plan.resumed_at == 2
+    assert run.load_model().keys() == reference[2].load_model().keys()
+    assert weights(run) == weights(reference[2])
+    assert without_times(run.history()) == without_times(reference[2].history())
+
+
+def test_a_complete_training_resumed_stays_as_it_is(make, Told):
+    task, config, run = make()
+    first = train(task, config, run)
+    before = {path.name: path.read_bytes() for path in run.path.iterdir()}
+    told = Told()
+    assert train(task, config, run, resume=True, report=told) == first
+    assert told.messages == ["the training is complete: 20 steps, 20 steps"]
+    assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
+
+
+def test_other_data_than_the_checkpoints_is_refused(make, text):
+    task, config, run = make()
+    train(task, config, run)
+    text.write_text(text.read_text().replace("time", "tame"))
+    with pytest.raises(InputError, match="checksum"):
+        train(type(task).from_run(run), config, run, resume=True)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"bidirectional": True}, {"cell": "indrnn"}, {"layers": 2, "cell": "lnlstm"}]
+)
+def test_models_of_every_state(make, settings, weights, Told):
+    """None, and a tuple of NamedTuples: also through a checkpoint."""
+    task, config, run = make(**settings, checkpoint_steps=3)
+    reference = make("reference", **settings)
+    train(*reference)
+    told = Told(lambda progress: os.kill(os.getpid(), signal.SIGINT) if progress.step == 1 else None)
+    with pytest.raises(Interrupted):
+        train(task, config, run, report=told)
+    assert bool(told.messages) == ("bidirectional" in settings)
+    train(task, config, run, resume=True)
+    assert weights(run) == weights(reference[2])
