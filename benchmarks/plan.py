@@ -26,7 +26,7 @@ class Plan(NamedTuple):
 
 FULL = Plan(
     threads=2,
-    seconds=3.0,
+    seconds=2.0,
     least=9,
     shapes=SHAPES,
     ragged=(

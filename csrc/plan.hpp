@@ -12,6 +12,8 @@ static int useful_threads(const tt_call& call, int threads, int products) {
 }
 
 // The running order of the steps, the rows of each, and this thread's share of rows or units.
+constexpr long kCoreCache = 2 << 20;  // bytes, about the second level of today's processors
+
 template <class T>
 struct Plan {
   const tt_call& call;
@@ -44,7 +46,9 @@ struct Plan {
     if (members == 1) return true;
     if (call.split) return call.split == 1;
     if (panels < members) return true;
-    return call.batch >= 8 * members;
+    // Weights that leave the cache of a core are read by every thread at every step: with few rows each, better half of them each.
+    const long weights = long(call.hidden) * call.width * (call.cell == TT_LSTM ? 4 : call.cell == TT_GRU ? 3 : 1) * sizeof(T);
+    return call.batch >= (weights > kCoreCache ? 17 : 8) * members;
   }
 
   Step<T> share(long s, int member, int members, bool by_rows) const {
