@@ -7,10 +7,12 @@ real steps, and padding is never read. A full batch is the same with equal steps
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from throughtime.kernels.native.memory import pool
 
 
 class Piece(NamedTuple):
@@ -30,26 +32,30 @@ class Rows(NamedTuple):
     total: int  # N, the real steps of all sequences
     offsets: Tensor  # int64 [T+1]
     source: Tensor | None  # int64 [N]: row of x.reshape(T*B, ...); None for a full batch
+    place: Tensor | None  # int64 [T*B], the way back: row among the N, and N in the padding
     order: Tensor | None  # int64 [B]: sequences from long to short
     restore: Tensor | None  # the way back
 
     def pack(self, x: Tensor) -> Tensor:
         """[T, B, D] -> [N, D]."""
         flat = x.reshape(-1, x.shape[-1])
-        return flat if self.source is None else flat.index_select(0, self.source)
+        if self.source is None:
+            return flat
+        return _Moved.apply(flat, self.source, self.place)  # type: ignore[no-any-return,no-untyped-call]
 
     def unpack(self, rows: Tensor) -> Tensor:
         """[N, H] -> [T, B, H], zero in the padding."""
         if self.source is not None:
-            rows = rows.new_zeros(self.steps * self.batch, rows.shape[-1]).index_copy(0, self.source, rows)
+            rows = _Moved.apply(rows, self.place, self.source)  # type: ignore[no-untyped-call]
         return rows.view(self.steps, self.batch, rows.shape[-1])
 
     def in_order(self) -> Rows:
         """The same rows, for sequences that lie from long to short already."""
         if self.source is None:
             return self
-        there = self.offsets.diff()[:, None] > torch.arange(self.batch)  # [T, B]
-        return self._replace(source=there.flatten().nonzero().squeeze(1), order=None, restore=None)
+        real = self.offsets.diff()[:, None] > torch.arange(self.batch)  # [T, B]
+        source = real.flatten().nonzero().squeeze(1)
+        return self._replace(source=source, place=_place(source, real.numel()), order=None, restore=None)
 
     def pieces(self, most: int, reverse: bool) -> list[Piece]:
         """The steps in running order in pieces of at most `most` rows (or one step)."""
@@ -73,14 +79,17 @@ class Rows(NamedTuple):
 
     def before(self, y: Tensor, h0: Tensor, reverse: bool) -> Tensor:
         """The recurrent input of each row: the output of the step before in running order, or the initial state. [N, H]."""
-        counts = self.offsets.diff()
-        step = torch.repeat_interleave(torch.arange(self.steps), counts)  # [N]
-        sequence = self.sequences()
-        other = step + 1 if reverse else step - 1
-        there = other.clamp(0, self.steps - 1)
-        exists = (other == there) & (sequence < counts[there])
-        index = torch.where(exists, self.offsets[there] + sequence, self.total + sequence)
-        return torch.cat([y, h0]).index_select(0, index)
+        counts, row = self.offsets.diff(), torch.arange(self.total)
+        if reverse:
+            sequence = row - torch.repeat_interleave(self.offsets[:-1], counts)
+            after = torch.cat([counts[1:], counts.new_zeros(1)])
+            exists = sequence < torch.repeat_interleave(after, counts)
+            index = torch.where(exists, row + torch.repeat_interleave(counts, counts), self.total + sequence)
+            return _read(y, h0, index)
+        # Rows of the longest sequences come first in every step, so the step before lies as many rows back as it has.
+        before = torch.cat([counts.new_full((1,), self.batch), counts[:-1]])
+        index = row + (self.batch - torch.repeat_interleave(before, counts))
+        return _read(h0, y, index)
 
     def sequences(self) -> Tensor:
         """The sequence that each row belongs to, int64 [N]."""
@@ -96,14 +105,15 @@ def rows_of(x: Tensor, lengths: Tensor | None) -> Rows:
     real = torch.arange(steps)[:, None] < sorted_lengths  # [T, B]
     offsets = torch.zeros(steps + 1, dtype=torch.int64)
     offsets[1:] = real.sum(1).cumsum(0)
-    index = (torch.arange(steps)[:, None] * batch + order)[real]
-    return Rows(steps, batch, len(index), offsets, index, order, order.argsort())
+    source = (torch.arange(steps)[:, None] * batch + order)[real]
+    place = _place(source, real.numel())
+    return Rows(steps, batch, len(source), offsets, source, place, order, order.argsort())
 
 
 @functools.lru_cache(maxsize=64)
 def full_rows(steps: int, batch: int) -> Rows:
     """The rows of a full batch."""
-    return Rows(steps, batch, steps * batch, torch.arange(steps + 1) * batch, None, None, None)
+    return Rows(steps, batch, steps * batch, torch.arange(steps + 1) * batch, None, None, None, None)
 
 
 def _span(offsets: list[int], begin: int, end: int, reverse: bool) -> tuple[int, int]:
@@ -111,3 +121,35 @@ def _span(offsets: list[int], begin: int, end: int, reverse: bool) -> tuple[int,
     steps = len(offsets) - 1
     first, last = (steps - end, steps - begin) if reverse else (begin, end)
     return offsets[first], offsets[last] - offsets[first]
+
+
+def _place(source: Tensor, padded: int) -> Tensor:
+    """For each of the padded rows its number in `source`, or how many there are."""
+    place = source.new_full((padded,), len(source))
+    place[source] = torch.arange(len(source))
+    return place
+
+
+def _read(rows: Tensor, more: Tensor, index: Tensor) -> Tensor:
+    """The rows of both, one behind the other, that `index` names."""
+    if len(more):
+        both = pool.empty(len(rows) + len(more), rows.shape[1], dtype=rows.dtype)
+        rows = torch.cat([rows, more], out=both)
+    return torch.index_select(rows, 0, index, out=pool.empty(len(index), rows.shape[1], dtype=rows.dtype))
+
+
+class _Moved(torch.autograd.Function):
+    """Rows there[i] of a matrix, where a row behind its last is zero; `back` is the same for the gradient.
+
+    Reading rows is several times cheaper than adding to them, which is what the derivative of an index is in general.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, there: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(there, back)
+        return _read(rows, rows.new_zeros(int(len(there) > len(rows)), rows.shape[1]), there)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        there, back = ctx.saved_tensors
+        return _Moved.apply(gradient, back, there), None, None  # type: ignore[no-untyped-call]
