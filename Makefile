@@ -1,10 +1,11 @@
 # `make demo`: see it learn and write. `make test`: everything CI runs but lint. `make lint`: the same lint as CI.
 # `make bench`: measure beside torch.nn (ARGS=--quick: only see that it works). `make wheel`: into dist/, tried in a clean environment.
-# `make sanitize`: the native tests under the address and undefined-behaviour sanitizers; needs cmake and g++.
+# `make sanitize`: the native tests under the address and undefined-behaviour sanitizers; `make narrow`: those of the AVX-512 code
+# without such a processor. Both need cmake and g++.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint format bench wheel sanitize clean
+.PHONY: demo test lint format bench wheel sanitize narrow clean
 
 # The stamp is newer than what it was made from, so an unchanged checkout installs nothing twice.
 .venv/installed: pyproject.toml constraints.txt
@@ -42,13 +43,19 @@ wheel:
 # Leaks are not looked for: Python keeps much until it ends. Memory is watched by tests/kernels/test_abi.py instead, which
 # under the sanitizer would see what it holds back on purpose.
 SANITIZED = $(CURDIR)/build/sanitize/libthroughtime_native.so
+NATIVE_TESTS = tests/kernels/test_native.py tests/kernels/test_native_options.py tests/kernels/test_native_layer_norm.py \
+  tests/kernels/test_native_bf16.py tests/kernels/test_abi.py tests/kernels/generator
 sanitize: .venv/installed
 	cmake -S . -B build/sanitize -DTHROUGHTIME_SANITIZE=ON
 	cmake --build build/sanitize
 	LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	  THROUGHTIME_LIBRARY=$(SANITIZED) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -k "not memory" \
-	  tests/kernels/test_native.py tests/kernels/test_native_options.py tests/kernels/test_native_layer_norm.py \
-	  tests/kernels/test_native_bf16.py tests/kernels/test_abi.py tests/kernels/generator
+	  THROUGHTIME_LIBRARY=$(SANITIZED) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -k "not memory" $(NATIVE_TESTS)
+
+# The AVX-512 code, compiled for AVX2.
+narrow: .venv/installed
+	cmake -S . -B build/narrow -DTHROUGHTIME_NARROW=ON
+	cmake --build build/narrow -j2
+	THROUGHTIME_LIBRARY=$(CURDIR)/build/narrow/libthroughtime_native.so THROUGHTIME_ISA=avx512 $(BIN)/python -m pytest -n 2 $(NATIVE_TESTS)
 
 clean:
 	rm -rf .venv build dist

@@ -39,4 +39,18 @@ def summary(results: list[dict[str, Any]]) -> str:
         f"Geometric mean of torch.nn / ours {geometric_mean(ratios):.2f}; lowest {worst['ratio']:.2f} "
         f"({worst['cell']} {','.join(map(str, worst['shape']))})"
     )
-    return text + (f"; at H >= 512 at least {min(large):.0%} of the GEMM peak." if large else ".")
+    return text + (
+        f"; at H >= 512 at least {min(large):.0%} of the GEMM peak. {_ceiling(results)}" if large else "."
+    )
+
+
+def _ceiling(results: list[dict[str, Any]]) -> str:
+    """What a layer would reach there that had nothing to do but its products, all of them at the GEMM peak."""
+    said = []
+    for cell in dict.fromkeys(result["cell"] for result in results):
+        most = [
+            r["ratio"] / r["share_of_peak"] for r in results if r["cell"] == cell and r["shape"][3] >= 512
+        ]
+        if most:
+            said.append(f"{cell} {min(most):.1f}-{max(most):.1f}")
+    return f"At that peak itself torch.nn / ours would be {', '.join(said)} there, and no more."

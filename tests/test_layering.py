@@ -11,6 +11,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "throughtime"
 ROWS = (
     ("errors",),
+    ("files",),
     ("cells", "bptt", "data"),
     ("kernels",),
     ("layers",),

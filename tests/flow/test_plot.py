@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from throughtime.errors import InputError
+from throughtime.errors import InputError, RunError
 from throughtime.flow import drawing
 from throughtime.flow.influence import Influence
 from throughtime.flow.plot import plot
@@ -164,7 +164,7 @@ def test_symbols_stand_under_the_steps_as_they_are() -> None:
 def test_a_picture_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"must end in .png, .svg or .pdf"):
         plot(flow(), tmp_path / "flow.jpeg2")
-    with pytest.raises(InputError, match="cannot write"):
+    with pytest.raises(RunError, match="cannot write"):
         plot(flow(), tmp_path / "no" / "flow.png")
     with pytest.raises(InputError, match="there is no folder"):
         drawing.check(tmp_path / "no" / "flow.png")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from throughtime.errors import InputError
+from throughtime.errors import RunError
 from throughtime.flow import drawing
 from throughtime.flow.report import report, write_report
 
@@ -86,7 +86,7 @@ def test_it_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.M
 
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", broken)
-        with pytest.raises(InputError, match=r"cannot write .*No space left"):
+        with pytest.raises(RunError, match=r"cannot write .*No space left"):
             write_report(made.flow(), path)
     assert path.read_text() == "before"
     assert [each.name for each in tmp_path.iterdir()] == ["flow.html"]

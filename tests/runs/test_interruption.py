@@ -9,9 +9,11 @@ import sys
 import pytest
 import torch
 
+from throughtime import files
 from throughtime.data import Vocabulary
 from throughtime.errors import RunError
-from throughtime.runs import Run, files, write_whole
+from throughtime.files import write_whole
+from throughtime.runs import Run
 
 # A fresh process that forks writers and kills each at a random instant; torch has started no thread in it yet.
 KILLER = """
@@ -19,7 +21,8 @@ import os, random, signal, sys, time
 from pathlib import Path
 import torch
 from throughtime.data import Vocabulary
-from throughtime.runs import Run, write_whole
+from throughtime.files import write_whole
+from throughtime.runs import Run
 
 random.seed(7)
 folder = Path(sys.argv[1])

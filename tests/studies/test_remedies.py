@@ -108,7 +108,7 @@ def test_processes_give_what_one_gives_and_progress_ends_at_one():
 
 
 def test_ctrl_c_keeps_what_is_done(monkeypatch):
-    def interrupted(remedy, length, seed, settings):
+    def interrupted(remedy, length, seed, settings, stop):
         if (length, remedy.name) == (9, "GRU"):
             raise KeyboardInterrupt
         return trial(remedy, length, seed, settings)

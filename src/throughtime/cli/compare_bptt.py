@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from throughtime.cli.comparison import chosen, keep, prepare, told
 
 if TYPE_CHECKING:
     from throughtime.studies.strategies import Settings
@@ -81,13 +83,13 @@ def compare_bptt(
     import json
 
     from throughtime.bench.table import plain
-    from throughtime.cli.comparison import prepare, told
+    from throughtime.studies.strategies import QUICK, Settings
     from throughtime.studies.strategies_run import compare
     from throughtime.studies.strategies_table import LEGEND, sentences, table, to_dict
     from throughtime.studies.workers import cores
 
-    settings = _settings(
-        quick,
+    settings = chosen(
+        QUICK if quick else Settings(),
         {
             "data": None if data is None else str(data),
             "window": window,
@@ -127,15 +129,6 @@ def compare_bptt(
         raise typer.Exit(130)
 
 
-def _settings(quick: bool, given: dict[str, Any]) -> Settings:
-    from dataclasses import replace
-
-    from throughtime.studies.strategies import QUICK, Settings
-
-    given = {name: value for name, value in given.items() if value is not None}
-    return replace(QUICK if quick else Settings(), **given)
-
-
 def _before(settings: Settings, jobs: int) -> str:
     lines = [
         f"{problem.title}: {settings.cell}, {problem.model.hidden} units, {problem.length} steps an update, batch "
@@ -147,13 +140,9 @@ def _before(settings: Settings, jobs: int) -> str:
 
 
 def _write(out: Path, found: Comparison) -> None:
-    import json
-
     from throughtime.bench.table import markdown
     from throughtime.studies.strategies_plot import plot
     from throughtime.studies.strategies_table import LEGEND, sentences, table, to_dict
 
-    said = "\n".join(f"- {line}" for line in sentences(found))
-    (out / "bptt.md").write_text(f"{markdown(*table(found))}\n\n{LEGEND}\n\n{said}\n", encoding="utf-8")
-    (out / "bptt.json").write_text(json.dumps(to_dict(found), indent=1) + "\n", encoding="utf-8")
+    keep(out, "bptt", f"{markdown(*table(found))}\n\n{LEGEND}", sentences(found), to_dict(found))
     plot(found, out / "bptt.png")

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from throughtime.errors import InputError, RunError
+from throughtime.cli.comparison import chosen, keep, prepare, told
 
 if TYPE_CHECKING:
-    from throughtime.studies.remedies import Settings
-    from throughtime.studies.remedies_run import Comparison, Progress
+    from throughtime.studies.remedies import Settings, Trial
+    from throughtime.studies.remedies_run import Comparison
 
 
 def compare_remedies(
@@ -57,17 +55,25 @@ def compare_remedies(
     import json
 
     from throughtime.bench.table import plain
-    from throughtime.studies.remedies_run import compare, cores
+    from throughtime.studies.remedies import QUICK, Settings
+    from throughtime.studies.remedies_run import compare
     from throughtime.studies.remedies_table import CAPTION, sentences, table, to_dict
+    from throughtime.studies.workers import cores
 
-    settings = _settings(length, steps, seeds, quick)
+    given = {"steps": steps, "seeds": seeds, "lengths": tuple(length) if length else None}
+    settings = chosen(QUICK if quick else Settings(), given)
     if out is not None:
-        _prepare(out)
+        prepare(out)
     jobs = jobs or cores()
     if not as_json:
         print(_before(settings, jobs), flush=True)
-    with _told() as progress:
-        comparison = compare(settings, jobs=jobs, progress=progress)
+    with told() as tell:
+
+        def done(share: float, last: Trial | None) -> None:
+            if last is not None:
+                tell(share, _last(last))
+
+        comparison = compare(settings, jobs=jobs, progress=done)
     if out is not None and comparison.trials:
         _write(out, comparison)
     if as_json:
@@ -83,16 +89,6 @@ def compare_remedies(
         raise typer.Exit(130)
 
 
-def _settings(lengths: list[int] | None, steps: int | None, seeds: int | None, quick: bool) -> Settings:
-    from dataclasses import replace
-
-    from throughtime.studies.remedies import QUICK, Settings
-
-    given: dict[str, Any] = {"steps": steps, "seeds": seeds, "lengths": tuple(lengths) if lengths else None}
-    given = {name: value for name, value in given.items() if value is not None}
-    return replace(QUICK if quick else Settings(), **given)
-
-
 def _before(settings: Settings, jobs: int) -> str:
     from throughtime.studies.remedies import REMEDIES
 
@@ -103,72 +99,15 @@ def _before(settings: Settings, jobs: int) -> str:
     )
 
 
-@contextmanager
-def _told() -> Iterator[Progress]:
-    """A bar on a terminal, a line for each training elsewhere; both on stderr."""
-    import time
-
-    from throughtime.training.reporter import duration
-
-    start = time.monotonic()
-
-    def left(share: float) -> str:
-        return f"about {duration((time.monotonic() - start) * (1 - share) / share)} left" if share else ""
-
-    def text(last: Any) -> str:
-        if last is None:
-            return "starting"
-        what = "not learned" if last.learned is None else f"learned after {last.learned} steps"
-        return f"{last.remedy}, T = {last.length}: {what}"
-
-    def line(share: float, last: Any) -> None:
-        if last is not None:
-            print(f"{share:.0%}, {left(share)}: {text(last)}", file=sys.stderr, flush=True)
-
-    if not sys.stderr.isatty():
-        yield line
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as Rich
-
-    columns = (BarColumn(bar_width=None), TextColumn("{task.percentage:>3.0f}%  {task.description}"))
-    with Rich(*columns, console=Console(stderr=True), transient=True, expand=True) as rich:
-        bar = rich.add_task("starting", total=1.0)
-
-        def move(share: float, last: Any) -> None:
-            rich.update(bar, completed=share, description=f"{text(last)}  {left(share)}")
-
-        yield move
-
-
-def _prepare(out: Path) -> None:
-    """Find out before ten minutes of work that they could not be kept."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise InputError(
-            'the picture of --out needs matplotlib, which is not installed: pip install "throughtime[plot]"'
-        ) from None
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write to {out}: {error.strerror}; choose another --out") from None
+def _last(trial: Trial) -> str:
+    what = "not learned" if trial.learned is None else f"learned after {trial.learned} steps"
+    return f"{trial.remedy}, T = {trial.length}: {what}"
 
 
 def _write(out: Path, comparison: Comparison) -> None:
-    import json
-
     from throughtime.bench.table import markdown
     from throughtime.studies.remedies_plot import plot
     from throughtime.studies.remedies_table import sentences, table, to_dict
 
-    text = (
-        markdown(*table(comparison))
-        + "\n\n"
-        + "\n".join(f"- {line}" for line in sentences(comparison))
-        + "\n"
-    )
-    (out / "remedies.md").write_text(text, encoding="utf-8")
-    (out / "remedies.json").write_text(json.dumps(to_dict(comparison), indent=1) + "\n", encoding="utf-8")
+    keep(out, "remedies", markdown(*table(comparison)), sentences(comparison), to_dict(comparison))
     plot(comparison, out / "remedies.png")

@@ -60,8 +60,9 @@ def flow(
     from throughtime.cli.chart import lag_chart
     from throughtime.cli.measured import sample
     from throughtime.cli.progress import Waiting
+    from throughtime.files import write_whole
     from throughtime.flow import measure
-    from throughtime.flow.drawing import check, style, write
+    from throughtime.flow.drawing import check, style
 
     # Before the work, not after it.
     for path in (html, png, json):
@@ -95,7 +96,7 @@ def flow(
     if png is not None:
         found.plot(str(png))
     if json is not None:
-        write(json, found.to_json().encode())
+        write_whole(json, found.to_json().encode())
     written = [str(path) for path in (html, png, json) if path is not None]
     if written:
         print(f"\nWritten: {', '.join(written)}")

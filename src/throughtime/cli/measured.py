@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from throughtime.errors import InputError
 from throughtime.runs import Run
 from throughtime.tasks import MemoryTask, TextTask
+from throughtime.tasks.memory import SYMBOLS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from throughtime.models.aligned import Aligned
 
-_SYMBOLS = {"copy": "abcdefgh_:", "echo": "01"}  # letters, blank and delimiter; a coin's sides
 _STEPS = 128
 _LEAST = 8
 
@@ -113,7 +113,7 @@ def names(task: TextTask | MemoryTask, inputs: Tensor) -> list[str]:
         return [task.vocabulary.decode([int(number)]) for number in inputs]
     if task.name == "adding":
         return ["+" if mark else "." for mark in inputs[:, 1].tolist()]
-    return [_SYMBOLS[task.name][number] for number in inputs.tolist()]
+    return [SYMBOLS[task.name][number] for number in inputs.tolist()]
 
 
 def read_prompt(
@@ -141,7 +141,7 @@ def read_prompt(
             "--prompt is for runs that read symbols, and adding reads numbers: leave it out, and a sequence is drawn"
         )
     else:
-        known = _SYMBOLS[task.name]
+        known = SYMBOLS[task.name]
         if wrong := sorted(set(prompt) - set(known)):
             raise InputError(f"--prompt must be of the symbols {known} of {task.name}, got {wrong[0]!r}")
         inputs = torch.tensor([known.index(symbol) for symbol in prompt], dtype=torch.long)[:, None]

@@ -8,51 +8,52 @@ from typing import Annotated
 
 import typer
 
-from throughtime.models.config import CELLS, INITS, NONLINEARITIES, ModelConfig
+from throughtime.cli.options import (
+    Batch,
+    Cell,
+    Clip,
+    Device,
+    ForgetBias,
+    Init,
+    LayerNorm,
+    Layers,
+    Nonlinearity,
+    OnSpike,
+    Optimizer,
+    Out,
+    Rate,
+    Resume,
+    Save,
+    Schedule,
+    Seed,
+    Steps,
+    model,
+    running,
+    time,
+    watching,
+)
+from throughtime.models.config import ModelConfig
 from throughtime.tasks.memory_config import MemoryConfig
-from throughtime.training.config import OPTIMIZERS, SCHEDULES, TrainingConfig
+from throughtime.training.config import TrainingConfig
 
 _task = partial(typer.Option, rich_help_panel="Task")
-_model = partial(typer.Option, rich_help_panel="Model")
-_time = partial(typer.Option, rich_help_panel="Learning through time")
-_watch = partial(typer.Option, rich_help_panel="Watching")
-_run = partial(typer.Option, rich_help_panel="Run")
 _BPTT = "full, truncated:35, randomized:35, checkpointed:8 and the others of 'train text'"
 
 Length = Annotated[int, _task(metavar="T", help="Steps of a sequence.")]
 Blanks = Annotated[int, _task(metavar="T", help="Steps between hearing the symbols and saying them.")]
 Validation = Annotated[int, _task(metavar="N", help="Sequences to validate with.")]
-Cell = Annotated[str, _model(metavar="CELL", help=f"{', '.join(CELLS)}.")]
-Hidden = Annotated[int, _model(metavar="N", help="Units of a layer.")]
-Layers = Annotated[int, _model(metavar="N", help="Layers on top of each other.")]
-LayerNorm = Annotated[bool, _model("--layer-norm", help="Normalise inside the cell.")]
-Init = Annotated[str, _model(metavar="HOW", help=f"{', '.join(INITS)}.")]
-ForgetBias = Annotated[float, _model(metavar="X", help="LSTM: added to the forget gate at the start.")]
-Nonlinearity = Annotated[str, _model(metavar="PHI", help=f"RNN: {', '.join(NONLINEARITIES)}.")]
-Bptt = Annotated[str, _time(metavar="HOW", help=f"{_BPTT}.")]
-Clip = Annotated[str, _time(metavar="HOW", help="The gradient: norm:1, value:0.1 or none.")]
-Optimizer = Annotated[str, _time(metavar="NAME", help=f"{', '.join(OPTIMIZERS)}.")]
-Rate = Annotated[float, _time(metavar="X", help="Learning rate.")]
-Schedule = Annotated[str, _time(metavar="NAME", help=f"Of the learning rate: {', '.join(SCHEDULES)}.")]
-Batch = Annotated[int, _time(metavar="N", help="Sequences side by side.")]
-Steps = Annotated[int | None, _time(metavar="N", help="End after N updates.")]
-Minutes = Annotated[float | None, _time(metavar="N", help="End after N minutes, in place of --steps.")]
+Hidden = Annotated[int, model(metavar="N", help="Units of a layer.")]
+Bptt = Annotated[str, time(metavar="HOW", help=f"{_BPTT}.")]
+Minutes = Annotated[float | None, time(metavar="N", help="End after N minutes, in place of --steps.")]
 Watch = Annotated[
     int | None,
-    _watch(metavar="N", help="Measure the gradient's half-life every N steps; 0: never. See 'train text'."),
+    watching(metavar="N", help="Measure the gradient's half-life every N steps; 0: never. See 'train text'."),
 ]
-OnSpike = Annotated[
-    str, _watch(metavar="HOW", help="When the loss jumps: warn, stop, or rollback to the weights before.")
-]
-Seed = Annotated[int, _run(metavar="N", help="The same seed trains the same model.")]
-Device = Annotated[str, _run(metavar="NAME", help="auto, cpu, cuda, cuda:1.")]
-Every = Annotated[int | None, _run(metavar="N", help="Steps between validations. Default: ten in all.")]
-Save = Annotated[float, _run(metavar="S", help="Save all that --resume needs this often.")]
+Every = Annotated[int | None, running(metavar="N", help="Steps between validations. Default: ten in all.")]
 Config = Annotated[
-    Path | None, _run(metavar="FILE", help="TOML with sections memory, model, training; options override it.")
+    Path | None,
+    running(metavar="FILE", help="TOML with sections memory, model, training; options override it."),
 ]
-Out = Annotated[Path | None, _run(metavar="RUN", help="Folder of the run. Default: a new one in runs/.")]
-Resume = Annotated[bool, _run("--resume", help="Go on with the run in --out, as it was started.")]
 
 
 def train_adding(

@@ -8,15 +8,35 @@ from typing import Annotated
 
 import typer
 
-from throughtime.models.config import CELLS, INITS, NONLINEARITIES, ModelConfig
+from throughtime.cli.options import (
+    Batch,
+    Cell,
+    Clip,
+    Device,
+    ForgetBias,
+    Init,
+    LayerNorm,
+    Layers,
+    Nonlinearity,
+    OnSpike,
+    Optimizer,
+    Out,
+    Rate,
+    Resume,
+    Save,
+    Schedule,
+    Seed,
+    Steps,
+    model,
+    running,
+    time,
+    watching,
+)
+from throughtime.models.config import ModelConfig
 from throughtime.tasks.text_config import TextConfig
-from throughtime.training.config import OPTIMIZERS, SCHEDULES, TrainingConfig
+from throughtime.training.config import TrainingConfig
 
 _text = partial(typer.Option, rich_help_panel="Text")
-_model = partial(typer.Option, rich_help_panel="Model")
-_time = partial(typer.Option, rich_help_panel="Learning through time")
-_watch = partial(typer.Option, rich_help_panel="Watching")
-_run = partial(typer.Option, rich_help_panel="Run")
 _BPTT = "full | truncated:35 | truncated:35/5 | randomized:35 | polynomial:35 | random_window:20-50 | checkpointed:8"
 
 
@@ -46,112 +66,96 @@ def train_text(
     sampling: Annotated[
         str, _text(metavar="HOW", help="sequential: the state is carried on; random: windows are shuffled.")
     ] = TextConfig.sampling,
-    cell: Annotated[str, _model(metavar="CELL", help=f"{', '.join(CELLS)}.")] = ModelConfig.cell,
-    hidden: Annotated[str, _model(metavar="N[,N...]", help="Units of a layer, or of each layer.")] = str(
+    cell: Cell = ModelConfig.cell,
+    hidden: Annotated[str, model(metavar="N[,N...]", help="Units of a layer, or of each layer.")] = str(
         ModelConfig.hidden
     ),
-    layers: Annotated[int, _model(metavar="N", help="Layers on top of each other.")] = ModelConfig.layers,
+    layers: Layers = ModelConfig.layers,
     embedding: Annotated[
-        str, _model(metavar="N|onehot", help="Features of a symbol, learned, or one-hot.")
+        str, model(metavar="N|onehot", help="Features of a symbol, learned, or one-hot.")
     ] = str(ModelConfig.embedding),
     dropout: Annotated[
-        float, _model(metavar="P", help="Between layers and before the head.")
+        float, model(metavar="P", help="Between layers and before the head.")
     ] = ModelConfig.dropout,
     recurrent_dropout: Annotated[
-        float, _model(metavar="P", help="On the recurrent input, one mask for each sequence.")
+        float, model(metavar="P", help="On the recurrent input, one mask for each sequence.")
     ] = ModelConfig.recurrent_dropout,
-    zoneout: Annotated[float, _model(metavar="P", help="Units that keep their value.")] = ModelConfig.zoneout,
-    layer_norm: Annotated[bool, _model("--layer-norm", help="Normalise inside the cell.")] = False,
+    zoneout: Annotated[float, model(metavar="P", help="Units that keep their value.")] = ModelConfig.zoneout,
+    layer_norm: LayerNorm = False,
     bidirectional: Annotated[
-        bool, _model("--bidirectional", help="Read both ways; such a model cannot generate.")
+        bool, model("--bidirectional", help="Read both ways; such a model cannot generate.")
     ] = False,
-    tied: Annotated[bool, _model("--tied", help="Head and embedding share their weights.")] = False,
-    init: Annotated[str, _model(metavar="HOW", help=f"{', '.join(INITS)}.")] = ModelConfig.init,
-    forget_bias: Annotated[
-        float, _model(metavar="X", help="LSTM: added to the forget gate at the start.")
-    ] = ModelConfig.forget_bias,
-    nonlinearity: Annotated[
-        str, _model(metavar="PHI", help=f"RNN: {', '.join(NONLINEARITIES)}.")
-    ] = ModelConfig.nonlinearity,
-    peepholes: Annotated[bool, _model("--peepholes", help="LSTM: the gates see the memory.")] = False,
+    tied: Annotated[bool, model("--tied", help="Head and embedding share their weights.")] = False,
+    init: Init = ModelConfig.init,
+    forget_bias: ForgetBias = ModelConfig.forget_bias,
+    nonlinearity: Nonlinearity = ModelConfig.nonlinearity,
+    peepholes: Annotated[bool, model("--peepholes", help="LSTM: the gates see the memory.")] = False,
     reset_before: Annotated[
-        bool, _model("--reset-before", help="GRU: reset before the matrix product, as the course does.")
+        bool, model("--reset-before", help="GRU: reset before the matrix product, as the course does.")
     ] = False,
-    bptt: Annotated[str, _time(metavar="HOW", help=f"{_BPTT}.")] = TrainingConfig.bptt,
+    bptt: Annotated[str, time(metavar="HOW", help=f"{_BPTT}.")] = TrainingConfig.bptt,
     window: Annotated[
-        int | None, _time(metavar="T", help="Steps of text for each update. Default: what --bptt says.")
+        int | None, time(metavar="T", help="Steps of text for each update. Default: what --bptt says.")
     ] = TrainingConfig.window,
-    clip: Annotated[
-        str, _time(metavar="HOW", help="The gradient: norm:1, value:0.1 or none.")
-    ] = TrainingConfig.clip,
-    optimizer: Annotated[
-        str, _time(metavar="NAME", help=f"{', '.join(OPTIMIZERS)}.")
-    ] = TrainingConfig.optimizer,
-    lr: Annotated[float, _time(metavar="X", help="Learning rate.")] = TrainingConfig.lr,
-    schedule: Annotated[
-        str, _time(metavar="NAME", help=f"Of the learning rate: {', '.join(SCHEDULES)}.")
-    ] = TrainingConfig.schedule,
+    clip: Clip = TrainingConfig.clip,
+    optimizer: Optimizer = TrainingConfig.optimizer,
+    lr: Rate = TrainingConfig.lr,
+    schedule: Schedule = TrainingConfig.schedule,
     warmup: Annotated[
-        float, _time(metavar="N", help="Below 1: share of the training; from 1: steps.")
+        float, time(metavar="N", help="Below 1: share of the training; from 1: steps.")
     ] = TrainingConfig.warmup,
     weight_decay: Annotated[
-        float | None, _time(metavar="X", help="Default: 0.01 with adamw, else 0.")
+        float | None, time(metavar="X", help="Default: 0.01 with adamw, else 0.")
     ] = TrainingConfig.weight_decay,
-    batch: Annotated[int, _time(metavar="N", help="Sequences side by side.")] = TrainingConfig.batch,
+    batch: Batch = TrainingConfig.batch,
     epochs: Annotated[
-        float | None, _time(metavar="N", help="End after N times through the text. Default: 10.")
+        float | None, time(metavar="N", help="End after N times through the text. Default: 10.")
     ] = TrainingConfig.epochs,
-    steps: Annotated[int | None, _time(metavar="N", help="End after N updates.")] = TrainingConfig.steps,
-    minutes: Annotated[
-        float | None, _time(metavar="N", help="End after N minutes.")
-    ] = TrainingConfig.minutes,
+    steps: Steps = TrainingConfig.steps,
+    minutes: Annotated[float | None, time(metavar="N", help="End after N minutes.")] = TrainingConfig.minutes,
     watch: Annotated[
         int | None,
-        _watch(
+        watching(
             metavar="N",
             help="Look at the gradient's half-life, norm and saturation every N updates; 0: never. Default: 200, on a GPU 2,000.",
         ),
     ] = TrainingConfig.watch,
-    on_spike: Annotated[
-        str, _watch(metavar="HOW", help="When the loss jumps: warn, stop, or rollback to the weights before.")
-    ] = TrainingConfig.on_spike,
+    on_spike: OnSpike = TrainingConfig.on_spike,
     rollback_lr: Annotated[
-        float, _watch(metavar="X", help="Each rollback multiplies the learning rate by it.")
+        float, watching(metavar="X", help="Each rollback multiplies the learning rate by it.")
     ] = TrainingConfig.rollback_lr,
     rollback_clip: Annotated[
-        str | None, _watch(metavar="HOW", help="As --clip, from the first rollback on.")
+        str | None, watching(metavar="HOW", help="As --clip, from the first rollback on.")
     ] = TrainingConfig.rollback_clip,
     rollbacks: Annotated[
-        int, _watch(metavar="N", help="At most so many; the next spike stops the training.")
+        int, watching(metavar="N", help="At most so many; the next spike stops the training.")
     ] = TrainingConfig.rollbacks,
-    seed: Annotated[
-        int, _run(metavar="N", help="The same seed trains the same model.")
-    ] = TrainingConfig.seed,
-    device: Annotated[str, _run(metavar="NAME", help="auto, cpu, cuda, cuda:1.")] = TrainingConfig.device,
+    seed: Seed = TrainingConfig.seed,
+    device: Device = TrainingConfig.device,
     precision: Annotated[
         str,
-        _run(metavar="NAME", help="fp32, or bf16: layers multiply bfloat16 numbers; weights stay float32."),
+        running(
+            metavar="NAME", help="fp32, or bf16: layers multiply bfloat16 numbers; weights stay float32."
+        ),
     ] = TrainingConfig.precision,
     keep: Annotated[
-        str, _run(metavar="WHICH", help="Weights to keep: best (by validation) or last.")
+        str, running(metavar="WHICH", help="Weights to keep: best (by validation) or last.")
     ] = TrainingConfig.keep,
     evaluate_every: Annotated[
         int | None,
-        _run(metavar="N", help="Steps between validations. Default: ten in all, at least five steps apart."),
+        running(
+            metavar="N", help="Steps between validations. Default: ten in all, at least five steps apart."
+        ),
     ] = TrainingConfig.evaluate_every,
-    checkpoint_seconds: Annotated[
-        float, _run(metavar="S", help="Save all that --resume needs this often.")
-    ] = TrainingConfig.checkpoint_seconds,
+    checkpoint_seconds: Save = TrainingConfig.checkpoint_seconds,
     config: Annotated[
         Path | None,
-        _run(metavar="FILE", help="TOML with sections text, model, training; options override it."),
+        running(metavar="FILE", help="TOML with sections text, model, training; options override it."),
     ] = None,
-    out: Annotated[
-        Path | None, _run(metavar="RUN", help="Folder of the run. Default: a new one in runs/.")
-    ] = None,
-    resume: Annotated[bool, _run("--resume", help="Go on with the run in --out, as it was started.")] = False,
+    out: Out = None,
+    resume: Resume = False,
     tensorboard: Annotated[
-        bool, _run("--tensorboard", help="Write TensorBoard files into the run too.")
+        bool, running("--tensorboard", help="Write TensorBoard files into the run too.")
     ] = TrainingConfig.tensorboard,
 ) -> None:
     """Train a language model on text: it learns to tell the next character, word or byte pair.

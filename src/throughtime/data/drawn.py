@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from throughtime.data.epochs import Epochs
 from throughtime.data.streams import Window
 from throughtime.errors import InputError
 
@@ -41,7 +42,7 @@ class Problem(Protocol):
         ...
 
 
-class Drawn:
+class Drawn(Epochs):
     """Windows for training: each is a batch of whole sequences that were never seen before.
 
     Window number n is a function of (problem, seed, n), so the position is two numbers and nothing is stored: see
@@ -56,53 +57,18 @@ class Drawn:
         for name, value in (("batch", batch), ("examples", examples)):
             if value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
-        if not 0 <= rank < world:
-            raise InputError(f"rank must be from 0 to world - 1 = {world - 1}, got {rank}")
-        self.problem, self.batch, self.examples = problem, batch, examples
-        self.seed, self.rank, self.world = seed, rank, world
-        self.epochs_done = 0
-        self.windows_done = 0
+        super().__init__(rank, world)
+        self.problem, self.batch, self.examples, self.seed = problem, batch, examples, seed
 
     def __len__(self) -> int:
         """Windows in an epoch."""
         return -(-self.examples // (self.batch * self.world))
 
-    def epoch(self) -> Iterator[Window]:
-        """The windows that remain of this epoch; the position moves on before a window is given."""
-        epoch, first = self.epochs_done, self.windows_done
-        for index in range(first, len(self)):
-            last = index == len(self) - 1
-            self.epochs_done, self.windows_done = (epoch + 1, 0) if last else (epoch, index + 1)
-            yield _window(
-                self.problem, self.batch, f"train/{self.seed}/{self.rank}/{epoch * len(self) + index}"
-            )
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position, and what it is a position in. The same on every rank."""
-        return {"epochs_done": self.epochs_done, "windows_done": self.windows_done, **self._identity}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken: the windows are those of a run that never stopped.
-
-        Raises: InputError when the state was taken from other data or other settings, or is damaged.
-        """
-        for name, ours in self._identity.items():
-            if state.get(name) != ours:
-                raise InputError(
-                    f"the saved position is one with {name} = {state.get(name)}, this one has {ours}: "
-                    "go on with the same settings, or start anew"
-                )
-        epochs, windows = state.get("epochs_done"), state.get("windows_done")
-        if (
-            not isinstance(epochs, int)
-            or epochs < 0
-            or not isinstance(windows, int)
-            or not 0 <= windows < len(self)
-        ):
-            raise InputError(
-                f"the saved position is damaged: epoch {epochs}, window {windows} of {len(self)}"
-            )
-        self.epochs_done, self.windows_done = epochs, windows
+    def _windows(self, epoch: int) -> Callable[[int], Window]:
+        first = epoch * len(self)
+        return lambda index: _window(
+            self.problem, self.batch, f"train/{self.seed}/{self.rank}/{first + index}"
+        )
 
     @property
     def _identity(self) -> dict[str, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from throughtime.data.epochs import Epochs
 from throughtime.errors import InputError, one_of
 
 IGNORE = -100  # the target that torch's losses leave out
@@ -25,7 +26,7 @@ class Window(NamedTuple):
     count: int  # type: ignore[assignment]  # tuple.count gives way; targets that are not IGNORE
 
 
-class Streams:
+class Streams(Epochs):
     """Windows over `ids` [N] for training, epoch after epoch.
 
     sequential: `ids` is cut into B long streams that are read side by side, T steps at a time; a window
@@ -58,14 +59,10 @@ class Streams:
         world: int = 1,
     ) -> None:
         check_sizes(ids, steps, batch)
-        if not 0 <= rank < world:
-            raise InputError(f"rank must be from 0 to world - 1 = {world - 1}, got {rank}")
+        super().__init__(rank, world)
         self.ids, self.steps, self.batch = ids, steps, batch
         self.sampling = one_of("sampling", sampling, ("sequential", "random"))
-        self.seed, self.jitter, self.rank, self.world = seed, jitter, rank, world
-        self.epochs_done = 0
-        self.windows_done = 0
-        """Windows given in the epoch that is under way; 0 again when its last has been given."""
+        self.seed, self.jitter = seed, jitter
         rows = batch * world
         usable = len(ids) - (
             steps if jitter else 1
@@ -85,44 +82,8 @@ class Streams:
             return self._pieces // (self.batch * self.world)
         return -(-self._length // self.steps)  # rounded up: the last may be shorter
 
-    def epoch(self) -> Iterator[Window]:
-        """The windows that remain of this epoch: all, unless a state was loaded or a loop was left early.
-
-        The position moves on before a window is given: saved while a window is in use, it names the next one.
-        """
-        epoch, first = self.epochs_done, self.windows_done
-        windows = self._sequential(epoch) if self.sampling == "sequential" else self._random(epoch)
-        for index in range(first, len(self)):
-            last = index == len(self) - 1
-            self.epochs_done, self.windows_done = (epoch + 1, 0) if last else (epoch, index + 1)
-            yield windows(index)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position, and what it is a position in. The same on every rank."""
-        return {"epochs_done": self.epochs_done, "windows_done": self.windows_done, **self._identity}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken: the windows are those of a run that never stopped.
-
-        Raises: InputError when the state was taken from other data or other settings.
-        """
-        for name, ours in self._identity.items():
-            if state.get(name) != ours:
-                raise InputError(
-                    f"the saved position is one with {name} = {state.get(name)}, this one has {ours}: "
-                    "go on with the same data and settings, or start anew"
-                )
-        epochs, windows = state.get("epochs_done"), state.get("windows_done")
-        if (
-            not isinstance(epochs, int)
-            or epochs < 0
-            or not isinstance(windows, int)
-            or not 0 <= windows < len(self)
-        ):
-            raise InputError(
-                f"the saved position is damaged: epoch {epochs}, window {windows} of {len(self)}"
-            )
-        self.epochs_done, self.windows_done = epochs, windows
+    def _windows(self, epoch: int) -> Callable[[int], Window]:
+        return self._sequential(epoch) if self.sampling == "sequential" else self._random(epoch)
 
     def _sequential(self, epoch: int) -> Callable[[int], Window]:
         rows, length = self.batch * self.world, self._length

@@ -25,6 +25,8 @@ def read_batch(model: nn.Module, batch: Any, state: Any, examples: int) -> tuple
         state = tree_map(lambda s: s.unsqueeze(-2) if isinstance(s, Tensor) else s, state)
     if inputs.dim() < 2:
         raise InputError(f"inputs must be [T, B] or [T, B, D], got {list(inputs.shape)}: add a batch axis")
+    if 0 in inputs.shape:
+        raise InputError(f"inputs must not be empty, got {list(inputs.shape)}: give at least one example")
     axis = 0 if _batch_first(model) else 1
     rows = inputs.shape[axis]
     inputs, targets = inputs.narrow(axis, 0, min(examples, rows)), _doubled(targets)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from throughtime.errors import InputError
+from throughtime.files import write_whole
 from throughtime.flow.result import HalfLife
 
 # Okabe & Ito's colours, seen apart by the colour-blind and of unequal lightness; none vanishes on black or on white.
@@ -70,13 +71,13 @@ def figure(width: float, height: float) -> Any:
 def save(drawn: Any, path: str | Path) -> None:
     """Write a figure, whole or not at all; the suffix says how: PNG, SVG or PDF.
 
-    Raises: InputError for another suffix, or a path that cannot be written.
+    Raises: InputError for another suffix, RunError for a path that cannot be written.
     """
     suffix = _picture_suffix(path)
     held = io.BytesIO()
     with style():
         drawn.savefig(held, format=suffix, dpi=150, facecolor="white")
-    write(path, held.getvalue())
+    write_whole(path, held.getvalue())
 
 
 def inline(drawn: Any, number: int) -> str:
@@ -111,28 +112,6 @@ def _picture_suffix(path: str | Path) -> str:
     if suffix not in ("png", "svg", "pdf"):
         raise InputError(f"a picture must end in .png, .svg or .pdf, got {path}")
     return suffix
-
-
-def write(path: str | Path, data: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises: InputError naming the file and the cause; what was there before is then untouched.
-    """
-    import os
-    import secrets
-
-    target = Path(path)
-    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
-    try:
-        try:
-            unfinished.write_bytes(data)
-            os.replace(unfinished, target)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}; check the folder and its permissions"
-        ) from None
 
 
 def look(index: int, count: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from throughtime.files import write_whole
 from throughtime.flow import drawing
 from throughtime.flow.page import page
 
@@ -55,7 +56,7 @@ def text(found: Influence, *, width: int = 80, encoding: str | None = None) -> s
 def plot(found: Influence, path: str | Path | None = None) -> Any:
     """The matrix as a matplotlib figure with a log scale of colours, the symbols on both axes.
 
-    Raises: InputError without matplotlib, or for a path that cannot be written.
+    Raises: InputError without matplotlib, RunError for a path that cannot be written.
     """
     with drawing.style():
         from matplotlib.colors import LogNorm
@@ -101,7 +102,7 @@ def write_page(found: Influence, path: str | Path) -> None:
     if read:
         body += f"<pre>{html.escape(read)}</pre>"
     body += f"<figure>{drawing.inline(plot(found), 0)}</figure>"
-    drawing.write(path, page("Influence", body).encode())
+    write_whole(path, page("Influence", body).encode())
 
 
 def _share(matrix: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from throughtime.files import write_whole
 from throughtime.flow import drawing, panels
 from throughtime.flow.page import page
 from throughtime.flow.plot import gate_height
@@ -42,9 +43,9 @@ _PARAMETERS = (
 def write_report(flow: Flow, path: str | Path) -> None:
     """Write one HTML file that needs neither network nor script, whole or not at all.
 
-    Cost: a second or so for each layer. Raises: InputError without matplotlib, or for a path that cannot be written.
+    Cost: a second or so for each layer. Raises: InputError without matplotlib, RunError for a path that cannot be written.
     """
-    drawing.write(path, report(flow).encode())
+    write_whole(path, report(flow).encode())
 
 
 def report(flow: Flow) -> str:

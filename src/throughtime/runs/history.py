@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from throughtime.errors import InputError, RunError
-from throughtime.runs.files import cannot_write, read_whole, write_all, write_whole
+from throughtime.files import cannot_write, read_whole, write_all, write_whole
 
 Record = dict[str, Any]
 

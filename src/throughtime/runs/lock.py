@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from throughtime.errors import RunError
-from throughtime.runs.files import cannot_write, sweep
+from throughtime.files import cannot_write, sweep
 
 LOCK = ".lock"
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from throughtime.data.vocabulary import Vocabulary
 from throughtime.errors import InputError, RunError
+from throughtime.files import UNFINISHED, cannot_write, read_whole, write_whole
 from throughtime.runs import history
 from throughtime.runs.config import Config, from_toml, to_toml
-from throughtime.runs.files import UNFINISHED, cannot_write, read_whole, write_whole
 from throughtime.runs.lock import LOCK, lock
 from throughtime.runs.tensors import load_tensors, save_tensors
 from throughtime.runs.tree import Tree, load_tree, save_tree

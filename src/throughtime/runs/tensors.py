@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from throughtime.errors import InputError, RunError
-from throughtime.runs.files import read_whole, write_whole
+from throughtime.files import read_whole, write_whole
 
 _ZEROS = b"0" * 64
 _KEY = (

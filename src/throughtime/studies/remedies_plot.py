@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from throughtime.errors import InputError
+from throughtime.flow import drawing
 from throughtime.studies.remedies import Trial
 from throughtime.studies.remedies_run import Comparison
 from throughtime.studies.remedies_table import of
@@ -24,26 +25,17 @@ def plot(comparison: Comparison, path: str | Path | None = None) -> Any:
 
     Left: after how many steps each remedy learned at each length, dark for soon. Right: the share of the gradient left 3/4 T
     steps back, before and after training, a filled mark for each run that learned and a hollow one for each that did not.
-    Raises: InputError where matplotlib is missing, or the comparison has no trial.
+    Raises: RunError where the file cannot be written; InputError where matplotlib is missing, or the comparison has no trial.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError(
-            'a picture needs matplotlib, which is not installed: pip install "throughtime[plot]"'
-        ) from None
     if not comparison.trials:
         raise InputError("a picture needs at least one trial, got none: let one end before stopping")
-    with mpl.rc_context({"font.size": 9.0}):
-        figure = Figure(figsize=(12, 4.6), layout="constrained")
-        FigureCanvasAgg(figure)
+    with drawing.style():
+        figure = drawing.figure(12, 4.6)
         left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
         _outcomes(left, comparison)
         _gradients(right, comparison)
-        if path is not None:
-            figure.savefig(path, dpi=150)
+    if path is not None:
+        drawing.save(figure, path)
     return figure
 
 
@@ -56,6 +48,7 @@ def _outcomes(axes: Any, comparison: Comparison) -> None:
         groups = [of(comparison, remedy.name, length) for length in lengths]
         cells.append([_median_steps(group) for group in groups])
         texts.append([_text(group) for group in groups])
+    axes.grid(False)
     axes.set_facecolor("#e8e8e8")  # shows where nothing was learned
     axes.imshow(cells, cmap="cividis", vmin=0, vmax=steps, aspect="auto")
     for row, line in enumerate(texts):

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
-from typing import Any
+from functools import partial
 
-import torch
-
-from throughtime.studies.remedies import REMEDIES, Remedy, Settings, Stopped, Trial, trial
+from throughtime.studies.remedies import REMEDIES, Remedy, Settings, Trial, trial
+from throughtime.studies.workers import cores, spread
 
 Progress = Callable[[float, Trial | None], None]  # share of the work done, and what was done last
 _COST = {"rnn": 1.0, "gru": 2.2, "lstm": 2.2}  # of a step, beside the others
-_stop: Any = None  # of a worker process: set when it is to end
-_parent = 0  # of a worker process
 
 
 @dataclass(frozen=True)
@@ -61,7 +54,7 @@ def compare(
     tell(0.0, None)
     complete = True
     try:
-        for number, found in _results(cases, settings, jobs or cores()):
+        for number, found in spread(partial(_one, settings), cases, jobs or cores()):
             done.append(found)
             spent += _weight(*cases[number])
             tell(spent / total, found)
@@ -72,54 +65,9 @@ def compare(
     return Comparison(settings, tuple(remedies), tuple(done), complete)
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _weight(remedy: Remedy, length: int, seed: int) -> float:
     return _COST[remedy.model["cell"]] * length
 
 
-def _results(
-    cases: list[tuple[Remedy, int, int]], settings: Settings, jobs: int
-) -> Iterator[tuple[int, Trial]]:
-    """The number of a case and its result, as they are done."""
-    if jobs == 1:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # so small a network is no faster with more
-        try:
-            for number, case in enumerate(cases):
-                yield number, trial(*case, settings)
-        finally:
-            torch.set_num_threads(threads)
-        return
-    # A new interpreter for each: a fork of one that has torch's threads in it may hang.
-    context = get_context("spawn")
-    stop = context.Event()
-    with ProcessPoolExecutor(min(jobs, len(cases)), context, initializer=_begin, initargs=(stop,)) as pool:
-        waiting = {pool.submit(_one, case, settings): number for number, case in enumerate(cases)}
-        try:
-            while waiting:
-                ready, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in ready:
-                    yield waiting.pop(future), future.result()
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-
-
-def _begin(stop: Any) -> None:
-    """In a new worker."""
-    global _stop, _parent
-    _stop, _parent = stop, os.getppid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all: the first process decides
-    torch.set_num_threads(1)
-
-
-def _one(case: tuple[Remedy, int, int], settings: Settings) -> Trial:
-    """In a worker; it ends too when the first process was killed."""
-    return trial(*case, settings, stop=lambda: _stop.is_set() or os.getppid() != _parent)
-
-
-__all__ = ["Comparison", "Progress", "Stopped", "compare", "cores"]
+def _one(settings: Settings, case: tuple[Remedy, int, int], stop: Callable[[], bool]) -> Trial:
+    return trial(*case, settings, stop=stop)

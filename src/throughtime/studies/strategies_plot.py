@@ -8,6 +8,7 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from throughtime.errors import InputError
+from throughtime.flow import drawing
 from throughtime.studies.strategies import Problem
 from throughtime.studies.strategies_learn import Training
 from throughtime.studies.strategies_run import Comparison
@@ -37,29 +38,20 @@ def plot(found: Comparison, path: str | Path | None = None) -> Any:
 
     A row for each problem: the loss on held-out data by updates and by seconds (the mean over the trainings, each training
     thin), the peak memory, and the gradient's bias and spread. What was not measured is left out.
-    Raises: InputError where matplotlib is missing, or nothing was measured.
+    Raises: RunError where the file cannot be written; InputError where matplotlib is missing, or nothing was measured.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError(
-            'a picture needs matplotlib, which is not installed: pip install "throughtime[plot]"'
-        ) from None
     if not (found.seconds or found.gradients or found.trainings):
         raise InputError("a picture needs a measurement, got none: let one end before stopping")
-    with mpl.rc_context({"font.size": 9.0}):
-        figure = Figure(figsize=(15, 3.6 * len(found.problems)), layout="constrained")
-        FigureCanvasAgg(figure)
+    with drawing.style():
+        figure = drawing.figure(15, 3.6 * len(found.problems))
         grid = figure.subplots(len(found.problems), 4, squeeze=False, width_ratios=(1.2, 1.2, 0.7, 1))
         for row, problem in zip(grid, found.problems, strict=True):
             _losses(row[0], found, problem, by_time=False)
             _losses(row[1], found, problem, by_time=True)
             _memory(row[2], found, problem)
             _gradients(row[3], found, problem)
-        if path is not None:
-            figure.savefig(path, dpi=150)
+    if path is not None:
+        drawing.save(figure, path)
     return figure
 
 

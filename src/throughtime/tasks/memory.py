@@ -22,7 +22,7 @@ from throughtime.runs import Run
 from throughtime.tasks.memory_config import MemoryConfig
 
 _PROBLEMS: dict[str, Callable[[int], Problem]] = {"adding": Adding, "copy": Copying, "echo": Echo}
-_SYMBOLS = {"adding": "+", "copy": "abcdefgh_:", "echo": "01"}
+SYMBOLS = {"adding": "+", "copy": "abcdefgh_:", "echo": "01"}  # a coin's sides; letters, blank and delimiter
 
 
 class MemoryTask:
@@ -102,7 +102,7 @@ class MemoryTask:
     @property
     def vocabulary(self) -> Vocabulary:
         """A run's folder names the symbols of its model; numbers have none, and the adding problem a single one."""
-        return Vocabulary.build("char", _SYMBOLS[self.name])
+        return Vocabulary.build("char", SYMBOLS[self.name])
 
     def levels(self) -> dict[str, float]:
         """The losses that mean something, the highest first: what is known at each."""

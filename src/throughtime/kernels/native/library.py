@@ -86,7 +86,8 @@ def load() -> Library | str:
         handle = ctypes.CDLL(str(path))
     except OSError as error:
         return f"{path.name} cannot be loaded: {error}"
-    if handle.tt_size_of_call() != ctypes.sizeof(NativeCall):
+    size = getattr(handle, "tt_size_of_call", None)  # which the first versions did not have
+    if size is None or size() != ctypes.sizeof(NativeCall):
         return f"{path.name} is of another version: install throughtime again"
     handle.tt_isa.restype = ctypes.c_char_p
     handle.tt_packed.restype = ctypes.c_int64

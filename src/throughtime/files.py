@@ -12,13 +12,14 @@ from throughtime.errors import RunError
 UNFINISHED = ".new"  # how the name of a file ends while it is being written
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: str | Path, data: bytes) -> None:
     """Replace the file's content; whoever reads it, even after a power cut, finds the old content or the new.
 
     The data goes to a new file in the same folder and to the disk before it takes the name.
     Raises: RunError naming the file, the cause and what to do; the file is then as it was.
     Source: Pillai et al. 2014, OSDI, on what file systems promise.
     """
+    path = Path(path)
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         try:
