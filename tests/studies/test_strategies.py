@@ -206,13 +206,14 @@ def test_what_is_done_is_kept_when_it_is_stopped(settings: Settings, no_processe
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the count of resident pages is Linux's")
 def test_full_takes_more_memory_than_truncated(settings: Settings):
-    text = replace(settings.problems()[0], length=64, batch=8)
+    text = replace(settings.problems()[0], length=256, batch=16)
     text = replace(text, model=replace(text.model, hidden=512))
     cases = [(text, "full", 2), (text, "truncated:4", 2)]
     peaks = dict(spread(peak_memory, cases, 1, fresh=True))
     assert peaks[0] is not None and peaks[1] is not None
-    # 64 steps of 8 x 512 units are 1 MiB for each tensor that is kept, and a GRU keeps several.
-    assert peaks[0] > 2 + peaks[1]
+    # 256 steps of 16 x 512 units are 8 MiB for each tensor that is kept, and a GRU keeps several; the allocator's share varies
+    # by some MiB from process to process.
+    assert peaks[0] > 16 + peaks[1]
 
 
 def test_processes_give_what_one_gives(copy: Problem, settings: Settings):
