@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from benchmarks import bf16, denormals, generation, jax_peer, options, ragged, recurrences
+from benchmarks import bf16, denormals, generation, jax_peer, options, parts, ragged, recurrences
 from benchmarks.plan import Plan
 
 Results = list[dict[str, Any]]
@@ -33,6 +33,7 @@ SUITES = {
         recurrences.table,
         recurrences.summary,
     ),
+    "parts": Suite("Where the time of training goes", parts.measure, parts.table),
     "ragged": Suite(
         "Rows of different lengths", lambda plan, peak: ragged.measure(plan), ragged.table, ragged.summary
     ),

@@ -61,12 +61,13 @@ class Products {
     pack(packed + index * size);
   }
 
-  // The left factor of the next products, [rows][K].
-  void left(int rows, const T* A, long lda, long K) {
+  // The left factor of the next products, [rows][K]. Of its columns `real` count: what lies behind them may be infinite, and times
+  // the zeros behind the weights that is no number. In bfloat16 all K are multiplied.
+  void left(int rows, const T* A, long lda, long K, long real) {
     count_ = rows;
     A_ = A;
     lda_ = lda;
-    K_ = K;
+    K_ = code_.product ? K : real;
     if constexpr (std::is_same_v<T, float>)
       if (code_.product) rows_to_bf16(rows, A, lda, K, rows_, ldr_);
   }

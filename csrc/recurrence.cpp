@@ -70,7 +70,7 @@ static int forward(const tt_call& given, int threads) {
         const long lda = step.stride * (part.left == kHidden ? plan.ldh : call.ldg);
         const bool normed = part.groups;
         const long ldc = step.stride * (part.target == kOutput ? width : normed ? step.ld_hats : call.ldg);
-        products.left(step.rows, left, lda, part.matrix.columns);
+        products.left(step.rows, left, lda, part.matrix.columns, part.matrix.real_columns);
         for (int i = units.from; i < units.to; i++) {
           int j = s & 1 ? units.from + units.to - 1 - i : i;  // back and forth: the last panels are still in the cache
           for (int g = 0; g < part.products; g++) {
@@ -162,7 +162,7 @@ static int backward(const tt_call& given, int threads) {
         const bool carried = part.target == kHidden, masked = mask && carried;
         T* target = part.target == kGates ? gradients : (masked ? unmasked : carried ? dh : dm) + step.first * plan.ldh;
         const long ldc = step.stride * (part.target == kGates ? call.ldg : plan.ldh), K = long(part.products) * part.matrix.rows;
-        if (part.matrix.weights) products.left(step.rows, gradients + part.left_block * H, step.stride * call.ldg, K);
+        if (part.matrix.weights) products.left(step.rows, gradients + part.left_block * H, step.stride * call.ldg, K, K);
         for (int i = units.from; i < units.to; i++) {
           int j = s & 1 ? units.from + units.to - 1 - i : i;
           if (part.matrix.weights)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import torch
 
 from throughtime.kernels.native import memory
@@ -53,3 +56,41 @@ def test_a_torch_without_the_count_pools_nothing(monkeypatch):
     pool = Pool()
     pool.empty(FLOATS, dtype=torch.float32)
     assert pool.free_bytes == 0
+
+
+def test_two_threads_never_get_one_block(monkeypatch):
+    pool, take = Pool(), Pool._take
+    pool.empty(FLOATS, dtype=torch.float32)
+
+    def slow(self, size):
+        block = take(self, size)
+        time.sleep(0.02)  # another thread runs before the tensor holds the block
+        return block
+
+    monkeypatch.setattr(Pool, "_take", slow)
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(pool.empty(FLOATS, dtype=torch.float32)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({tensor.data_ptr() for tensor in found}) == 4
+
+
+def test_a_block_whose_storage_is_held_is_not_free():
+    pool = Pool()
+    first = pool.empty(FLOATS, dtype=torch.float32)
+    address, storage = first.data_ptr(), first.untyped_storage()
+    del first
+    assert pool.empty(FLOATS, dtype=torch.float32).data_ptr() != address
+    del storage
+    assert address in [pool.empty(FLOATS, dtype=torch.float32).data_ptr() for _ in range(2)]
+
+
+def test_memory_that_other_processes_see_is_never_used_again():
+    pool = Pool()
+    pool.empty(FLOATS, dtype=torch.float32).share_memory_()
+    assert not any(pool.empty(FLOATS, dtype=torch.float32).is_shared() for _ in range(3))

@@ -166,11 +166,14 @@ def check_state_dtype(value: Tensor, x: Tensor, name: str) -> None:
         )
 
 
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
 def check_lengths(lengths: Tensor, steps: int, batch: int) -> Tensor:
     """Return lengths as int64 [B], each between 0 and T."""
     if not isinstance(lengths, Tensor):
         lengths = torch.as_tensor(lengths)
-    if lengths.dtype.is_floating_point or lengths.dtype == torch.bool or lengths.dim() != 1:
+    if lengths.dtype not in _WHOLE or lengths.dim() != 1:
         raise ValueError(
             f"lengths must be whole numbers of shape [{batch}], got {lengths.dtype} of shape {list(lengths.shape)}"
         )

@@ -67,7 +67,10 @@ def forward(plan: Plan, given: Given) -> tuple[Tensor, Tensor, Tensor | None, Ke
     for begin, end, first, last in pieces:
         skipped = 0 if keep_gates else first
         inputs = x if len(pieces) == 1 else x[first:last]
-        multiply(plan.bf16, inputs, w_ih, gates[first - skipped : last - skipped, columns_of_inputs])
+        inside = gates[first - skipped : last - skipped, columns_of_inputs]
+        multiply(plan.bf16, inputs, w_ih, inside)
+        if size != hidden:  # an infinite input times the padding's zeros is no number, and would reach every unit
+            inside.view(len(inside), -1, size)[..., hidden:].zero_()
         call.begin, call.end = begin, end
         call.gates = gates.data_ptr() - skipped * ldg * x.itemsize
         plan.library.forward(call, x.dtype)

@@ -13,6 +13,7 @@ from throughtime.cells.recurrence import Recurrence
 from throughtime.kernels.native import compute, precision
 from throughtime.kernels.native.compute import Given, Kept, Plan
 from throughtime.kernels.native.library import Library, load
+from throughtime.kernels.native.mapped import is_mapped
 from throughtime.kernels.native.rows import Rows
 from throughtime.kernels.native.zone import Zone
 from throughtime.kernels.reference import Zoneout, unroll
@@ -31,14 +32,19 @@ class Job(NamedTuple):
     present: tuple[bool, ...]  # which of the tensors of Given there are
     bf16: int = 0  # as in Plan
 
+    @property
+    def kind(self) -> str:
+        """Its entry in LAYOUTS."""
+        recurrence = self.recurrence
+        return recurrence.kind + " reset before" * (getattr(recurrence, "reset_after", True) is False)
+
     def plan(self, training: bool) -> Plan:
         """This job for `compute`."""
         library, recurrence = load(), self.recurrence
         assert isinstance(library, Library)  # dispatch has asked
         nonlinearity = getattr(recurrence, "nonlinearity", "tanh")
-        kind = recurrence.kind + " reset before" * (getattr(recurrence, "reset_after", True) is False)
         options = self.memories, self.zone, self.bf16
-        return Plan(library, kind, nonlinearity, self.rows, self.reverse, training, *options)
+        return Plan(library, self.kind, nonlinearity, self.rows, self.reverse, training, *options)
 
     def given(self, tensors: Sequence[Tensor]) -> Given:
         """The tensors that there are, each in its place."""
@@ -69,8 +75,9 @@ class NativeRecurrence(torch.autograd.Function):
         given, kept = job.given(saved[:count]), Kept(*saved[count:])
         each = iter(ctx.needs_input_grad[1:])
         needs = tuple(next(each) if there else False for there in job.present)
-        if torch.is_grad_enabled():
-            with precision.without_autocast():
+        mapped = any(g is not None and is_mapped(g) for g in gradients)
+        if torch.is_grad_enabled() or mapped:
+            with torch.enable_grad(), precision.without_autocast():
                 found = _twice_differentiable(ctx.plan, job.recurrence, given, gradients, needs)
         else:
             dy, dh, dc, dmemories = gradients
@@ -139,7 +146,7 @@ def _apply(
 
 def _through(job: Job, given: Given) -> tuple[Tensor, tuple[Tensor, ...], Any]:
     """Outputs, final state, and all memories or None."""
-    compute.check(given)
+    compute.check(given, job.kind, job.rows.batch)
     tensors = [value for value in given if value is not None]
     if torch.is_grad_enabled() and any(value.requires_grad for value in tensors):
         y, h, c, every = NativeRecurrence.apply(job, *tensors)  # type: ignore[no-untyped-call]
@@ -166,7 +173,7 @@ def _twice_differentiable(
     # The sequences stay in the order of the rows, from long to short.
     rows = plan.rows.in_order()
     lengths = (
-        None if rows.source is None else (rows.offsets.diff()[:, None] > torch.arange(rows.batch)).sum(0)
+        None if rows.source is None else (rows.offsets.diff()[:, None] > torch.arange(rows.batch, device="cpu")).sum(0)
     )
     zoneout = None
     if plan.zone is not None:

@@ -60,8 +60,8 @@ class Kept(NamedTuple):
     c: Tensor | None  # [N, H] memory of every step
 
 
-def check(given: Given) -> None:
-    """The kernel reads memory as it is told to: every tensor must be on the CPU and of x's dtype.
+def check(given: Given, kind: str, batch: int) -> None:
+    """The kernel reads memory as it is told to: every tensor must be on the CPU, of x's dtype, and of its shape.
 
     Raises: RuntimeError naming the one that is not, or what of layer norm is missing.
     """
@@ -80,6 +80,20 @@ def check(given: Given) -> None:
             "layer norm must have gain_ih, gain_hh and in an LSTM gain_c, got "
             f"{' and '.join(n for n in GAINS[:3] if getattr(given, n) is not None)} only: give all of them or none"
         )
+
+    (rows, columns), features = given.weight_hh.shape, given.x.shape[-1]
+    hidden = rows // LAYOUTS[kind].gates
+    rows = LAYOUTS[kind].gates * hidden
+    if columns != hidden and given.weight_hr is None:
+        raise RuntimeError(f"weight_hh must have {hidden} columns, one for each unit, got {columns}")
+    # In the order of Given, behind x.
+    expected: tuple[tuple[int, ...], ...] = (
+        (batch, columns), (batch, hidden), (rows, features), (rows, columns), (rows,), (rows,), (3 * hidden,),
+        (batch, columns), (columns, hidden), (rows,), (rows,), (hidden,), (hidden,),
+    )  # fmt: skip
+    for name, value, shape in zip(Given._fields[1:], given[1:], expected, strict=True):
+        if value is not None and value.shape != shape:
+            raise RuntimeError(f"{name} must be of shape {list(shape)}, got {list(value.shape)}")
 
 
 def sizes_of(plan: Plan, given: Given) -> Sizes:
@@ -135,6 +149,7 @@ def point(call: NativeCall, name: str, value: Tensor | None, padded: int | None 
     """Sets a field to where the contiguous tensor lies, with its rows padded to that size."""
     if value is None:
         return None
+    value = value.resolve_neg()  # a bit of the tensor, which its memory knows nothing of
     value = value.contiguous() if padded is None else pad(value, padded)
     setattr(call, name, value.data_ptr())
     return value

@@ -94,21 +94,12 @@ def check(a: Arguments) -> None:
         raise RuntimeError(f"x must be [T, B, D] with at least one step, got {list(a.x.shape)}")
     if a.x.dtype not in (torch.float32, torch.float64):
         raise RuntimeError(f"x must be float32 or float64, got {a.x.dtype}: convert it with .to()")
-    compute.check(a.given(a.x))
     if (a.c0 is not None) != (a.kind == "lstm"):
         raise RuntimeError("c0 must be given for an lstm, and only there")
-    (steps, batch, features), (hidden, columns) = a.x.shape, a.sizes
-    rows = LAYOUTS[a.kind].gates * hidden
-    expected = {
-        "h0": (batch, columns), "c0": (batch, hidden), "weight_ih": (rows, features), "weight_hh": (rows, columns),
-        "bias_ih": (rows,), "bias_hh": (rows,), "weight_peephole": (3 * hidden,), "h_mask": (batch, columns),
-        "weight_hr": (columns, hidden), "gain_ih": (rows,), "gain_hh": (rows,), "gain_c": (hidden,), "bias_c": (hidden,),
-    }  # fmt: skip
-    for name, value in zip(Given._fields, a.tensors, strict=True):
-        if value is not None and value.shape != expected.get(name, value.shape):
-            raise RuntimeError(f"{name} must be of shape {list(expected[name])}, got {list(value.shape)}")
-    if columns != hidden and a.weight("weight_hr") is None:
-        raise RuntimeError(f"weight_hh must have {hidden} columns, one for each unit, got {columns}")
+    (steps, batch, _), (hidden, columns) = a.x.shape, a.sizes
+    compute.check(a.given(a.x), a.kind, batch)
+    if len(a.rates) not in (0, 1 + (a.kind == "lstm")):
+        raise RuntimeError(f"rates must be one for each tensor of the state, or none, got {len(a.rates)}")
     for mask, size in zip(a.keep, (columns, hidden), strict=False):
         if mask is not None and (mask.dtype != torch.bool or mask.shape != (steps, batch, size)):
             raise RuntimeError(
@@ -116,6 +107,26 @@ def check(a: Arguments) -> None:
             )
     if a.lengths is not None:
         _check_lengths(a.lengths, steps, batch)
+
+
+def check_backward(
+    a: Arguments, kept: Sequence[Tensor], gradients: Sequence[Tensor | None], needs: Sequence[bool]
+) -> None:
+    """What backward is called with besides, for the same reason."""
+    if len(needs) != len(a.tensors):
+        raise RuntimeError(f"needs must be {len(a.tensors)}, one for each tensor, got {len(needs)}")
+    named = zip(("dy", "dh", "dc"), gradients, empty_results(a), strict=True)
+    pairs = [(name, value, like) for name, value, like in named if value is not None]
+    wanted = empty_kept(a)
+    if len(kept) != len(wanted):
+        raise RuntimeError(f"kept must be {len(wanted)} tensors, got {len(kept)}")
+    pairs += [(f"kept[{i}]", value, like) for i, (value, like) in enumerate(zip(kept, wanted, strict=True))]
+    for name, value, like in pairs:
+        if value.shape != like.shape or value.dtype != like.dtype or not value.is_cpu:
+            raise RuntimeError(
+                f"{name} must be {like.dtype} {list(like.shape)} on the CPU, got {value.dtype} {list(value.shape)} on "
+                f"{value.device}"
+            )
 
 
 def _check_lengths(lengths: Tensor, steps: int, batch: int) -> None:

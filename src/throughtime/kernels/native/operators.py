@@ -29,6 +29,7 @@ from throughtime.kernels.native.library import load
 from throughtime.kernels.native.operator_calls import (
     WEIGHTS,
     Arguments,
+    check_backward,
     empty_kept,
     empty_results,
     narrow,
@@ -120,6 +121,7 @@ def _run_kept(*arguments: Any) -> list[Tensor]:
 def _run_backward(*arguments: Any) -> list[Tensor]:
     *call, kept, gradients, needs = arguments
     plan, given = ready(Arguments(*call), training=True)
+    check_backward(Arguments(*call), kept, gradients, needs)
     rows, (dy, dh, dc) = plan.rows, gradients
     if rows.order is not None:
         dh, dc = (None if value is None else value.index_select(0, rows.order) for value in (dh, dc))

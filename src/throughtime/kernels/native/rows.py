@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from throughtime.kernels.native.mapped import is_mapped
 from throughtime.kernels.native.memory import pool
 
 
@@ -53,7 +54,7 @@ class Rows(NamedTuple):
         """The same rows, for sequences that lie from long to short already."""
         if self.source is None:
             return self
-        real = self.offsets.diff()[:, None] > torch.arange(self.batch)  # [T, B]
+        real = self.offsets.diff()[:, None] > _count(self.batch)  # [T, B]
         source = real.flatten().nonzero().squeeze(1)
         return self._replace(source=source, place=_place(source, real.numel()), order=None, restore=None)
 
@@ -79,7 +80,7 @@ class Rows(NamedTuple):
 
     def before(self, y: Tensor, h0: Tensor, reverse: bool) -> Tensor:
         """The recurrent input of each row: the output of the step before in running order, or the initial state. [N, H]."""
-        counts, row = self.offsets.diff(), torch.arange(self.total)
+        counts, row = self.offsets.diff(), _count(self.total)
         if reverse:
             sequence = row - torch.repeat_interleave(self.offsets[:-1], counts)
             after = torch.cat([counts[1:], counts.new_zeros(1)])
@@ -93,7 +94,7 @@ class Rows(NamedTuple):
 
     def sequences(self) -> Tensor:
         """The sequence that each row belongs to, int64 [N]."""
-        return torch.arange(self.total) - torch.repeat_interleave(self.offsets[:-1], self.offsets.diff())
+        return _count(self.total) - torch.repeat_interleave(self.offsets[:-1], self.offsets.diff())
 
 
 def rows_of(x: Tensor, lengths: Tensor | None) -> Rows:
@@ -102,10 +103,10 @@ def rows_of(x: Tensor, lengths: Tensor | None) -> Rows:
     if lengths is None:
         return full_rows(steps, batch)
     sorted_lengths, order = lengths.sort(descending=True, stable=True)
-    real = torch.arange(steps)[:, None] < sorted_lengths  # [T, B]
-    offsets = torch.zeros(steps + 1, dtype=torch.int64)
+    real = _count(steps)[:, None] < sorted_lengths  # [T, B]
+    offsets = torch.zeros(steps + 1, dtype=torch.int64, device="cpu")
     offsets[1:] = real.sum(1).cumsum(0)
-    source = (torch.arange(steps)[:, None] * batch + order)[real]
+    source = (_count(steps)[:, None] * batch + order)[real]
     place = _place(source, real.numel())
     return Rows(steps, batch, len(source), offsets, source, place, order, order.argsort())
 
@@ -113,7 +114,7 @@ def rows_of(x: Tensor, lengths: Tensor | None) -> Rows:
 @functools.lru_cache(maxsize=64)
 def full_rows(steps: int, batch: int) -> Rows:
     """The rows of a full batch."""
-    return Rows(steps, batch, steps * batch, torch.arange(steps + 1) * batch, None, None, None, None)
+    return Rows(steps, batch, steps * batch, _count(steps + 1) * batch, None, None, None, None)
 
 
 def _span(offsets: list[int], begin: int, end: int, reverse: bool) -> tuple[int, int]:
@@ -123,15 +124,22 @@ def _span(offsets: list[int], begin: int, end: int, reverse: bool) -> tuple[int,
     return offsets[first], offsets[last] - offsets[first]
 
 
+def _count(numbers: int) -> Tensor:
+    """0, 1, 2, ..., on the CPU whatever torch's default device is: the kernel reads them, and full batches share them."""
+    return torch.arange(numbers, device="cpu")
+
+
 def _place(source: Tensor, padded: int) -> Tensor:
     """For each of the padded rows its number in `source`, or how many there are."""
     place = source.new_full((padded,), len(source))
-    place[source] = torch.arange(len(source))
+    place[source] = _count(len(source))
     return place
 
 
 def _read(rows: Tensor, more: Tensor, index: Tensor) -> Tensor:
     """The rows of both, one behind the other, that `index` names."""
+    if is_mapped(rows):
+        return torch.cat([rows, more]).index_select(0, index)
     if len(more):
         both = pool.empty(len(rows) + len(more), rows.shape[1], dtype=rows.dtype)
         rows = torch.cat([rows, more], out=both)

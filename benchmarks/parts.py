@@ -1,0 +1,114 @@
+"""Where the time of training goes: the loop over time, the products over all steps, and what stands around both.
+
+The sum of the medians is not the median of the sum; shares are of the mean over all samples.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from benchmarks.plan import Plan
+from benchmarks.progress import told
+from throughtime.bench.recurrences import CELLS, Shape, data, runs_on, training
+from throughtime.kernels.native import compute
+from throughtime.kernels.native.library import Library
+
+PARTS = {  # by what is called: (of, name)
+    "loop, forward": ((Library, "forward"),),
+    "loop, backward": ((Library, "backward"),),
+    "products": ((compute, "multiply"), (compute, "accumulate")),
+}
+WARM = 2
+
+
+def measure(plan: Plan, peak: float) -> list[dict[str, Any]]:
+    """Every cell at every shape of training."""
+    cases = [(cell, shape) for cell in CELLS for shape in plan.shapes]
+    return [
+        _measure(plan, peak, *case)
+        for case in told("parts", cases, lambda case: 1e9 + case[1].flops(CELLS[case[0]][2], True))
+    ]
+
+
+def _measure(plan: Plan, peak: float, cell: str, shape: Shape) -> dict[str, Any]:
+    layer_type, _, gates = CELLS[cell]
+    torch.manual_seed(0)
+    layer = layer_type(shape.features, shape.hidden)
+    x, dy = data(shape)
+    side = training(layer, x, dy)
+    spent: defaultdict[str, float] = defaultdict(float)
+    for _ in range(WARM):
+        side()
+    calls, start = 0, time.perf_counter()
+    with _clocked(spent):
+        while calls < plan.least or time.perf_counter() - start < plan.seconds:
+            side()
+            calls += 1
+    total = (time.perf_counter() - start) / calls
+    seconds = {name: spent[name] / calls for name in PARTS}
+    seconds["the rest"] = total - sum(seconds.values())
+    steps = 2.0 * shape.steps * shape.batch * gates * shape.hidden
+    work = {
+        "loop, forward": steps * shape.hidden,
+        "loop, backward": steps * shape.hidden,
+        "products": steps * (3 * shape.features + shape.hidden),
+    }
+    return {
+        "cell": cell,
+        "shape": list(shape),
+        "backend": runs_on(layer, x),
+        "calls": calls,
+        "seconds": total,
+        "share": {name: value / total for name, value in seconds.items()},
+        "of_peak": {name: work[name] / max(seconds[name], 1e-9) / peak for name in work},
+    }
+
+
+@contextmanager
+def _clocked(spent: defaultdict[str, float]) -> Iterator[None]:
+    """The seconds of every call of a part, added to its entry."""
+
+    def around(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return original(*arguments, **keywords)
+            finally:
+                spent[name] += time.perf_counter() - start
+
+        return call
+
+    patches = [
+        patch.object(owner, attribute, around(name, getattr(owner, attribute)))
+        for name, places in PARTS.items()
+        for owner, attribute in places
+    ]
+    for each in patches:
+        each.start()
+    try:
+        yield
+    finally:
+        for each in patches:
+            each.stop()
+
+
+def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows."""
+    head = ["cell", "T,B,D,H", "ours", *PARTS, "the rest", *(f"{name}: of GEMM peak" for name in PARTS)]
+    return head, [
+        [
+            result["cell"],
+            ",".join(map(str, result["shape"])),
+            f"{result['seconds'] * 1e3:.3g} ms",
+            *(f"{result['share'][name]:.0%}" for name in (*PARTS, "the rest")),
+            *(f"{result['of_peak'][name]:.0%}" for name in PARTS),
+        ]
+        for result in results
+    ]
