@@ -70,7 +70,7 @@ def forward(plan: Plan, given: Given) -> tuple[Tensor, Tensor, Tensor | None, Ke
         inside = gates[first - skipped : last - skipped, columns_of_inputs]
         multiply(plan.bf16, inputs, w_ih, inside)
         if size != hidden:  # an infinite input times the padding's zeros is no number, and would reach every unit
-            inside.view(len(inside), -1, size)[..., hidden:].zero_()
+            inside.view(len(inside), layout.gates, size)[..., hidden:].zero_()
         call.begin, call.end = begin, end
         call.gates = gates.data_ptr() - skipped * ldg * x.itemsize
         plan.library.forward(call, x.dtype)
