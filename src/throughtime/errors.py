@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import PurePath
 
 
 class ThroughtimeError(Exception):
@@ -26,6 +27,13 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """The choice that was probably meant, as a sentence to append; empty when none is near."""
     close = difflib.get_close_matches(word, list(choices), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def nearest_file(name: str, names: Iterable[str]) -> str:
+    """As `nearest`, of file names: their suffixes count for nothing, as so many files share one."""
+    by_stem = {PurePath(each).stem: each for each in sorted(names)}
+    close = difflib.get_close_matches(PurePath(name).stem, list(by_stem), n=1, cutoff=0.7)
+    return f" Did you mean {by_stem[close[0]]!r}?" if close else ""
 
 
 def one_of(name: str, value: str, choices: Iterable[str]) -> str:

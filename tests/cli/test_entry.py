@@ -11,6 +11,8 @@ import pytest
 
 from throughtime.cli import version as version_module
 from throughtime.cli.app import app
+from throughtime.cli.app import command as whole_command
+from throughtime.cli.named import as_typed
 from throughtime.errors import InputError
 
 Fails = Callable[..., str]
@@ -111,6 +113,50 @@ def test_version_and_backends_print_their_answers(command) -> None:
     ended = command("backends")
     assert ended.status == 0
     assert ended.out.strip() == str(throughtime.backends()).strip()
+
+
+def test_the_version_is_one_line(command) -> None:
+    import throughtime
+
+    ended = command("--version")
+    assert (ended.status, ended.out, ended.err) == (0, f"throughtime {throughtime.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("typed", "message", "line"),
+    [
+        ("--hidden 0", "hidden must be at least 1, got 0", "--hidden must be at least 1, got 0"),
+        ("--rollback-lr=2", "rollback_lr must be above 0, got 2", "--rollback-lr must be above 0, got 2"),
+        ("--config c.toml", "hidden must be at least 1, got 0", "hidden must be at least 1, got 0"),
+        (
+            "",
+            "the validation part must be at least 2: or validation = 0",
+            "the validation part must be at least 2: or --validation 0",
+        ),
+        ("", "cut it with bptt = truncated:N", "cut it with --bptt truncated:N"),
+        (
+            "--layer-norm",
+            "layer_norm = True is a setting of rnn: leave it out",
+            "--layer-norm is a setting of rnn: leave it out",
+        ),
+        (
+            "--forget-bias 1",
+            "forget_bias = 1.0 is a setting of lstm",
+            "--forget-bias 1.0 is a setting of lstm",
+        ),
+        ("--normalize letters", "left with normalize = letters: give", "left with --normalize letters: give"),
+        ("--hidden 0", "hidden must be at least 1, got (0, 4)", "--hidden must be at least 1, got 0,4"),
+        (
+            "--lr 1",
+            "--lr contradicts, started with lr = 0.02: x",
+            "--lr contradicts, started with --lr 0.02: x",
+        ),
+        ("--window 1", "started with window = its default: x", "started with window = its default: x"),
+    ],
+)
+def test_an_argument_has_the_name_that_was_typed(typed: str, message: str, line: str) -> None:
+    argv = ["train", "text", "book.txt", *typed.split()]
+    assert as_typed(message, argv, whole_command()) == line
 
 
 def test_a_reader_that_goes_away_is_not_worth_a_word(executable: list[str]) -> None:

@@ -150,11 +150,11 @@ def test_an_empty_prompt_starts_by_itself_and_stop_ends(command, trained: Path) 
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--temperature", -1], "temperature must be"),
-        (["--top-k", 0], "top_k must be at least 1"),
-        (["--top-p", 1.5], "top_p must lie above 0"),
+        (["--temperature", -1], "--temperature must be"),
+        (["--top-k", 0], "--top-k must be at least 1"),
+        (["--top-p", 1.5], "--top-p must lie above 0"),
         (["--length", "many"], "--length must be a valid integer, got 'many'"),
-        (["--stop", ""], "stop must be a string"),
+        (["--stop", ""], "--stop must be a string"),
     ],
 )
 def test_sampling_that_cannot_be_is_refused(

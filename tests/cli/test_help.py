@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -100,15 +101,22 @@ def test_help_fits_a_terminal_of_80_columns(path: list[str], monkeypatch: pytest
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERMINAL_WIDTH", "80")
     assert main([*path, "--help"]) == 0
-    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    text = capsys.readouterr().out
+    lines = [line.strip() for line in text.splitlines()]
     assert max(map(len, lines)) <= 80
     assert not any("bool" in line for line in lines)
     command = whole_command()
     for name in path:
         command = command.commands[name]
-    examples = [line for line in (command.help or "").splitlines() if line.startswith("throughtime ")]
-    assert [line for line in lines if line in examples] == examples
+    shown = [line.rstrip() for line in text.splitlines()]
+    plain = re.sub(r"\[/?bold\]", "", command.help or "").splitlines()
+    examples = [line for line in plain if line.strip().startswith("throughtime ")]
+    assert [line[1:] for line in shown if line[1:] in examples] == examples
+    assert all(line.startswith("  throughtime") for line in examples)
     usage = next(number for number, line in enumerate(lines) if line.startswith("Usage"))
+    assert "......" not in lines[usage]
+    assert "...]" not in lines[usage].replace("[ARGS]...", "")
+    assert "{" not in lines[usage]
     prose = lines[usage + 1 : next(n for n, line in enumerate(lines) if line.startswith("╭"))]
     if "Examples:" in prose:
         prose = prose[: prose.index("Examples:")]

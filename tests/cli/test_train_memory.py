@@ -100,9 +100,9 @@ def test_a_run_without_a_name_gets_one_that_is_free(command, tmp_path: Path, mon
     [
         (["adding", "--length", "1"], "length must be at least 2"),
         (["echo", "--length", "8"], "length must be at least 9"),
-        (["copy", "--length", "0"], "length must be at least 1"),
+        (["copy", "--length", "0"], "--length must be at least 1"),
         (["adding", "--cell", "lst"], "Did you mean 'lstm'"),
-        (["adding", "--cell", "gru", "--forget-bias", "1"], "forget_bias = 1.0 is a setting of lstm"),
+        (["adding", "--cell", "gru", "--forget-bias", "1"], "--forget-bias 1.0 is a setting of lstm"),
         (["adding", "--bptt", "ful"], "Did you mean 'full'"),
         (["adding", "--steps", "3", "--minutes", "1"], "the end is one of steps, epochs and minutes"),
     ],
@@ -143,6 +143,6 @@ def test_the_remedies_as_json(command, fails: Fails, tmp_path: Path) -> None:
     found = json.loads(command(*REMEDIES, "--json").out)
     assert [trial["length"] for trial in found["trials"]] == [5] * 8
     assert all(trial["start"]["left"] >= 0 for trial in found["trials"])
-    assert "lengths must be at least 4 steps" in fails("compare", "remedies", "--length", 3)
+    assert "--length must be at least 4 steps each, got 3" in fails("compare", "remedies", "--length", 3)
     (tmp_path / "file").write_text("x")
     assert "cannot write to" in fails(*REMEDIES, "--out", tmp_path / "file")

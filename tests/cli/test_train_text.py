@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import tomllib
@@ -168,13 +170,15 @@ def test_resume_refuses_what_contradicts_the_run_by_name(
     assert command(*again).status == 0  # complete already: nothing is trained
     assert command(*again, "--lr", "0.02", "--data", text, "--hidden", 13).status == 0  # says the same
     assert "--lr contradicts the run" in fails(*again, "--lr", "0.3")
-    assert "was started with lr = 0.02" in fails(*again, "--lr", "0.3")
+    assert "was started with --lr 0.02" in fails(*again, "--lr", "0.3")
     assert "--epochs contradicts" in fails(*again, "--epochs", "3")
     assert "--reset-before contradicts" in fails(*again, "--reset-before")
     assert "--data contradicts" in fails(*again, "--data", "other.txt")
     assert "--config cannot be given with --resume" in fails(*again, "--config", "c.toml")
     assert "--resume needs the run" in fails("train", "text", "--resume")
-    assert "no such run" in fails("train", "text", "--resume", "--out", trained / "nowhere")
+    assert "leave out --resume to start it" in fails(
+        "train", "text", "--resume", "--out", trained / "nowhere"
+    )
 
 
 @pytest.mark.parametrize(
@@ -182,11 +186,11 @@ def test_resume_refuses_what_contradicts_the_run_by_name(
     [
         (
             ["--cell", "lsmt"],
-            "cell must be one of rnn, gru, lstm, mingru, indrnn, lnlstm, got 'lsmt'. Did you mean 'lstm'?",
+            "--cell must be one of rnn, gru, lstm, mingru, indrnn, lnlstm, got 'lsmt'. Did you mean 'lstm'?",
         ),
-        (["--tokens", "chars"], "tokens must be one of char, word, bpe, got 'chars'. Did you mean 'char'?"),
+        (["--tokens", "chars"], "--tokens must be one of char, word, bpe, got 'chars'. Did you mean 'char'?"),
         (["--bptt", "truncate:7"], "Did you mean 'truncated'?"),
-        (["--bptt", "truncated:x"], "bptt must read truncated:WINDOW"),
+        (["--bptt", "truncated:x"], "--bptt must read truncated:WINDOW"),
         (["--clip", "norms:1"], "Did you mean 'norm'?"),
         (["--optimizer", "adamv"], "Did you mean 'adam"),
         (["--schedule", "cosin"], "Did you mean 'cosine'?"),
@@ -195,11 +199,11 @@ def test_resume_refuses_what_contradicts_the_run_by_name(
         (["--init", "orthogonall"], "Did you mean 'orthogonal'?"),
         (["--precision", "bf15"], "Did you mean 'bf16'?"),
         (["--keep", "bests"], "Did you mean 'best'?"),
-        (["--hidden", "0"], "hidden must be at least 1, got 0"),
+        (["--hidden", "0"], "--hidden must be at least 1, got 0"),
         (["--hidden", "12,x"], "--hidden must be a whole number, got 'x'"),
         (["--embedding", "onehott"], "--embedding must be a whole number or onehot, got 'onehott'"),
-        (["--layers", "0"], "layers must be at least 1"),
-        (["--batch", "0"], "batch must be at least 1"),
+        (["--layers", "0"], "--layers must be at least 1"),
+        (["--batch", "0"], "--batch must be at least 1"),
         (["--batch", "5000"], "5000 streams of one window of 7 steps need"),
         (["--window", "4000"], "3 streams of one window of 4000 steps need"),
         (
@@ -212,14 +216,14 @@ def test_resume_refuses_what_contradicts_the_run_by_name(
             "--bidirectional takes no value, got 'true': a flag that is given means yes",
         ),
         (["--layer-norm", "--tied", "no"], "--layer-norm and --tied take no value, got 'no'"),
-        (["--dropout", "1.5"], "dropout must be"),
-        (["--lr", "-1"], "lr must be above 0"),
-        (["--lr", "nan"], "lr must be above 0"),
+        (["--dropout", "1.5"], "--dropout must be"),
+        (["--lr", "-1"], "--lr must be above 0"),
+        (["--lr", "nan"], "--lr must be above 0"),
         (["--steps", "3", "--epochs", "2"], "keep one"),
-        (["--steps", "0"], "steps must be above 0"),
-        (["--tied"], "tied needs an embedding as wide as"),
-        (["--device", "abacus"], "device must be auto, cpu"),
-        (["--validation", "1"], "validation must be"),
+        (["--steps", "0"], "--steps must be above 0"),
+        (["--tied"], "--tied needs an embedding as wide as"),
+        (["--device", "abacus"], "--device must be auto, cpu"),
+        (["--validation", "1"], "--validation must be"),
         (["--limit", "9"], "symbols"),
         (["--vocab-size", "1"], "vocabulary must have at least 2 symbols"),
     ],
@@ -241,8 +245,9 @@ def test_files_that_are_no_text_are_refused_before_there_is_a_run(
     (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
     (tmp_path / "short.txt").write_text("abc abc")
     for name, line in {
-        "emty.txt": "no such file: ",
-        "empty.txt": "is empty: expected text",
+        "emty.txt": "emty.txt. Did you mean 'empty.txt'?",
+        "nope.txt": "nope.txt. Check its name.",
+        "empty.txt": "is empty: expected text; name a file that holds some",
         "binary.txt": "a NUL byte at position 3",
         "latin.txt": "got byte 0xe9 at position 3",
         "short.txt": "symbols",
@@ -268,7 +273,7 @@ def test_config_files_that_cannot_be_read_are_refused(fails: Fails, text: Path, 
         assert line in fails(
             "train", "text", text, "--config", file, "--out", tmp_path / "run", "--steps", 1
         ), content
-    assert "Did you mean 'c.toml'?" in fails("train", "text", text, "--config", tmp_path / "d.toml")
+    assert "Did you mean 'c.toml'?" in fails("train", "text", text, "--config", tmp_path / "c.tml")
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(
@@ -316,3 +321,33 @@ def test_a_bidirectional_model_is_trained_with_a_warning_and_not_offered_to_gene
     assert "sees the symbol that it is to predict" in ended.out
     assert "throughtime generate" not in ended.out
     assert "cannot run from left to right" in fails("generate", run)
+
+
+def test_a_complete_training_says_how_to_get_a_longer_one(command, text: Path, tmp_path: Path, small) -> None:
+    run = tmp_path / "run"
+    assert command("train", "text", text, *small, "--steps", 3, "--out", run).status == 0
+    said = command("train", "text", "--resume", "--out", run).out
+    longer = next(line for line in said.splitlines() if "the training is complete: 3 steps" in line)
+    words = shlex.split(longer.partition("train anew: ")[2])
+    out = ["--out", f"{run}-longer"]
+    config = ["--config", str(run / "config.toml")]
+    assert words == ["throughtime", "train", "text", *config, "--steps", "6", *out]
+    assert command(*words[1:]).status == 0
+    assert Run.open(f"{run}-longer").history()[-1]["step"] == 6
+
+
+def test_a_damaged_checkpoint_is_said_before_anything_else(command, trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    file = run / "checkpoint.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    ended = command("train", "text", "--resume", "--out", run)
+    assert (ended.status, ended.out) == (2, "")
+    assert "its checksum does not match; put back a copy of it, or train again" in ended.err
+
+
+def test_minutes_that_are_too_few_are_said(command, text: Path, tmp_path: Path, small: list[str]) -> None:
+    line = "too few to learn much: make them cheaper with a smaller --hidden, or give more --minutes."
+    ended = command("train", "text", text, *small, "--minutes", "1e-9", "--out", tmp_path / "short")
+    assert ended.out.splitlines()[-1] == f"1e-09 minutes were enough for 1 update only, {line}"
+    ended = command("train", "text", text, *small, "--steps", "1", "--out", tmp_path / "steps")
+    assert "too few" not in ended.out

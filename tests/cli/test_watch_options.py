@@ -41,6 +41,6 @@ def test_watching_reaches_the_run_and_may_change_when_it_goes_on(
 def test_what_cannot_be_is_refused(fails, text: Path, tmp_path: Path, small: list[str]) -> None:
     run = tmp_path / "run"
     line = fails("train", "text", "--data", text, *small, "--on-spike", "rolback", "--out", run)
-    assert "on_spike" in line
+    assert "--on-spike" in line
     assert "Did you mean 'rollback'?" in line
     assert not run.exists()

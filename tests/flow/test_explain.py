@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 import throughtime as tt
 from throughtime.flow import Flow, measure
 from throughtime.flow.fit import gone_from, half_life, stays_below
+from throughtime.flow.result import LagCurve
 from throughtime.flow.verdict import Verdict, judge
 
 
@@ -52,6 +54,36 @@ def test_numbers_of_a_scaled_identity(a: float, expected: Verdict, words: str) -
     found = of(linear(a * torch.eye(4)))
     assert verdict(found) is expected
     assert words in found.explain()
+
+
+def vanishing(mean: torch.Tensor) -> str:
+    """What is said of a curve."""
+    share = 0.01
+    curve = LagCurve(
+        torch.arange(len(mean)), mean, mean, mean, half_life(mean), stays_below(mean, share), share
+    )
+    found = of(tt.RNN(5, 4))
+    layer = replace(found.layers["l0"], lag_h=curve)
+    assert judge(layer) is Verdict.VANISHES
+    return replace(found, layers={"l0": layer}).explain()
+
+
+def test_a_curve_that_bends_is_not_told_by_one_half_life() -> None:
+    k = torch.arange(41, dtype=torch.float64)
+    even = 2 ** (-k / 4)
+    assert "The gradient halves every 4 steps; after 25 steps 1.3 % is left, and from lag 27 on" in vanishing(
+        even
+    )
+    steep = torch.where(k == 0, 1.0, 0.008 * even)
+    assert "falls to 1 % within 1 step, then halves every 4 steps; after 25 steps 0.011 %" in vanishing(steep)
+    early = torch.where(k < 3, 2 ** (-3 * k), 0.005 * 2 ** (-(k - 3) / 5))
+    said = vanishing(early)
+    assert "falls to 1 % within 3 steps, then halves every 5 steps" in said and "over all lags)" in said
+    assert "from lag" not in said
+    flat = torch.where(k < 3, 2 ** (-3 * k), torch.tensor(0.005, dtype=torch.float64))
+    assert "falls to 1 % within 3 steps, and then falls no further" in vanishing(flat)
+    late = torch.where(k < 30, 1.0, 2 ** (-4 * (k - 29)))
+    assert "falls more slowly at first: to 1 % it takes 31 steps" in vanishing(late)
 
 
 def test_saturated_units_are_told_and_layer_norm_helps_as_it_says() -> None:

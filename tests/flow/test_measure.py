@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from typing import Any
 
@@ -269,6 +270,8 @@ def test_gates_and_the_memory_path() -> None:
             float((slope < 0.1 * (1 if name == "g" else 0.25)).double().mean())
         )
         torch.testing.assert_close(seen.over_time.double(), gate.mean(1), rtol=1e-5, atol=1e-6)
+        assert seen.first is not None
+        torch.testing.assert_close(seen.first.double(), gate[:, 0], rtol=1e-5, atol=1e-6)
     assert found.gates["tanh(c)"].mean == pytest.approx(float(trace["c"].detach().tanh().mean()))
     f = trace["f"].detach()
     product = [torch.stack([f[t - k + 1 : t + 1].prod(0).mean() for t in (7, 10)]).mean() for k in range(5)]
@@ -409,6 +412,19 @@ def test_what_cannot_be_measured_is_refused_in_one_line(model: Any, options: Any
     assert "\n" not in str(caught.value)
 
 
+def test_a_single_step_has_no_way_back() -> None:
+    with pytest.raises(InputError, match=r"at least 2 steps, got 1: .* give a longer sequence"):
+        measure(tt.RNN(3, 3), torch.randn(1, 2, 3))
+
+
+def test_progress_through_the_products_ends_with_all() -> None:
+    told: list[tuple[int, int]] = []
+    measure(tt.GRU(3, 5, 2), torch.randn(24, 2, 3), ends=3, progress=lambda *a: told.append(a))
+    done = [n for n, _ in told]
+    assert done == sorted(set(done)) and told[-1][0] == told[-1][1]
+    assert len(done) > 20  # and not one leap at the end of each layer
+
+
 def test_targets_without_a_default_loss_are_refused() -> None:
     x = torch.randn(12, 2, 3)
     with pytest.raises(InputError, match="give loss="):
@@ -427,3 +443,13 @@ def test_a_mean_over_examples_counts_each_example_whole() -> None:
         (b,) = torch.autograd.grad(mean.losses[row].sum(), y, retain_graph=True)
         torch.testing.assert_close(a, b)
     torch.testing.assert_close(each.mean(), mean.mean())
+
+
+def test_a_measurement_kept_before_the_first_example_was_is_still_read() -> None:
+    found = measure(tt.GRU(3, 5), torch.randn(12, 2, 3), products=False)
+    kept = json.loads(found.to_json())
+    for gate in kept["flow"]["layers"]["l0"]["gates"].values():
+        del gate["first"]
+    again = Flow.from_json(json.dumps(kept)).layers["l0"].gates["z"]
+    assert again.first is None
+    torch.testing.assert_close(again.over_time, found.layers["l0"].gates["z"].over_time, rtol=1e-5, atol=0)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from throughtime.errors import InputError, RunError
-from throughtime.flow import drawing
+from throughtime.flow import drawing, panels
 from throughtime.flow.influence import Influence
 from throughtime.flow.plot import plot
 from throughtime.flow.result import (
@@ -114,8 +114,8 @@ def test_lines_are_the_numbers_and_differ_without_colour() -> None:
 def test_the_fitted_line_lies_on_an_exact_exponential() -> None:
     drawn = lines(plot(flow(layer("net.l0", lag_c=None))), "Gradient of one step")
     (fit,) = [line for label, line in drawn.items() if label.startswith("_")]
-    assert fit.get_xdata().tolist() if hasattr(fit.get_xdata(), "tolist") else fit.get_xdata() == [0.0, 16.0]
-    assert list(fit.get_ydata()) == pytest.approx([1.0, math.exp(-0.3 * 16)])
+    assert list(fit.get_xdata()) == [1.0, 16.0]  # lag 0 is not in the fit
+    assert list(fit.get_ydata()) == pytest.approx([math.exp(-0.3), math.exp(-0.3 * 16)])
 
 
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf, 1e-300, 1e300])
@@ -188,12 +188,56 @@ def heat() -> Influence:
 
 
 def test_influence_as_text() -> None:
-    assert heat().text(encoding="utf-8").splitlines()[:3] == ["   a↵", "a  █", "↵  ▒█"]
-    assert heat().text(encoding="ascii").splitlines()[:3] == ["   a?", "a  #", "?  +#"]
+    assert heat().text(encoding="utf-8").splitlines()[:3] == ["   a↵", "a  █", "↵  ·▓"]
+    assert heat().text(encoding="ascii").splitlines()[:3] == ["   a?", "a  #", "?  .x"]
     long = Influence(torch.ones(90, 90).tril(), "input", 1, None)
     shown = long.text(width=40, encoding="ascii").splitlines()
     assert shown[0] == "the last 35 of 90 steps"
     assert max(map(len, shown[:-1])) <= 40
+
+
+def test_the_signs_of_influence_spread_over_what_was_measured() -> None:
+    """All entries within one power of ten: five signs all the same, and the legend says what each stands for."""
+    narrow = Influence(torch.logspace(-0.9, 0, 25).reshape(5, 5).double(), "input", 1, None)
+    *rows, legend = narrow.text(encoding="ascii").splitlines()
+    assert set("".join(row[3:] for row in rows)) == set(".:+x#")
+    assert legend.endswith(
+        ": . below 0.21, : 0.21 to 0.31, + 0.31 to 0.46, x 0.46 to 0.67, # 0.67 to 1, blank: none"
+    )
+    wide = Influence(torch.logspace(-12, 0, 25).reshape(5, 5).double(), "input", 1, None)
+    assert ": . below 0.0001, : 0.0001 to 0.001, + 0.001 to 0.01, x 0.01 to 0.1, # 0.1 to 1," in wide.text(
+        encoding="ascii"
+    )
+
+
+def test_gates_are_the_first_examples_own_and_all_of_one_width() -> None:
+    own = torch.rand(60, UNITS)
+    gate = GateStatistics(0.5, 0.1, 0.2, 0.05, 0.25, torch.full((99, UNITS), 0.5), own)
+    signed = GateStatistics(0.0, 0.1, 0.2, 0.05, 0.25, torch.full((99, UNITS), 0.5), 2 * own - 1)
+    made = layer("net.l0", gates={"i": gate, "g": signed})
+    drawn = drawing.figure(9, 5)
+    with drawing.style():
+        panels.gates(drawn, flow(made), made)
+        drawn.draw_without_rendering()
+    maps = [axes for axes in drawn.get_axes() if axes.get_images()]
+    assert all("(first example, steps 1 to 60 of 99)" in axes.get_xlabel() for axes in maps)
+    shown = torch.from_numpy(maps[0].get_images()[0].get_array().data).T
+    torch.testing.assert_close(shown.sort(dim=1).values, own.sort(dim=1).values)
+    widths = {(round(axes.get_position().x0, 6), round(axes.get_position().x1, 6)) for axes in maps}
+    assert len(widths) == 1
+
+
+def test_every_singular_value_in_the_legend_is_seen_and_no_line_is_cut() -> None:
+    drawn = plot(flow())
+    stretch = next(a for a in drawn.get_axes() if "product of k" in a.get_title(loc="left"))
+    named = [line for line in stretch.get_lines() if not line.get_label().startswith("_")]
+    assert all(line.get_alpha() >= 0.5 and line.get_linewidth() >= 1.5 for line in named)
+    by_lag = next(a for a in drawn.get_axes() if "one step's loss" in a.get_title(loc="left"))
+    floor = by_lag.get_ylim()[0]
+    assert all(min(map(float, line.get_ydata())) > floor for line in by_lag.get_lines())
+    assert float(curve(0.3).low.min()) > floor
+    fitted = [line.get_xdata() for line in by_lag.get_lines() if line.get_linewidth() == 0.8]
+    assert fitted and all(min(x) == 1 for x in fitted)  # lag 0 is not in the fit
 
 
 def test_influence_as_a_picture_and_a_page(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 
 from throughtime.errors import RunError
 from throughtime.flow import drawing
-from throughtime.flow.report import report, write_report
+from throughtime.flow.report import _interval, _options, report, write_report
+from throughtime.flow.result import HalfLife
 
 _spec = importlib.util.spec_from_file_location("flow_pictures", Path(__file__).with_name("test_plot.py"))
 assert _spec is not None and _spec.loader is not None
@@ -59,7 +61,7 @@ def test_it_is_well_formed_and_what_is_text_stays_text(page: str) -> None:
 
 def test_the_verdict_comes_first_and_every_picture_has_its_sentence(page: str) -> None:
     assert page.index("class=verdict") < page.index("<table") < page.index("<svg")
-    assert page.count("<figure>") == page.count("<figcaption>") == 2 + 2 * (1 + 1 + 2) + 1
+    assert page.count("<figure>") == page.count("<figcaption>") == 2 + 2 * (1 + 1 + 1) + 1
     assert "halves every 2.31 steps" in page
     for number in ("1.3", "0.7", "25.0%"):
         assert f"<td>{number}</td>" in page
@@ -75,6 +77,32 @@ def test_names_within_the_pictures_do_not_meet(page: str) -> None:
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "words"),
+    [
+        ((15.4, 5.19, -15.9), "halves in 5.19 to no end: it may grow"),
+        ((-20.0, 40.0, -5.0), "doubles in 5 to no end: it may fall"),
+        ((2.69, 2.38, 3.09), "2.38 to 3.09"),
+        ((-3.0, -4.0, -2.5), "2.5 to 4"),
+        ((9.0, 5.0, math.inf), "halves in 5 to no end"),
+        ((math.inf, math.inf, math.inf), ""),
+        ((math.nan, math.nan, math.nan), ""),
+    ],
+)
+def test_an_interval_reads_as_what_it_means(bounds: tuple[float, float, float], words: str) -> None:
+    assert _interval(HalfLife(*bounds, 0.9, 20)) == words
+
+
+def test_options_are_not_torn_and_pictures_scroll_where_it_is_narrow(page: str) -> None:
+    assert _options("forget_bias=1 (--forget-bias 1) <b>") == (
+        "forget_bias=1 (<code>--forget-bias</code> 1) &lt;b&gt;"
+    )
+    assert re.search(r"code \{[^}]*white-space: nowrap", page)
+    assert re.search(r"@media \(max-width: 600px\) \{ figure svg \{[^}]*min-width", page)
+    assert page.count("<figure><div class=wide><svg") == page.count("<figure>")
+    assert "R^2" not in page
 
 
 def test_it_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,14 @@ def test_a_run_that_lost_its_configuration_is_not_made_anew(run, vocabulary):
         Run.open(run.path)
 
 
+def test_a_folder_of_runs_names_one_inside_it(run):
+    with pytest.raises(RunError, match=rf"it has no config.toml; name one inside it, such as {run.path}$"):
+        Run.open(run.path.parent)
+    (run.path / "empty").mkdir()
+    with pytest.raises(RunError, match=r"it has no config.toml; name the folder of a training, its --out"):
+        Run.open(run.path / "empty")
+
+
 def test_create_takes_up_what_a_killed_create_left(tmp_path, vocabulary):
     folder = tmp_path / "run"
     folder.mkdir()

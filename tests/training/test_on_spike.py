@@ -158,6 +158,36 @@ def test_so_many_rollbacks_and_no_more(hard):
     assert [spike["action"] for spike in spikes_of(run)] == ["rollback", "stop"]
 
 
+@pytest.mark.parametrize("then", ["warn", "stop"])
+def test_resumed_without_going_back_it_stays_calm(hard, then, monkeypatch):
+    """And through another resuming, that goes back again."""
+    settings = {"rollback_clip": "norm:0.001", "schedule": "constant", "warmup": 0.0, "log_every": 1}
+    task, config, run = hard(at=(42,), on_spike="rollback", **settings)
+
+    class Killed(Exception):
+        pass
+
+    save = Run.save_checkpoint
+
+    def saved(self, tree):
+        save(self, tree)
+        if tree["steps"] < 90:
+            raise Killed
+
+    monkeypatch.setattr(Run, "save_checkpoint", saved)
+    for step, on_spike in ((50, "rollback"), (60, then)):
+        config = TrainingConfig(**{**vars(config), "on_spike": on_spike, "checkpoint_steps": step})
+        with pytest.raises(Killed):
+            train(task, config, run, resume=step > 50)
+    kept = run.load_checkpoint()["guard"]["rollback"]
+    assert (kept["used"], kept["kept"]) == (1, [])  # what going back needs is let go
+    config = TrainingConfig(**{**vars(config), "on_spike": "rollback", "checkpoint_steps": None})
+    train(task, config, run, resume=True)
+    records = {record["step"]: record for record in run.history() if record["kind"] == "training"}
+    assert [records[step]["lr"] / config.lr for step in (41, 43, 51, 60, 61, 90)] == [1, *[0.5] * 5]
+    assert all(records[step]["clipped"] for step in range(43, 91))
+
+
 def test_another_jump_soon_after_a_rollback_is_one_too(hard):
     task, config, run = hard(at=(42, 46), on_spike="rollback")
     train(task, config, run)

@@ -6,7 +6,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -28,7 +28,10 @@ from throughtime.cli import (
 
 
 class _Command(TyperCommand):
-    """A command whose flags do not look as if they took a value."""
+    """A command whose flags do not look as if they took a value, nor its arguments as if one had to choose."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [re.sub(r"^\{(.*)\}$", r"\1", piece) for piece in super().collect_usage_pieces(ctx)]
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _bare_flags(super().get_params(ctx))
@@ -38,7 +41,7 @@ class _InOrder(TyperGroup):
     """Lists the commands in the order in which one meets them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        order = ("demo", "train", "evaluate", "generate", "flow", "influence")
+        order = ("demo", "train", "evaluate", "generate", "flow", "influence", "compare", "bench", "backends")
         return sorted(self.commands, key=lambda name: order.index(name) if name in order else len(order))
 
     def get_params(self, ctx: Any) -> list[Any]:
@@ -54,14 +57,29 @@ def _bare_flags(params: list[Any]) -> list[Any]:
 
 
 def _examples(text: str) -> str:
-    """The same commands, one that is too long for 80 columns on several lines, as a shell reads them."""
-    lines = []
-    for line in text.splitlines():
+    """The same commands, set off; one that is too long for 80 columns on several lines, as a shell reads them."""
+    title, *commands = text.splitlines()
+    lines = [title]
+    for line in commands:
         # An option and its value stay together.
-        bound = line if len(line) <= 78 else re.sub(r"(--\S+) (?!-)", "\\1\0", line)
-        parts = [bound] if bound == line else textwrap.wrap(bound, 76, break_on_hyphens=False)
-        lines.append(" \\\n".join(parts).replace("\0", " "))
+        bound = line if len(line) <= 76 else re.sub(r"(--\S+) (?!-)", "\\1\0", line)
+        parts = [bound] if bound == line else textwrap.wrap(bound, 72, break_on_hyphens=False)
+        # The markup keeps the indentation, which the help text's own layout would take away.
+        shown = ["  " + parts[0], *("    " + part for part in parts[1:])]
+        ends = [" \\"] * (len(parts) - 1) + [""]
+        lines += [
+            f"[bold]{part}[/bold]{end}".replace("\0", " ") for part, end in zip(shown, ends, strict=True)
+        ]
     return "\n".join(lines)
+
+
+def _version(asked: bool) -> None:
+    """Print one line and end; 'throughtime version' has more."""
+    if asked:
+        from throughtime import __version__
+
+        print(f"throughtime {__version__}")
+        raise typer.Exit
 
 
 def _add(group: typer.Typer, name: str, function: Callable[..., None]) -> None:
@@ -113,6 +131,15 @@ _add(app, "demo", demo.demo)
 _add(app, "backends", backends.backends)
 _add(app, "bench", bench.bench)
 _add(app, "version", version.version)
+
+
+@app.callback()
+def _app(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """Recurrent networks: train them, watch the gradient travel through time, let them write."""
 
 
 @train.callback()

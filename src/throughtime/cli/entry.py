@@ -58,7 +58,10 @@ def _run(argv: list[str]) -> int:
 def _explain(error: BaseException, argv: list[str]) -> tuple[int, str]:
     """The exit status and the line for what went wrong."""
     if isinstance(error, ThroughtimeError):
-        return int(getattr(error, "status", USER)), str(error)
+        from throughtime.cli.app import command
+        from throughtime.cli.named import as_typed
+
+        return int(getattr(error, "status", USER)), as_typed(str(error), argv, command())
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "stopped"
     if hasattr(error, "format_message"):

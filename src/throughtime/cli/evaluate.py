@@ -42,7 +42,7 @@ class Score:
 
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained run.")],
-    more: Annotated[list[Path] | None, typer.Argument(metavar="FILE...", hidden=True)] = None,
+    more: Annotated[list[Path] | None, typer.Argument(metavar="FILE", hidden=True)] = None,
     data: Annotated[
         list[Path] | None,
         typer.Option(

@@ -53,8 +53,9 @@ def generate(
 ) -> None:
     """Let a trained model write, symbol by symbol, to the terminal.
 
-    Nothing but the text goes to stdout. Symbols of the prompt that the model has never seen are
-    named on stderr, and read as "unknown". Without a prompt the model starts after a newline.
+    Nothing but the text goes to stdout; on a terminal a line end follows it, in a file or a pipe
+    nothing does. Symbols of the prompt that the model has never seen are named on stderr, and read as
+    "unknown". Without a prompt the model starts after a newline.
 
     Examples:
     throughtime generate runs/demo --prompt "The " --temperature 0.8

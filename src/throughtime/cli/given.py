@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from throughtime.errors import InputError, nearest
+from throughtime.errors import InputError, nearest_file
 
 _ANSWERS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 Tables = dict[str, dict[str, Any]]
@@ -50,7 +50,7 @@ def read_tables(path: Path) -> Tables:
         tables = tomllib.loads(text)
     except FileNotFoundError:
         names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise InputError(f"--config: no such file: {path}.{nearest(path.name, names)}") from None
+        raise InputError(f"--config: no such file: {path}.{nearest_file(path.name, names)}") from None
     except OSError as error:
         raise InputError(f"--config: cannot read {path}: {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -59,7 +59,7 @@ def read_tables(path: Path) -> Tables:
     return {
         name: value
         for name, value in tables.items()
-        if name not in ("format", "version", "vocabulary_sha256")
+        if name not in ("format", "version", "vocabulary_sha256", "demo")
     }
 
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from throughtime.tasks import TextTask
     from throughtime.training import Summary, TrainingConfig
 
+_FEW = 100  # updates: fewer are no training, whatever the model
+
 
 def before(task: TextTask, training: TrainingConfig, path: Path) -> str:
     """Data, model, the gradient's way, machine and folder, a line each."""
@@ -70,6 +72,17 @@ def after(task: TextTask, summary: Summary) -> str:
             f"  throughtime generate {path}{_prompt(task)}",
             f"  throughtime evaluate {path} --data FILE",
         ]
+    )
+
+
+def too_few(training: TrainingConfig, summary: Summary) -> str:
+    """A line to print where the minutes were too few for the model, else "": how many updates, and what to change."""
+    if training.minutes is None or summary.step >= _FEW:
+        return ""
+    updates = "1 update" if summary.step == 1 else f"{summary.step} updates"
+    return (
+        f"{training.minutes:g} minutes were enough for {updates} only, too few to learn much: "
+        "make them cheaper with a smaller --hidden, or give more --minutes.\n"
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from throughtime.cli.given import Tables, given, over, read_tables, tables_of, without
-from throughtime.cli.train_run import MAY_CHANGE
+from throughtime.cli.train_run import MAY_CHANGE, open_to_resume
 from throughtime.errors import InputError, RunError, ThroughtimeError
 from throughtime.models import ModelConfig, settings_from, settings_to_dict
 from throughtime.tasks import MemoryConfig
@@ -36,6 +36,7 @@ def train_or_resume(problem: str, context: typer.Context) -> None:
         run, task, training = _begin(problem, ours, settings, tables_of(defaults, _KINDS))
 
     from throughtime.cli.memory_report import after, before, reporter_beside
+    from throughtime.cli.summary import too_few
     from throughtime.training import train
     from throughtime.training.processes import Processes
 
@@ -44,7 +45,7 @@ def train_or_resume(problem: str, context: typer.Context) -> None:
         print(before(task, training, run.path), flush=True)
     summary = train(task, training, run, resume="resume" in ours, report=reporter_beside(task))
     if first:
-        print(after(task, summary))
+        print(f"{after(task, summary)}\n{too_few(training, summary)}", end="")
 
 
 def _begin(
@@ -95,7 +96,6 @@ def _create(path: Path, config: Tables, task: MemoryTask, processes: Any) -> Run
 
 def _begun(problem: str, ours: dict[str, Any], settings: Tables) -> tuple[Run, MemoryTask, TrainingConfig]:
     """The run to go on with, after a check that no option says otherwise."""
-    from throughtime.runs import Run
     from throughtime.tasks import MemoryTask
 
     if "out" not in ours:
@@ -104,7 +104,7 @@ def _begun(problem: str, ours: dict[str, Any], settings: Tables) -> tuple[Run, M
         raise InputError(
             "--config cannot be given with --resume: a run goes on with its own settings; leave it out"
         )
-    run = Run.open(ours["out"])
+    run = open_to_resume(ours["out"])
     task = MemoryTask.from_run(run)
     _check_problem(problem, task.name)
     (training,) = settings_from({"training": run.config.get("training", {})}, TrainingConfig)

@@ -35,7 +35,7 @@ def train_or_resume(context: typer.Context) -> None:
     resume = "resume" in ours
     run, task, training = _begun(ours, settings) if resume else _begin(ours, settings)
 
-    from throughtime.cli.summary import after, before
+    from throughtime.cli.summary import after, before, too_few
     from throughtime.training import reporter_for, train
     from throughtime.training.processes import Processes
 
@@ -44,7 +44,7 @@ def train_or_resume(context: typer.Context) -> None:
         print(before(task, training, run.path), flush=True)
     summary = train(task, training, run, resume=resume, report=reporter_for())
     if first:
-        print(after(task, summary))
+        print(f"{after(task, summary)}\n{too_few(training, summary)}", end="")
 
 
 def _settings(typed: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +108,6 @@ def _create(out: Path, config: Tables, task: TextTask, processes: Processes) -> 
 
 def _begun(ours: dict[str, Any], settings: Tables) -> tuple[Run, TextTask, TrainingConfig]:
     """The run to go on with, after a check that no option says otherwise."""
-    from throughtime.runs import Run
     from throughtime.tasks import TextTask
 
     if "out" not in ours:
@@ -117,7 +116,7 @@ def _begun(ours: dict[str, Any], settings: Tables) -> tuple[Run, TextTask, Train
         raise InputError(
             "--config cannot be given with --resume: a run goes on with its own settings; leave it out"
         )
-    run = Run.open(ours["out"])
+    run = open_to_resume(ours["out"])
     configs = settings_from({kind.section: run.config.get(kind.section, {}) for kind in KINDS}, *KINDS)
     own = settings_to_dict(*configs)
     for section, table in settings.items():
@@ -136,6 +135,20 @@ def _begun(ours: dict[str, Any], settings: Tables) -> tuple[Run, TextTask, Train
         configs[2], **{n: v for n, v in settings.get("training", {}).items() if n in MAY_CHANGE}
     )
     return run, TextTask.from_run(run), training
+
+
+def open_to_resume(path: Path) -> Run:
+    """The run, found whole before anything is said about its training.
+
+    Raises: RunError as `Run.open` and `Run.load_checkpoint`; where there is none, it says how to start it.
+    """
+    from throughtime.runs import Run
+
+    if not path.exists():
+        raise RunError(f"no such run: {path}: there is nothing to go on with; leave out --resume to start it")
+    run = Run.open(path)
+    run.load_checkpoint()
+    return run
 
 
 def _option(name: str) -> str:

@@ -49,13 +49,13 @@ def train_text(
             help="UTF-8 text; repeat for more files. Default: Python's own language reference.",
         ),
     ] = None,
-    more: Annotated[list[Path] | None, typer.Argument(metavar="FILE...", hidden=True)] = None,
+    more: Annotated[list[Path] | None, typer.Argument(metavar="FILE", hidden=True)] = None,
     tokens: Annotated[str, _text(metavar="KIND", help="char, word or bpe.")] = TextConfig.tokens,
     vocab_size: Annotated[
         int | None, _text(metavar="N", help="Most symbols for word and bpe.")
     ] = TextConfig.vocab_size,
     normalize: Annotated[
-        str, _text(metavar="HOW", help="none, lower, or letters (the course's: a to z and single spaces).")
+        str, _text(metavar="HOW", help="none, lower, or letters (a to z and single spaces).")
     ] = TextConfig.normalize,
     limit: Annotated[
         int | None, _text(metavar="N", help="Use only the first N characters, after normalizing.")
@@ -91,7 +91,7 @@ def train_text(
     nonlinearity: Nonlinearity = ModelConfig.nonlinearity,
     peepholes: Annotated[bool, model("--peepholes", help="LSTM: the gates see the memory.")] = False,
     reset_before: Annotated[
-        bool, model("--reset-before", help="GRU: reset before the matrix product, as the course does.")
+        bool, model("--reset-before", help="GRU: reset before the matrix product, as in Cho et al. 2014.")
     ] = False,
     bptt: Annotated[str, time(metavar="HOW", help=f"{_BPTT}.")] = TrainingConfig.bptt,
     window: Annotated[

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from throughtime.errors import InputError, nearest
+from throughtime.errors import InputError, nearest_file
 
 _NEWLINE = re.compile(r"\r\n?|\n")
 _NOT_LETTERS = re.compile(r"[\W\d_]+")
@@ -69,18 +69,18 @@ def _read(path: Path) -> str:
             f"(line {line}); if it is Latin-1, convert it: {_iconv('LATIN1', path)}"
         ) from None
     if not text:
-        raise InputError(f"{path} is empty: expected text")
+        raise InputError(f"{path} is empty: expected text; name a file that holds some")
     return text
 
 
 def _missing(path: Path) -> str:
     if not path.parent.is_dir():
-        return f"no such file: {path} (there is no folder {path.parent})"
+        return f"no such file: {path} (there is no folder {path.parent}); check its name"
     try:
         names = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
     except PermissionError:  # a folder may be entered and not listed: then there is no name to offer
         names = []
-    return f"no such file: {path}{nearest(path.name, names)}"
+    return f"no such file: {path}.{nearest_file(path.name, names) or ' Check its name.'}"
 
 
 def _iconv(encoding: str, path: Path) -> str:

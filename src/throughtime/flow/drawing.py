@@ -91,6 +91,9 @@ def inline(drawn: Any, number: int) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' id="[\w.]+_\d+"', "", text)
+    # Equal images, such as two colour bars, have one name: only what is referred to keeps it.
+    used = set(re.findall(r"#([\w.-]+)", text))
+    text = re.sub(r' id="([\w.-]+)"', lambda found: found[0] if found[1] in used else "", text)
     return text.replace(_INK, "currentColor")
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 
+from throughtime.flow.fit import half_life
 from throughtime.flow.remedies import remedies
 from throughtime.flow.result import Flow, LagCurve, LayerFlow
 from throughtime.flow.verdict import Verdict, judge, saturated, units_of
 
 _LOOK = 25  # the lag at which "what is left" is told, where so many were measured
 _LOSS = "look at the loss function (a logarithm or root of what is not positive, 0 / 0) and for NaN in the targets"
-_ROUGH = 0.8  # R^2 below which one half-life does not describe the curve
+_BEND = 2.0  # the measured reach is so many times another than the half-life predicts: the curve is no straight line
+_ROUGH = 0.8  # R² below which one half-life does not describe the curve
 
 
 def explain(flow: Flow) -> str:
@@ -111,11 +113,49 @@ def _course(layer: LayerFlow, verdict: Verdict) -> str:
     if verdict is Verdict.KEEPS:
         how = "keeps its size" if math.isinf(steps) else "keeps most of its size"
         return f"The gradient {how}: after {_count(last, 'step')} {_left(curve, last)} is left."
+    if (bent := _bend(curve)) is not None:
+        return bent
     lag = min(_LOOK, last)
     reach = (
         f", and from lag {curve.reach} on less than {_share(curve.share)}" if curve.reach is not None else ""
     )
     return f"The gradient halves every {_number(steps)} steps; after {_count(lag, 'step')} {_left(curve, lag)} is left{reach}."
+
+
+def _bend(curve: LagCurve) -> str | None:
+    """What is said of a gradient that dies away, but not evenly: the half-life of all lags would mislead about the first ones."""
+    last, lag = len(curve.mean) - 1, min(_LOOK, len(curve.mean) - 1)
+    overall = curve.half_life.steps
+    predicted = overall * math.log2(
+        1 / curve.share
+    )  # infinite where the curve rises again: then no reach is too long
+    if overall <= 0:
+        predicted = math.inf
+    left = f"after {_count(lag, 'step')} {_left(curve, lag)} is left"
+    if curve.reach is not None and _BEND * curve.reach < predicted:
+        tail = half_life(curve.mean[curve.reach :]).steps
+        if math.isnan(tail):
+            rest = ""
+        elif 0 < tail < math.inf:
+            beside = "" if abs(tail / overall - 1) < 0.05 else f" ({_number(overall)} over all lags)"
+            rest = f", then halves every {_number(tail)} steps{beside if overall > 0 else ''}"
+        else:
+            rest = ", and then falls no further"
+        return (
+            f"The gradient falls to {_share(curve.share)} within {_count(curve.reach, 'step')}{rest}; {left}."
+        )
+    measured = curve.reach if curve.reach is not None else last
+    if measured > _BEND * predicted:
+        until = (
+            f"it takes {measured} steps"
+            if curve.reach is not None
+            else f"more than {last} steps do not suffice"
+        )
+        return (
+            f"The gradient halves every {_number(overall)} steps over all lags, but falls more slowly at first: "
+            f"to {_share(curve.share)} {until}; {left}."
+        )
+    return None
 
 
 def _peak_before(curve: LagCurve) -> str:
@@ -135,15 +175,15 @@ def _fit(curve: LagCurve, verdict: Verdict) -> str:
     if verdict not in (Verdict.VANISHES, Verdict.EXPLODES) or math.isnan(fit.steps):
         return ""
     if fit.quality < _ROUGH:
-        return f"One half-life describes it badly (R^2 {fit.quality:.2f}): look at the curve."
+        return f"One half-life describes it badly (R² {fit.quality:.2f}): look at the curve."
     sign = 1 if fit.steps > 0 else -1
     bounds = [sign * fit.low, sign * fit.high]
     if min(bounds) <= 0:
-        return f"(R^2 {fit.quality:.2f}; the 95 % interval of the slope holds zero.)"
+        return f"(R² {fit.quality:.2f}; the 95 % interval of the slope holds zero.)"
     low, high = sorted(bounds)
     if high - low <= 0.02 * abs(fit.steps):
         return ""
-    return f"(95 % interval {_number(low)} to {_number(high)} steps, R^2 {fit.quality:.2f}.)"
+    return f"(95 % interval {_number(low)} to {_number(high)} steps, R² {fit.quality:.2f}.)"
 
 
 def _memory(layer: LayerFlow) -> str:

@@ -19,6 +19,7 @@ from throughtime.flow.lag import sizes_of
 from throughtime.flow.result import GateStatistics
 from throughtime.kernels.reference import rebuild
 
+SHOWN = 60  # steps of the first example that are kept for pictures: more symbols cannot be read
 _ROWS = 4096  # steps times examples looked at in one go
 _FLAT = 0.1  # a slope below this part of the most counts as saturated
 
@@ -54,6 +55,7 @@ class _Sums:
         self._count = 0
         self._sums = [0.0] * 5
         self._over_time: list[Tensor] = []
+        self._first: list[Tensor] = []
 
     def add(self, value: Tensor) -> None:
         slope = torch.full_like(value, math.nan) if self._slope is None else self._slope[0](value)
@@ -62,17 +64,21 @@ class _Sums:
         self._sums = [total + float(part.sum()) for total, part in zip(self._sums, parts, strict=True)]
         self._count += value.numel()
         self._over_time.append(value.mean(dim=1))
+        self._first.append(value[:, 0].float())
 
     def result(self, reverse: bool) -> GateStatistics:
         mean, square, slope, slope_square, flat = (total / self._count for total in self._sums)
-        over_time = torch.cat(self._over_time).float().cpu()
+        over_time, first = (torch.cat(parts).float().cpu() for parts in (self._over_time, self._first))
+        if reverse:
+            over_time, first = over_time.flip(0), first.flip(0)
         return GateStatistics(
             mean=mean,
             spread=math.sqrt(max(0.0, square - mean**2)),
             slope_mean=slope,
             slope_spread=math.sqrt(max(0.0, slope_square - slope**2)) if slope == slope else math.nan,
             saturated=flat if self._slope is not None else math.nan,
-            over_time=over_time.flip(0) if reverse else over_time,
+            over_time=over_time,
+            first=first[:SHOWN].clone(),
         )
 
 

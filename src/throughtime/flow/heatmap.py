@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,8 @@ _MEANING = (
 def text(found: Influence, *, width: int = 80, encoding: str | None = None) -> str:
     """The matrix as characters, one row for each output: a blank is no influence at all, a full block the largest.
 
-    Five marks, a factor of ten apart, of the entry against the largest: below 1e-4 (a dot), up to 1e-3, 1e-2, 1e-1, 1.
+    Five marks of the entry against the largest, even on a log scale that reaches from the smallest entries (a twentieth of
+    them aside) to 1, over five powers of ten at most: the last line says what each stands for.
     Longer inputs than fit show their last steps. `encoding` (default: stdout's) decides between blocks and plain characters.
     """
     marks = _BLOCKS if _encodes(encoding or sys.stdout.encoding or "ascii") else _PLAIN
@@ -39,6 +41,7 @@ def text(found: Influence, *, width: int = 80, encoding: str | None = None) -> s
     room = max(8, width - label - 3)
     start = max(0, matrix.shape[1] - room)
     share = _share(matrix)
+    limits = _limits(share[start:, start:])
     lines = []
     if start:
         lines.append(f"the last {matrix.shape[1] - start} of {matrix.shape[1]} steps")
@@ -46,9 +49,9 @@ def text(found: Influence, *, width: int = 80, encoding: str | None = None) -> s
         lines.append(" " * (label + 2) + "".join(symbols[start:]))
     for t in range(start, len(matrix)):
         name = symbols[t] if symbols else str(t)
-        cells = "".join(_mark(value, marks) for value in share[t, start:].tolist())
+        cells = "".join(_mark(value, marks, limits) for value in share[t, start:].tolist())
         lines.append(f"{name:>{label}}  {cells}".rstrip())
-    scale = ", ".join(f"{mark} {words}" for mark, words in zip(marks, _words(), strict=True))
+    scale = ", ".join(f"{mark} {words}" for mark, words in zip(marks, _words(limits), strict=True))
     lines.append(f"rows: outputs; columns: inputs; share of the largest: {scale}, blank: none")
     return "\n".join(lines)
 
@@ -101,7 +104,7 @@ def write_page(found: Influence, path: str | Path) -> None:
     body += f"<p class=note>{len(found.matrix)} outputs, {found.matrix.shape[1]} inputs, {how}.</p>"
     if read:
         body += f"<pre>{html.escape(read)}</pre>"
-    body += f"<figure>{drawing.inline(plot(found), 0)}</figure>"
+    body += f"<figure><div class=wide>{drawing.inline(plot(found), 0)}</div></figure>"
     write_whole(path, page("Influence", body).encode())
 
 
@@ -110,14 +113,21 @@ def _share(matrix: Tensor) -> Tensor:
     return matrix / top if top > 0 else matrix
 
 
-def _mark(value: float, marks: str) -> str:
-    if value == 0:
-        return " "
-    return marks[sum(value >= limit for limit in (1e-4, 1e-3, 1e-2, 1e-1))]
+def _limits(share: Tensor) -> list[float]:
+    """Where one mark ends and the next begins, ascending: each with two digits, as the legend says it."""
+    positive = share[share > 0].double()
+    lowest = float(positive.quantile(0.05)) if len(positive) else 1.0
+    lowest = min(max(lowest, 1e-5), 0.5)
+    return [float(f"{lowest ** (1 - number / 5):.2g}") for number in range(1, 5)]
 
 
-def _words() -> tuple[str, ...]:
-    return ("below 1e-4", "1e-4", "1e-3", "1e-2", "0.1 to 1")
+def _mark(value: float, marks: str, limits: list[float]) -> str:
+    return " " if value == 0 else marks[sum(value >= limit for limit in limits)]
+
+
+def _words(limits: list[float]) -> list[str]:
+    between = [f"{low:g} to {high:g}" for low, high in pairwise([*limits, 1.0])]
+    return [f"below {limits[0]:g}", *between]
 
 
 def _one(symbol: str, marks: str) -> str:

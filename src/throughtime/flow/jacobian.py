@@ -9,7 +9,7 @@ Engelken, Wolf & Abbott 2023, Physical Review Research 5, 043044 (Lyapunov spect
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from throughtime.kernels.reference import Steppable
 
 DENSE = 128  # up to so many numbers of state, whole Jacobians are cheaper than products with a few vectors
 _DENSE_ROWS = 16  # Jacobians made in one go
+_NUMBERS = 4096  # of the state, over all pairs: wider ones are followed back in fewer pairs
+_LYAPUNOV_SHARE = 0.1  # of the work, about
 
 
 def products(
@@ -34,9 +36,10 @@ def products(
     ends: Sequence[int],
     largest: int = 8,
     exponents: int = 8,
-    pairs: int = 8,
+    pairs: int | None = None,
     dense: int = DENSE,
     generator: torch.Generator | None = None,
+    told: Callable[[float], None] = lambda share: None,
 ) -> Products:
     """Singular values of P_k for growing k, and the Lyapunov exponents of the whole trajectory.
 
@@ -51,34 +54,46 @@ def products(
         ends: the steps T, 0 to len(states) - 1, at least lags - 1, at which products end.
         largest: how many singular values, at most n.
         exponents: how many Lyapunov exponents, at most n; 0 for none.
-        pairs: of all pairs of an end and an example, so many, evenly chosen, are followed back.
+        pairs: of all pairs of an end and an example, so many, evenly chosen, are followed back. Default: 8 up to n = 512,
+            then 4096 / n, at least 2: an LSTM of 512 units has n = 1024 and 4 pairs.
         dense: up to this n whole Jacobians are multiplied, and every lag up to about 90 is given (then 64 an octave); above it
             only products with a few vectors are formed, and lags are 1, 2, 3, 4, 6, 8, 12, ... Each value is then within
             a hundredth of a true one, mostly far nearer.
         generator: of the random vectors that the iterations start from; one of its own, with seed 0, by default.
+        told: hears which share of the work is done, 0 to 1, estimated.
 
     Returns: singular values as geometric means over the pairs. Exponents in nats per step, each the mean over the steps after
     the first tenth (in which the vectors turn towards their directions) and over examples, with the standard error over
     examples (NaN for a single one). An exponent of -inf: a direction that is gone for good.
-    Cost: dense, pairs * lags Jacobians (n backward steps each) and as many SVDs of [n, n]; above, about 20 * lags steps forward
-        and backward with `largest` vectors for every pair, more where singular values lie close together. Exponents: one step
-        forward with `exponents` vectors for each step and example. Memory does not grow with T.
+    Cost: dense, pairs * lags Jacobians (n backward steps each) and as many SVDs of [n, n]; above, about 40 * lags steps, forward
+        or backward, with `largest` vectors for every pair, all in one matrix product, more where singular values lie close
+        together. Exponents: one step forward with `exponents` vectors for each step and example. Memory: the activations
+        of lags steps for every pair; it does not grow with T.
     Raises: InputError for ends or sizes that do not fit.
     """
-    _check(states, inputs, lags, ends, largest, exponents, pairs)
+    _check(states, inputs, lags, ends, largest, exponents, 1 if pairs is None else pairs)
     if generator is None:
         generator = torch.Generator(device=states[0][0].device)
         generator.manual_seed(0)
+    size = sum(part[0].numel() for part in states[0])
+    if pairs is None:
+        pairs = min(8, max(2, _NUMBERS // size))
     chosen = _pairs(ends, states[0][0].shape[0], pairs)
     links = _Chain(recurrence, states, inputs, chosen)
-    size = links.at(1).size
     exponent, error = _lyapunov(recurrence, states, inputs, min(exponents, size), generator)
+    told(_LYAPUNOV_SHARE)
+
+    def rest(share: float) -> None:
+        told(_LYAPUNOV_SHARE + (1 - _LYAPUNOV_SHARE) * share)
+
     if size <= dense:
         at = spaced(lags, 64)
-        logs = _dense_values(links, at, min(largest, size))
+        logs = _dense_values(links, at, min(largest, size), rest)
     else:
         at = spaced(lags, 2)
-        logs = largest_values(links.at, at, min(largest, size), generator)
+        if len(at) > 2 and at[-1] < 1.2 * at[-2]:  # two long lags that would tell the same
+            del at[-2]
+        logs = largest_values(links.at, at, min(largest, size), generator, rest)
     return Products(torch.tensor(at), geometric_mean(logs), exponent, error)
 
 
@@ -116,7 +131,7 @@ class _Chain:
         return Linear(self._recurrence, self._states[0], parts, u)
 
 
-def _dense_values(links: _Chain, lags: list[int], count: int) -> Tensor:
+def _dense_values(links: _Chain, lags: list[int], count: int, told: Callable[[float], None]) -> Tensor:
     """Logarithms [K, R, count] of the largest singular values of P_k; -inf for those that are zero."""
     product: Tensor | None = None
     scale: Tensor | None = None
@@ -131,6 +146,7 @@ def _dense_values(links: _Chain, lags: list[int], count: int) -> Tensor:
             floor = values[:, :1] * values.shape[1] * 30 * torch.finfo(values.dtype).eps
             values = values.masked_fill(values <= floor, 0)[:, :count]
             found.append(values.log() + scale[:, None])
+            told(lag / lags[-1])
     return torch.stack(found)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -39,20 +39,31 @@ class Linear:
 
     def forward(self, vectors: Tensor) -> Tensor:
         """J v for each of m vectors: [m, R, n] -> [m, R, n]."""
-        # J^T w is linear in w, and its gradient is J: reverse mode twice, which every operation has.
-        with torch.enable_grad():
-            before = self.point.clone().requires_grad_()
-            after = self._step(before)
-            weight = torch.zeros_like(after).requires_grad_()
-            pulled = _gradient(after, before, weight, create_graph=True)
-        return _gradient(pulled, weight, vectors, is_grads_batched=True)
+        return _gradient(*self._pulled, vectors)
 
     def backward(self, vectors: Tensor) -> Tensor:
         """J^T v, as a gradient travels: [m, R, n] -> [m, R, n]."""
+        return _gradient(*self._graph, vectors)
+
+    @cached_property
+    def _graph(self) -> tuple[Tensor, Tensor]:
+        """The state after the step, and the one before it; computed once for all vectors."""
         with torch.enable_grad():
             before = self.point.clone().requires_grad_()
-            after = self._step(before)
-        return _gradient(after, before, vectors, is_grads_batched=True)
+            return self._step(before), before
+
+    @cached_property
+    def _pulled(self) -> tuple[Tensor, Tensor]:
+        """J^T w and w: it is linear in w, and its gradient is J. Reverse mode twice, which every operation has."""
+        after, before = self._graph
+        with torch.enable_grad():
+            weight = torch.zeros_like(after).requires_grad_()
+            if not after.requires_grad:
+                return torch.zeros_like(after), weight
+            (pulled,) = torch.autograd.grad(
+                after, before, weight, create_graph=True, allow_unused=True, materialize_grads=True
+            )
+        return pulled, weight
 
     def matrix(self, rows: int) -> Tensor:
         """J [R, n, n], `rows` of its rows at a time."""
@@ -61,11 +72,18 @@ class Linear:
         return torch.cat([self.backward(part) for part in torch.split(basis, rows)]).transpose(0, 1)
 
 
-def _gradient(output: Tensor, input: Tensor, direction: Tensor, **options: Any) -> Tensor:
+def _gradient(output: Tensor, input: Tensor, directions: Tensor) -> Tensor:
+    """The gradient for each of m directions, [m, R, n], in one pass; the graph stays."""
     if not output.requires_grad:  # a step that forgets everything
-        return torch.zeros_like(direction)
+        return torch.zeros_like(directions)
     (found,) = torch.autograd.grad(
-        output, input, direction, allow_unused=True, materialize_grads=True, **options
+        output,
+        input,
+        directions,
+        retain_graph=True,
+        allow_unused=True,
+        materialize_grads=True,
+        is_grads_batched=True,
     )
     return found
 

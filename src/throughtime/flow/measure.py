@@ -26,6 +26,7 @@ Progress = Callable[[int, int], None]
 # What the Jacobian products are taken of: they cost more than everything else together.
 _PRODUCT_EXAMPLES = 4
 _PRODUCT_STEPS = 512
+_PRODUCT_PARTS = 20  # of the work of one layer, as progress counts it
 _TINY, _LEAST = 2.0**-126, 2.0**-150  # float32: the least normal number; what rounds to zero
 
 
@@ -71,7 +72,8 @@ def measure(
             have `lags` steps behind them.
         examples: at most so many of the batch are measured.
         share: the part of the gradient at lag 0 that defines the reach.
-        products: also measure the Jacobian products and the Lyapunov spectrum, on 4 examples and the last 512 steps.
+        products: also measure the Jacobian products and the Lyapunov spectrum, on 4 examples and the last 512 steps; a state of
+            more than 512 numbers is followed back in fewer pairs of an example and an end, 4 of 1,024.
         symbols: the input's own symbols, one for each step of the first example, for pictures.
         progress: told (parts done, parts in all).
         segment: sequences longer than two segments are computed again, segment by segment, on the way back.
@@ -79,8 +81,9 @@ def measure(
     In a bidirectional model lag counts in each direction's own running order: running backward, lag k of step T is step T + k.
 
     Cost: of the recurrence as a loop in plain torch, forward once and backward once over T steps (forward twice for a long
-        sequence), and ends * lags steps forward and backward for each layer; the products for each layer about lags steps with
-        `largest` vectors for each of 8 pairs. Memory: states and their gradients, 32 * T * B * H bytes for each layer and tensor
+        sequence), and ends * lags steps forward and backward for each layer; the products for each layer about 40 * lags steps
+        with 8 vectors for each of 8 pairs (of a wide state fewer): more than all the rest, `products=False` leaves them out.
+        Memory: states and their gradients, 32 * T * B * H bytes for each layer and tensor
         of its state, the activations of one segment, and what the model holds outside its layers; H = 128, B = 16, T = 5,000
         stays below 2 GB. What it took is `Flow.seconds`.
     Raises: InputError, on one line: no recurrent layer, sequences of unequal length, a layer that runs twice, a loss of another
@@ -96,12 +99,18 @@ def measure(
             copied, lambda: copied(inputs) if state is None else copied(inputs, state), segment
         )
         steps, rows = _one_length(recorded)
+        if steps < 2:
+            raise InputError(
+                f"the sequence must have at least 2 steps, got {steps}: a gradient travels from a step to the one before; "
+                "give a longer sequence, time first [T, B, ...] (batch first if the model's layers are)"
+            )
         outputs = time_first(result[0] if isinstance(result, tuple) else result, copied, steps, rows)
         aim = objective(outputs, targets, loss, steps, rows)
         both = any(each.reverse for each in recorded)
         count = choose_lags(lags, ends, steps, aim, both)
         chosen = choose_ends(ends, count, steps, aim, both)
-        work = _Work(progress, 2 + len(chosen) + len(recorded))
+        followed = products and count > 1
+        work = _Work(progress, 2 + len(chosen) + len(recorded) * (1 + _PRODUCT_PARTS * followed))
         work.done()
         samples, starts = lag_samples(recorded, aim, chosen, count, work.done)
         whole, parameters = _whole_gradient(copied, recorded, aim)
@@ -119,7 +128,7 @@ def measure(
             gradient_c=_norms(each, gradients[1]) if each.parts > 1 else None,
             lag_h=lag_curve(by_lag[0], share),
             lag_c=lag_curve(by_lag[1], share) if each.parts > 1 else None,
-            products=_products(each, places, count) if products and count > 1 else None,
+            products=_products(each, places, count, work.within(_PRODUCT_PARTS)) if followed else None,
             weights=spectra(each.recurrence),
             gates=gate_statistics(each),
             memory_path=None if path is None else path[0],
@@ -145,10 +154,21 @@ class _Work:
     def __init__(self, tell: Progress | None, total: int) -> None:
         self._tell, self._total, self._done = tell, total, 0
 
-    def done(self) -> None:
-        self._done += 1
+    def done(self, parts: int = 1) -> None:
+        self._done += parts
         if self._tell is not None:
             self._tell(self._done, self._total)
+
+    def within(self, parts: int) -> Callable[[float], None]:
+        """For work that counts as so many parts: takes the share of it that is done, up to 1."""
+        before = self._done
+
+        def told(share: float) -> None:
+            new = before + int(parts * share + 1e-9) - self._done
+            if new:
+                self.done(new)
+
+        return told
 
 
 def _check(examples: int, share: float, segment: int) -> None:
@@ -204,7 +224,7 @@ def _denormal_share(gradient: Tensor) -> float:
     return float((kept & (size < _TINY)).sum()) / max(1, int(kept.sum()))
 
 
-def _products(each: Recorded, places: Sequence[int], count: int) -> Products:
+def _products(each: Recorded, places: Sequence[int], count: int, told: Callable[[float], None]) -> Products:
     from throughtime.flow.jacobian import products
 
     # Of a long sequence the last steps alone, and as many as the lags of the last end need.
@@ -216,7 +236,8 @@ def _products(each: Recorded, places: Sequence[int], count: int) -> Products:
         cut = [s.detach()[:rows] for s in state]
         states.append(type(state)(*cut) if hasattr(state, "_fields") else tuple(cut))
     inputs = each.project(each.x[first:, :rows]).detach().unbind(0)
-    return products(each, states, inputs, lags=count - 1, ends=[place - first for place in inside])
+    ends = [place - first for place in inside]
+    return products(each, states, inputs, lags=count - 1, ends=ends, told=told)
 
 
 def _kind(each: Recorded) -> str:

@@ -17,7 +17,9 @@ th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align
 th:first-child, td:first-child { text-align: left; }
 .verdict { background: var(--box); padding: .8rem 1.1rem; border-left: 4px solid #0072B2; white-space: pre-line; }
 .note, figcaption { color: var(--soft); font-size: .9rem; }
-figure { margin: 1rem 0 1.6rem; } figure svg { max-width: 100%; height: auto; color: var(--ink); }
+code { white-space: nowrap; font-size: .92em; }
+figure { margin: 1rem 0 1.6rem; } .wide { overflow-x: auto; } figure svg { max-width: 100%; height: auto; color: var(--ink); }
+@media (max-width: 600px) { figure svg { max-width: none; min-width: 40rem; } }
 pre { background: var(--box); padding: .6rem .9rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from throughtime.flow import drawing
+from throughtime.flow.gates import SHOWN
 from throughtime.flow.result import Flow, LagCurve, LayerFlow
 
-_TEXT = 60  # steps of a heat map, at most: more symbols cannot be read
+_FLOOR = 40  # powers of ten that an axis shows at most
 
 
 def over_time(axes: Any, flow: Flow) -> None:
@@ -25,7 +26,9 @@ def over_time(axes: Any, flow: Flow) -> None:
             range(len(values)), drawing.positive(values), label=label, **drawing.look(index, len(values))
         )
     _log(axes, [values for _, values in lines])
-    axes.set(title="Gradient of the whole loss", xlabel="step t", ylabel="|dL/dstate_t|")
+    axes.set(
+        title="Gradient of the whole loss", xlabel="step t", ylabel="size of the gradient, |dL/dstate_t|"
+    )
     axes.legend()
 
 
@@ -33,6 +36,7 @@ def over_lag(axes: Any, flow: Flow) -> None:
     """|dL_T/dh_{T-k}| with quartiles, and the line of the half-life."""
     curves = [(f"{name}  h", layer.lag_h) for name, layer in flow.layers.items()]
     curves += [(f"{name}  c", layer.lag_c) for name, layer in flow.layers.items() if layer.lag_c is not None]
+    seen: list[Tensor] = []  # no line is cut off by the axis
     for index, (label, curve) in enumerate(curves):
         lags, look = curve.lags.tolist(), drawing.look(index, len(curve.lags))
         axes.plot(
@@ -43,10 +47,16 @@ def over_lag(axes: Any, flow: Flow) -> None:
         )
         low, high = drawing.positive(curve.low), drawing.positive(curve.high)
         axes.fill_between(lags, low, high, color=look["color"], alpha=0.15, linewidth=0)
+        seen += [curve.mean, curve.low, curve.high]
         if (line := _fitted(curve)) is not None:
+            seen.append(torch.tensor(line[1], dtype=torch.float64))
             axes.plot(*line, color=look["color"], linewidth=0.8, alpha=0.9)
-    _log(axes, [curve.mean for _, curve in curves])
-    axes.set(title="Gradient of one step's loss", xlabel="lag k, in steps back", ylabel="|dL_T/dstate_{T-k}|")
+    _log(axes, seen)
+    axes.set(
+        title="Gradient of one step's loss",
+        xlabel="lag k, in steps back",
+        ylabel="gradient of the last loss, |dL_T/dstate_{T-k}|",
+    )
     axes.legend()
 
 
@@ -59,14 +69,17 @@ def singular_values(axes: Any, layer: LayerFlow) -> None:
         values = products.singular_values[:, index]
         # One family of lines: its order is its meaning, so lightness tells it and not the hue.
         shade = drawing.COLOURS[0]
-        label = {0: "largest", count - 1: f"number {count}"}.get(index)
+        label = {
+            0: "largest",
+            count - 1: f"the {count}th largest" if count > 3 else "the smallest shown",
+        }.get(index)
         axes.plot(
             lags,
             drawing.positive(values),
             color=shade,
-            alpha=1 - 0.75 * index / max(1, count - 1),
+            alpha=1 - 0.4 * index / max(1, count - 1),
             linestyle=drawing.LINES[min(index, 3)],
-            linewidth=1.8 if index == 0 else 1.0,
+            linewidth=1.8 if index in (0, count - 1) else 1.0,
             label=label,
             marker="o" if len(lags) < 16 else None,
         )
@@ -78,7 +91,7 @@ def singular_values(axes: Any, layer: LayerFlow) -> None:
     axes.set(
         title=f"{layer.name}: product of k Jacobians",
         xlabel="lag k, in steps back",
-        ylabel="singular values",
+        ylabel="stretch (singular value)",
     )
     axes.legend()
 
@@ -93,14 +106,17 @@ def lyapunov(axes: Any, layer: LayerFlow) -> None:
         range(1, len(values) + 1), values, yerr=errors, fmt="o", color=drawing.COLOURS[0], capsize=3
     )
     axes.axhline(0, color=drawing.COLOURS[1], linewidth=0.8, linestyle="--")
-    axes.set(title=f"{layer.name}: Lyapunov spectrum", xlabel="number", ylabel="exponent, nats per step")
+    axes.set(
+        title=f"{layer.name}: Lyapunov spectrum", xlabel="number", ylabel="growth per step (exponent, nats)"
+    )
     axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def gate(axes: Any, flow: Flow, layer: LayerFlow, name: str) -> Any:
-    """One gate of one layer as a heat map over the text: units, sorted by their mean, against steps."""
+    """One gate of one layer as a heat map over the first example's text: units, sorted by their mean, against steps."""
     statistics = layer.gates[name]
-    values = statistics.over_time[:_TEXT].T  # [H, T]
+    own = statistics.first is not None  # not in a measurement that an earlier version kept
+    values = (statistics.first if statistics.first is not None else statistics.over_time[:SHOWN]).T  # [H, T]
     values = values[values.mean(dim=1).argsort(descending=True)]
     signed = bool((values < 0).any())
     image = axes.imshow(
@@ -116,14 +132,28 @@ def gate(axes: Any, flow: Flow, layer: LayerFlow, name: str) -> Any:
     if symbols and max(map(len, symbols)) == 1 and not layer.reverse:
         axes.set_xticks(range(len(symbols)), symbols, family="monospace", fontsize=7)
         axes.tick_params(axis="x", length=0)
-        axes.set_xlabel("the text that is read (first example)")
+        what = "the text that is read"
     else:
-        axes.set_xlabel("step t")
+        what = "step t"
+    whose = "first example" if own else "mean over the examples"
+    axes.set_xlabel(f"{what} ({whose}, {shown_steps(flow, layer)})")
     axes.set(
         title=f"{layer.name}: {name}, mean {statistics.mean:.2f}, {statistics.saturated:.0%} saturated",
-        ylabel="unit, sorted",
+        ylabel="unit",
     )
     return image
+
+
+def shown_steps(flow: Flow, layer: LayerFlow) -> str:
+    """How many of the steps a gate's map shows."""
+    total = len(next(iter(layer.gates.values())).over_time)
+    return f"steps 1 to {min(SHOWN, total)} of {total}" if total > SHOWN else f"all {total} steps"
+
+
+def gates(drawn: Any, flow: Flow, layer: LayerFlow) -> None:
+    """All gates of one layer on one figure, one under the other and of one width."""
+    for axes, name in zip(drawn.subplots(len(layer.gates), 1, squeeze=False)[:, 0], layer.gates, strict=True):
+        drawn.colorbar(gate(axes, flow, layer, name), ax=axes, pad=0.01)
 
 
 def parameters(axes: Any, flow: Flow) -> None:
@@ -145,7 +175,7 @@ def parameters(axes: Any, flow: Flow) -> None:
     drawing.powers(axes.xaxis)
     axes.set_yticks(places.tolist(), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set(title="Parameters", xlabel="norm")
+    axes.set(title="Parameters", xlabel="size (norm)")
     axes.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 1))  # never over a point
 
 
@@ -155,7 +185,7 @@ def _fitted(curve: LagCurve) -> tuple[list[float], list[float]] | None:
     if not math.isfinite(fit.low + fit.high) and not math.isfinite(fit.steps):
         return None
     rate = math.log(2) / fit.steps if fit.steps else math.nan
-    good = (curve.mean > 0) & curve.mean.isfinite()
+    good = (curve.mean > 0) & curve.mean.isfinite() & (curve.lags > 0)  # as the fit itself
     lags, logs = curve.lags[good].double()[: fit.lags], curve.mean[good].double().log()[: fit.lags]
     if len(lags) < 2 or not math.isfinite(rate):
         return None
@@ -174,7 +204,7 @@ def _log(axes: Any, values: list[Tensor]) -> None:
         axes.set_ylim(0.1, 10)
         return
     low, high = math.log10(float(every.min())), math.log10(float(every.max()))
-    low = max(low, high - 40)
+    low = max(low, high - _FLOOR)
     if high - low < 1:
         low, high = (low + high) / 2 - 0.5, (low + high) / 2 + 0.5
         # Within one power of ten, only these ticks tell a size.

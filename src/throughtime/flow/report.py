@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,9 @@ _LYAPUNOV = (
     "at 0 a small change grows from step to step, below it it is forgotten."
 )
 _GATE = (
-    "One column for each step, one row for each unit, the mean over examples. Columns that differ show a unit that reacts to the "
+    "One column for each step, one row for each unit, sorted by its mean there: the first example's own gates over its own text, "
+    "{steps}; "
+    "the means in the titles and the table are over all examples and steps. Columns that differ show a unit that reacts to the "
     "text; rows of one colour, units that always do the same."
 )
 _PARAMETERS = (
@@ -50,7 +53,7 @@ def write_report(flow: Flow, path: str | Path) -> None:
 
 def report(flow: Flow) -> str:
     """The page itself."""
-    body = ["<h1>Where the gradient goes</h1>", f"<p class=verdict>{html.escape(flow.explain())}</p>"]
+    body = ["<h1>Where the gradient goes</h1>", f"<p class=verdict>{_options(flow.explain())}</p>"]
     body.append(
         f"<p class=note>Loss {flow.loss:.4g}; {flow.steps:,} steps, {flow.examples} examples; single losses sent back from steps "
         f"{', '.join(map(str, flow.ends))}; measured in {flow.seconds:.3g} s.</p>"
@@ -70,14 +73,16 @@ def _pictures(flow: Flow) -> list[str]:
     count = 0
 
     def add(width: float, height: float, meaning: str, draw: Callable[[Any], Any]) -> None:
-        nonlocal count
         drawn = drawing.figure(width, height)
-        axes = drawn.subplots()
-        image = draw(axes)
-        if image is not None:
-            drawn.colorbar(image, ax=axes, pad=0.01)
+        draw(drawn.subplots())
+        put(drawn, meaning)
+
+    def put(drawn: Any, meaning: str) -> None:
+        nonlocal count
         svg = drawing.inline(drawn, count)
-        parts.append(f"<figure>{svg}<figcaption>{html.escape(meaning)}</figcaption></figure>")
+        parts.append(
+            f"<figure><div class=wide>{svg}</div><figcaption>{html.escape(meaning)}</figcaption></figure>"
+        )
         count += 1
 
     add(9, 3.6, _TIME, lambda axes: panels.over_time(axes, flow))
@@ -90,8 +95,9 @@ def _pictures(flow: Flow) -> list[str]:
                 add(9, 3.0, _LYAPUNOV, partial(panels.lyapunov, layer=layer))
         if layer.gates:
             parts.append(f"<h2>{html.escape(layer.name)}: its gates over the text</h2>")
-        for name in layer.gates:
-            add(9, gate_height(flow), _GATE, partial(panels.gate, flow=flow, layer=layer, name=name))
+            drawn = drawing.figure(9, gate_height(flow) * len(layer.gates))
+            panels.gates(drawn, flow, layer)
+            put(drawn, _GATE.format(steps=panels.shown_steps(flow, layer)))
     if flow.parameters:
         parts.append("<h2>The parameters</h2>")
         height = 1.0 + 0.22 * len(flow.parameters)
@@ -100,7 +106,17 @@ def _pictures(flow: Flow) -> list[str]:
 
 
 def _layers(layers: Iterable[LayerFlow]) -> str:
-    head = ("layer", "cell", "units", "state", "half-life", "95 % interval", "fit R²", "reach", "denormal")
+    head = (
+        "layer",
+        "cell",
+        "units",
+        "state",
+        "half-life",
+        "95 % interval, steps",
+        "fit R²",
+        "reach, steps",
+        "denormal",
+    )
     rows = []
     for layer in layers:
         for state, curve in (("h", layer.lag_h), ("c", layer.lag_c)):
@@ -152,9 +168,24 @@ def _gates(layers: Iterable[LayerFlow]) -> str:
 
 
 def _interval(fit: HalfLife) -> str:
-    if not (math.isfinite(fit.low) or math.isfinite(fit.high)):
+    """In words, as an end of the other sign is no number of steps between the two: it lies beyond infinitely many."""
+    if math.isnan(fit.low) or math.isnan(fit.high) or not (math.isfinite(fit.low) or math.isfinite(fit.high)):
         return ""
-    return f"{fit.low:.3g} to {fit.high:.3g}"
+    if fit.low > 0 > fit.high:
+        if fit.steps > 0:
+            return f"halves in {fit.low:.3g} to no end: it may grow"
+        return f"doubles in {-fit.high:.3g} to no end: it may fall"
+    if fit.low > 0 and math.isinf(fit.high):
+        return f"halves in {fit.low:.3g} to no end"
+    if math.isinf(fit.low) and fit.high < 0:
+        return f"doubles in {-fit.high:.3g} to no end"
+    low, high = sorted((abs(fit.low), abs(fit.high)))
+    return f"{low:.3g} to {high:.3g}"
+
+
+def _options(text: str) -> str:
+    """Text as HTML, in which no option of the command line is torn at its hyphens."""
+    return re.sub(r"(?<![\w-])(--[a-z][\w-]*)", r"<code>\1</code>", html.escape(text))
 
 
 def _reach(curve: LagCurve) -> str:

@@ -18,7 +18,7 @@ class HalfLife:
     steps: float
     low: float  # 95 % interval of 1/steps turned back into steps, its steepest fall first: steps if it falls as fast as it may
     high: float  # and if it falls as slowly, or rises as fast, as it may
-    quality: float  # R^2 of the fit, 0 to 1
+    quality: float  # R² of the fit, 0 to 1
     lags: int  # how many lags it was fitted on
 
 
@@ -69,7 +69,10 @@ class GateStatistics:
     saturated: (
         float  # share of units and steps whose slope is below a tenth of the most; NaN where phi is unknown
     )
-    over_time: Tensor  # [T, H] float32, mean over examples, by the input's step (for pictures)
+    over_time: Tensor  # [T, H] float32, mean over examples, by the input's step
+    first: Tensor | None = (
+        None  # [min(T, 60), H] float32, of the first example alone (for pictures over its text)
+    )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 import math
 import types
 import typing
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -87,7 +87,9 @@ def _read(kind: Any, value: Any) -> Any:
         return torch.tensor(values, dtype=getattr(torch, value["dtype"])).reshape(value["shape"])
     if is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        return kind(**{each.name: _read(hints[each.name], value[each.name]) for each in fields(kind)})  # type: ignore[operator]
+        # What a measurement of an earlier version does not hold yet has a default.
+        known = [each for each in fields(kind) if each.name in value or each.default is MISSING]
+        return kind(**{each.name: _read(hints[each.name], value[each.name]) for each in known})  # type: ignore[operator]
     if origin is dict:
         return {key: _read(inner[1], each) for key, each in value.items()}
     if origin is tuple:

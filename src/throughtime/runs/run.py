@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -64,12 +65,14 @@ class Run:
         path = Path(path)
         names = _names(path)
         if names is None:
-            raise RunError(f"no such run: {path}; train one with --out {path}")
+            raise RunError(
+                f"no such run: {path}; train one: throughtime train text --data FILE --out {shlex.quote(str(path))}"
+            )
         try:
             config, checksum = from_toml(read_whole(path / CONFIG), path / CONFIG)
         except FileNotFoundError:
             begun = VOCABULARY in names and not _strangers(names)
-            reason = "its training never started; start it again" if begun else f"it has no {CONFIG}"
+            reason = "its training never started; start it again" if begun else _no_config(path, names)
             raise RunError(f"{path} is not a run: {reason}") from None
         return cls(path, config, _read_vocabulary(path / VOCABULARY, checksum))
 
@@ -149,6 +152,13 @@ def _names(path: Path) -> list[str] | None:
         raise RunError(f"a run is a folder, got a file: {path}; name a folder") from None
     except OSError as error:
         raise RunError(f"cannot read the folder {path}: {error.strerror}; check its permissions") from None
+
+
+def _no_config(path: Path, names: list[str]) -> str:
+    """Why a folder is no run, and the one inside it that is."""
+    inside = next((path / name for name in names if (path / name / CONFIG).is_file()), None)
+    advice = f"name one inside it, such as {inside}" if inside else "name the folder of a training, its --out"
+    return f"it has no {CONFIG}; {advice}"
 
 
 def _strangers(names: list[str]) -> list[str]:

@@ -53,7 +53,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     place = header.find(_KEY) + len(_KEY) + 8
     stated = data[place : place + 64]
     if _KEY not in header or _digest(data[:place] + _ZEROS + data[place + 64 :]) != stated:
-        raise RunError(f"{path} is damaged or not ours: its checksum does not match")
+        raise RunError(
+            f"{path} is damaged or not ours: its checksum does not match; "
+            "put back a copy of it, or train again with another --out"
+        )
     try:
         metadata = json.loads(header)["__metadata__"]
         return safetensors.torch.load(data), metadata

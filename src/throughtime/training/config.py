@@ -87,8 +87,8 @@ class TrainingConfig:
         one_of("precision", self.precision, PRECISIONS)
         one_of("keep", self.keep, KEEPS)
         one_of("on_spike", self.on_spike, ON_SPIKE)
-        for clip in (self.clip, self.rollback_clip or "none"):
-            clip_of(clip)
+        clip_of(self.clip)
+        clip_of(self.rollback_clip or "none", "rollback_clip")
         _ = self.budget
         for name in ("window", "batch", "checkpoint_steps", "evaluate_every", "log_every", "rollbacks"):
             value = getattr(self, name)
@@ -130,17 +130,17 @@ class TrainingConfig:
         return name, value
 
 
-def clip_of(spec: str) -> tuple[str, float]:
+def clip_of(spec: str, name: str = "clip") -> tuple[str, float]:
     """Read "norm:1", "value:0.1" or "none": the kind and the threshold (infinite for none).
 
-    Raises: InputError saying what can be written.
+    Raises: InputError naming the argument, `name`, and saying what can be written.
     """
     kind, colon, number = spec.partition(":")
     if spec == "none":
         return "none", math.inf
     if kind not in CLIPS:
         raise InputError(
-            f"clip must be norm:THRESHOLD, value:THRESHOLD or none, got {spec!r}.{nearest(kind, CLIPS)}"
+            f"{name} must be norm:THRESHOLD, value:THRESHOLD or none, got {spec!r}.{nearest(kind, CLIPS)}"
         )
     try:
         threshold = float(number) if colon and kind != "none" else math.nan
@@ -148,6 +148,6 @@ def clip_of(spec: str) -> tuple[str, float]:
         threshold = math.nan
     if not threshold > 0:
         raise InputError(
-            f"clip must be norm:THRESHOLD, value:THRESHOLD or none, with a number above 0, got {spec!r}"
+            f"{name} must be norm:THRESHOLD, value:THRESHOLD or none, with a number above 0, got {spec!r}"
         )
     return kind, threshold

@@ -35,13 +35,14 @@ class Guard:
         self.rollback = Rollback(config, step) if config.on_spike == "rollback" else None
         self.at_once = config.on_spike != "warn" or device.type == "cpu"
         """Whether a step is judged before its update. Elsewhere than on a CPU that would wait for the device in every step."""
-        self._config, self._spikes = config, Spikes()
+        self._config, self._step, self._spikes = config, step, Spikes()
 
     def before(self, step: int) -> float:
         """After step `step`, before the next: keep what going back needs. What the learning rate is to be multiplied by."""
         if self.rollback is None:
             return 1.0
-        self.rollback.keep(step)
+        if self._config.on_spike == "rollback":
+            self.rollback.keep(step)
         return self.rollback.factor
 
     def judge(self, step: Measured) -> Event | None:
@@ -66,8 +67,13 @@ class Guard:
         """Go on from `state_dict`, also from that of a training which could not go back."""
         self._spikes.load_state_dict(state["spikes"])
         self.watch.load_state_dict(state["watch"])
+        rolled = state["rollback"]
+        if self.rollback is None and rolled is not None and rolled["used"]:
+            # What was calmed stays calm, though nothing is to go back any more: what going back needs is let go.
+            self.rollback = Rollback(self._config, self._step)
+            rolled = {**rolled, "kept": []}
         if self.rollback is not None:
-            self.rollback.load_state_dict(state["rollback"])
+            self.rollback.load_state_dict(rolled)
 
     def _act(self, spike: Spike) -> tuple[str, dict[str, Any], str]:
         """What was done: "warn", "stop" or "rollback", its numbers, and a sentence."""

@@ -11,6 +11,7 @@ import torch
 
 from throughtime.errors import RunError
 from throughtime.runs import Run
+from throughtime.runs.run import CONFIG
 from throughtime.training import checkpoint
 from throughtime.training.budget import Budget, epochs
 from throughtime.training.config import TrainingConfig
@@ -95,7 +96,9 @@ class Trainer:
         for remark in self.task.remarks():
             self.report.message(remark)
         if self.spent >= 1:
-            self.report.message(f"the training is complete: {self.budget}, {self.steps} steps")
+            self.report.message(
+                f"the training is complete: {self.budget}, {self.steps} steps. {self._longer()}"
+            )
 
     def go(self, interrupts: Interrupts) -> Summary:
         """Train until the budget is spent."""
@@ -243,6 +246,16 @@ class Trainer:
         self.seconds = self._seconds_before = self._saved_at = tree["seconds"]
         self.journal.load_state_dict(tree["journal"], self.seconds)
         self.guard.load_state_dict(tree["guard"])
+
+    def _longer(self) -> str:
+        """What to do for more of it: the learning rate has come down, so a longer training starts anew."""
+        path, kind = self.run.path, self.budget.kind
+        command = f"throughtime train {self.task.name} --config {shlex.quote(str(path / CONFIG))}"
+        out = shlex.quote(str(path.with_name(path.name + "-longer")))
+        return (
+            "It cannot go on, as its learning rate was planned for that end; "
+            f"for a longer one, train anew: {command} --{kind} {2 * self.budget.amount:g} --out {out}"
+        )
 
     def _how_to_go_on(self) -> str:
         command = f"throughtime train {self.task.name} --resume --out {shlex.quote(str(self.run.path))}"

@@ -69,7 +69,9 @@ def forward(plan: Plan, given: Given) -> tuple[Tensor, Tensor, Tensor | None, Ke
         inputs = x if len(pieces) == 1 else x[first:last]
         inside = gates[first - skipped : last - skipped, columns_of_inputs]
         multiply(plan.bf16, inputs, w_ih, inside)
-        if size != hidden:  # an infinite input times the padding's zeros is no number, and would reach every unit
+        if (
+            size != hidden
+        ):  # an infinite input times the padding's zeros is no number, and would reach every unit
             inside.view(len(inside), layout.gates, size)[..., hidden:].zero_()
         call.begin, call.end = begin, end
         call.gates = gates.data_ptr() - skipped * ldg * x.itemsize

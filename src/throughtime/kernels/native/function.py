@@ -173,7 +173,9 @@ def _twice_differentiable(
     # The sequences stay in the order of the rows, from long to short.
     rows = plan.rows.in_order()
     lengths = (
-        None if rows.source is None else (rows.offsets.diff()[:, None] > torch.arange(rows.batch, device="cpu")).sum(0)
+        None
+        if rows.source is None
+        else (rows.offsets.diff()[:, None] > torch.arange(rows.batch, device="cpu")).sum(0)
     )
     zoneout = None
     if plan.zone is not None:
