@@ -147,6 +147,13 @@ def test_the_picture_is_drawn(tmp_path):
     trials = (made(5, 0.1, 0.9), made(None, 0.0, 0.0, "RNN tanh"))
     comparison = Comparison(Settings(), (REMEDIES[0], REMEDIES[5]), trials, True)
     figure = plot(comparison, tmp_path / "picture.png")
+    figure.draw_without_rendering()
+    ticks = [
+        label.get_text()
+        for each in figure.axes
+        for label in (*each.get_xticklabels(), *each.get_yticklabels())
+    ]
+    assert ticks and not any("$" in tick for tick in ticks)
     assert (tmp_path / "picture.png").stat().st_size > 10_000
     left, right = figure.axes
     assert [text.get_text() for text in left.texts] == ["no\n(error 0.160)", "5"]

@@ -184,6 +184,13 @@ def test_all_of_it_in_a_table_a_picture_and_json(settings: Settings, no_processe
     assert str(tmp_path) not in json.dumps(values["problems"])
     picture = tmp_path / "bptt.png"
     figure = plot(found, picture)
+    figure.draw_without_rendering()
+    ticks = [
+        label.get_text()
+        for each in figure.axes
+        for label in (*each.get_xticklabels(), *each.get_yticklabels())
+    ]
+    assert ticks and not any("$" in tick for tick in ticks)
     assert len(figure.axes) == 8 and picture.stat().st_size > 10_000
 
 

@@ -95,6 +95,8 @@ def _gradients(axes: Any, comparison: Comparison) -> None:
             markersize=6,
         )
     axes.set(xscale="log", yscale="log")
+    drawing.powers(axes.xaxis)
+    drawing.powers(axes.yaxis)
     low, high = axes.get_xlim()
     axes.plot([low, high], [low, high], color="#999999", linewidth=0.8, linestyle="--", zorder=0)
     axes.set_xlim(low, high)

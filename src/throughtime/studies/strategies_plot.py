@@ -98,6 +98,7 @@ def _losses(axes: Any, found: Comparison, problem: Problem, *, by_time: bool) ->
     axes.set_ylabel(problem.measure)
     if by_time:
         axes.set_xscale("log")
+        drawing.powers(axes.xaxis)
 
 
 def _leave_out_the_start(axes: Any, trainings: list[Training]) -> None:
@@ -160,6 +161,7 @@ def _gradients(axes: Any, found: Comparison, problem: Problem) -> None:
     axes.set_yticks(range(len(styles)), list(styles))
     axes.set_ylim(len(styles) - 0.5, -0.5)
     axes.set_xscale("log")
+    drawing.powers(axes.xaxis)
     if drawn:  # whole decades, so that their ticks have labels that do not touch
         axes.set_xlim(
             10 ** math.floor(math.log10(min(drawn))), 10 ** math.ceil(math.log10(max(drawn) * 1.05))
