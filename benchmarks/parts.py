@@ -1,7 +1,4 @@
-"""Where the time of training goes: the loop over time, the products over all steps, and what stands around both.
-
-The sum of the medians is not the median of the sum; shares are of the mean over all samples.
-"""
+"""Where the time of training goes: the loop over time, the products over all steps, and what stands around both. Means over all calls, so that the shares add up."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ static int useful_threads(const tt_call& call, int threads, int products) {
   return threads > 1 && (rows ? step * (call.end - call.begin) >= 2e6 : step >= 2e5) ? threads : 1;
 }
 
-// The running order of the steps, the rows of each, and this thread's share of rows or units.
 constexpr long kCoreCache = 2 << 20;  // bytes, about the second level of today's processors
 
+// The running order of the steps, the rows of each, and this thread's share of rows or units.
 template <class T>
 struct Plan {
   const tt_call& call;

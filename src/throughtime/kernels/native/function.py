@@ -12,6 +12,7 @@ from throughtime.cells.contract import State
 from throughtime.cells.recurrence import Recurrence
 from throughtime.kernels.native import compute, precision
 from throughtime.kernels.native.compute import Given, Kept, Plan
+from throughtime.kernels.native.layout import kind_of
 from throughtime.kernels.native.library import Library, load
 from throughtime.kernels.native.mapped import is_mapped
 from throughtime.kernels.native.rows import Rows
@@ -32,19 +33,13 @@ class Job(NamedTuple):
     present: tuple[bool, ...]  # which of the tensors of Given there are
     bf16: int = 0  # as in Plan
 
-    @property
-    def kind(self) -> str:
-        """Its entry in LAYOUTS."""
-        recurrence = self.recurrence
-        return recurrence.kind + " reset before" * (getattr(recurrence, "reset_after", True) is False)
-
     def plan(self, training: bool) -> Plan:
         """This job for `compute`."""
         library, recurrence = load(), self.recurrence
         assert isinstance(library, Library)  # dispatch has asked
         nonlinearity = getattr(recurrence, "nonlinearity", "tanh")
         options = self.memories, self.zone, self.bf16
-        return Plan(library, self.kind, nonlinearity, self.rows, self.reverse, training, *options)
+        return Plan(library, kind_of(recurrence), nonlinearity, self.rows, self.reverse, training, *options)
 
     def given(self, tensors: Sequence[Tensor]) -> Given:
         """The tensors that there are, each in its place."""
@@ -146,7 +141,7 @@ def _apply(
 
 def _through(job: Job, given: Given) -> tuple[Tensor, tuple[Tensor, ...], Any]:
     """Outputs, final state, and all memories or None."""
-    compute.check(given, job.kind, job.rows.batch)
+    compute.check(given, kind_of(job.recurrence), job.rows.batch)
     tensors = [value for value in given if value is not None]
     if torch.is_grad_enabled() and any(value.requires_grad for value in tensors):
         y, h, c, every = NativeRecurrence.apply(job, *tensors)  # type: ignore[no-untyped-call]

@@ -6,7 +6,7 @@ out of it, so it stays harmless.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,6 +39,11 @@ LAYOUTS = {
     ),
     "lstm": Layout(2, 4, 4, slice(0, 4), ((slice(0, 4), slice(0, 4), False),)),
 }
+
+
+def kind_of(recurrence: Any) -> str:
+    """The entry of LAYOUTS of a recurrence."""
+    return str(recurrence.kind) + " reset before" * (getattr(recurrence, "reset_after", True) is False)
 
 
 class Sizes(NamedTuple):

@@ -25,6 +25,7 @@ from throughtime.cells.rnn import RNNRecurrence
 from throughtime.kernels.call import Call
 from throughtime.kernels.native import compute
 from throughtime.kernels.native.compute import Given
+from throughtime.kernels.native.layout import kind_of
 from throughtime.kernels.native.library import load
 from throughtime.kernels.native.operator_calls import (
     WEIGHTS,
@@ -86,7 +87,7 @@ def run(
         lengths,
         [] if zoneout is None or zoneout.keep is None else list(zoneout.keep),
         [] if zoneout is None else list(zoneout.rates),
-        recurrence.kind + " reset before" * (getattr(recurrence, "reset_after", True) is False),
+        kind_of(recurrence),
         getattr(recurrence, "nonlinearity", "tanh"),
         reverse,
     )
