@@ -1,4 +1,7 @@
-"""Where the time of training goes: the loop over time, the products over all steps, and what stands around both. Means over all calls, so that the shares add up."""
+"""Where the time of training goes: the loop over time, the products over all steps, and what stands around both.
+
+Means over all calls, so that the shares add up.
+"""
 
 from __future__ import annotations
 
