@@ -17,13 +17,13 @@ import torch
 from benchmarks.plan import Plan
 from benchmarks.progress import told
 from throughtime.bench.recurrences import CELLS, Shape, data, runs_on, training
-from throughtime.kernels.native import compute
+from throughtime.kernels.native import products
 from throughtime.kernels.native.library import Library
 
 PARTS = {  # by what is called: (of, name)
     "loop, forward": ((Library, "forward"),),
     "loop, backward": ((Library, "backward"),),
-    "products": ((compute, "multiply"), (compute, "accumulate")),
+    "products": tuple((products, name) for name in ("forward", "back", "accumulate")),
 }
 WARM = 2
 

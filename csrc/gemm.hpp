@@ -16,23 +16,34 @@ constexpr int kTileRows = 6;
 template <class T>
 constexpr int kPanel = 2 * Simd<T>::width;
 
-// C[r][0..panel) (+)= A[r][0..K) * panel, for R rows; `lda`, `ldc` in elements.
+constexpr int kAhead = 4096;  // bytes of a panel that are on their way: weights beyond the second cache come late
+constexpr int kLine = 64;
+
+// C[r][0..panel) (+)= A[r][0..K) * panel, for R rows; from row to row of A and C are `lda` and `ldc` elements, from k to k of A `next`.
 template <class T, int R>
-TT_INLINE void tile(const T* A, long lda, const T* panel, int K, T* C, long ldc, bool accumulate) {
+TT_INLINE void tile(const T* A, long lda, long next, const T* panel, int K, T* C, long ldc, bool accumulate) {
   constexpr int W = Simd<T>::width;
   // With one or two rows a chain of dependent sums would wait for itself: several partial sums run side by side.
   constexpr int U = R == 1 ? 4 : R == 2 ? 2 : 1;
   Vec<T> sum[U][R][2];
   for (int u = 0; u < U; u++)
     for (int r = 0; r < R; r++) sum[u][r][0] = sum[u][r][1] = Vec<T>{};
+  // What the sums are added to is on its way meanwhile: the rows lie far apart, so the processor does not see them coming.
+  for (int r = 0; r < R; r++) {
+    __builtin_prefetch(C + r * ldc, 1);
+    __builtin_prefetch(C + r * ldc + 2 * W - 1, 1);
+  }
   int k = 0;
+#pragma GCC unroll 4
   for (; k + U <= K; k += U) {
 #pragma GCC unroll 4
     for (int u = 0; u < U; u++) {
+      for (int line = 0; line < 2 * THROUGHTIME_BYTES; line += kLine)
+        __builtin_prefetch(reinterpret_cast<const char*>(panel + u * 2 * W) + kAhead + line);
       Vec<T> b0 = load(panel + u * 2 * W), b1 = load(panel + u * 2 * W + W);
 #pragma GCC unroll 12
       for (int r = 0; r < R; r++) {
-        Vec<T> a = splat<T>(A[r * lda + k + u]);
+        Vec<T> a = splat<T>(A[r * lda + (k + u) * next]);
         sum[u][r][0] += a * b0;
         sum[u][r][1] += a * b1;
       }
@@ -41,7 +52,7 @@ TT_INLINE void tile(const T* A, long lda, const T* panel, int K, T* C, long ldc,
   }
   for (; k < K; k++, panel += 2 * W)
     for (int r = 0; r < R; r++) {
-      Vec<T> a = splat<T>(A[r * lda + k]);
+      Vec<T> a = splat<T>(A[r * lda + k * next]);
       sum[0][r][0] += a * load(panel);
       sum[0][r][1] += a * load(panel + W);
     }
@@ -63,7 +74,7 @@ TT_INLINE void tile(const T* A, long lda, const T* panel, int K, T* C, long ldc,
 template <class T, int R = kTileRows>
 TT_INLINE void tail(int rows, const T* A, long lda, const T* panel, int K, T* C, long ldc, bool accumulate) {
   if constexpr (R > 0) {
-    if (rows == R) return tile<T, R>(A, lda, panel, K, C, ldc, accumulate);
+    if (rows == R) return tile<T, R>(A, lda, 1, panel, K, C, ldc, accumulate);
     return tail<T, R - 1>(rows, A, lda, panel, K, C, ldc, accumulate);
   }
 }

@@ -7,6 +7,7 @@
 
 #include "call.h"
 #include "generate.h"
+#include "matmul.h"
 #include "team.hpp"
 
 #define TT_DECLARE(isa)                         \
@@ -17,11 +18,14 @@
   int tt_panel_f32_##isa();                     \
   int tt_panel_f64_##isa();                     \
   int64_t tt_packed_f32_##isa(const tt_call*, int); \
-  int64_t tt_packed_f64_##isa(const tt_call*, int);
+  int64_t tt_packed_f64_##isa(const tt_call*, int); \
+  int tt_multiply_f32_##isa(const tt_product*); \
+  int tt_multiply_f64_##isa(const tt_product*);
 
 #define TT_TABLE(isa)                                                                          \
   {#isa, {tt_forward_f32_##isa, tt_forward_f64_##isa}, {tt_backward_f32_##isa, tt_backward_f64_##isa}, \
-   {tt_panel_f32_##isa, tt_panel_f64_##isa}, {tt_packed_f32_##isa, tt_packed_f64_##isa}}
+   {tt_panel_f32_##isa, tt_panel_f64_##isa}, {tt_packed_f32_##isa, tt_packed_f64_##isa},               \
+   {tt_multiply_f32_##isa, tt_multiply_f64_##isa}}
 
 // Generation.
 #define TT_DECLARE_GENERATION(isa)            \
@@ -46,6 +50,7 @@ struct Code {
   tt_run forward[2], backward[2];  // float32, float64
   int (*panel[2])();
   int64_t (*packed[2])(const tt_call*, int);
+  tt_multiply_run multiply[2];
 };
 
 const Code kCodes[] = {
@@ -124,6 +129,9 @@ int64_t tt_packed(int wide, const tt_call* call, int back) { return code()->pack
 int tt_forward(int wide, const tt_call* call) { return code()->forward[wide != 0](call); }
 int tt_backward(int wide, const tt_call* call) { return code()->backward[wide != 0](call); }
 
+int tt_multiply(int wide, const tt_product* product) { return code()->multiply[wide != 0](product); }
+
+int tt_size_of_product() { return int(sizeof(tt_product)); }
 int tt_size_of_call() { return int(sizeof(tt_call)); }
 
 // Sets flush-to-zero on every thread of the pool that torch shares; returns whether the caller's was set before.

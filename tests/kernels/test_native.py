@@ -186,12 +186,12 @@ def test_vanishing_gradients_leave_the_caller_mode_as_it_was():
     assert (tiny * 0.5).item() != 0
 
 
-@pytest.mark.parametrize("isa", ["avx2", "portable"])
-def test_every_instruction_set_that_runs_here(isa):
-    """The same tests in a process that is told which code to use."""
+@pytest.mark.parametrize(("isa", "products"), [("avx2", "torch"), ("portable", "native")])
+def test_every_instruction_set_that_runs_here(isa, products):
+    """The same tests in a process that is told which code to use, and whose products over all steps."""
     if os.environ.get("THROUGHTIME_ISA"):
         pytest.skip("inside such a process already")
-    environment = {**os.environ, "THROUGHTIME_ISA": isa}
+    environment = {**os.environ, "THROUGHTIME_ISA": isa, "THROUGHTIME_PRODUCTS": products}
     probe = "from throughtime.kernels.native.library import load; print(load() if isinstance(load(), str) else '')"
     reason = subprocess.run(
         [sys.executable, "-c", probe], env=environment, capture_output=True, text=True
@@ -204,10 +204,20 @@ def test_every_instruction_set_that_runs_here(isa):
     assert done.returncode == 0, done.stdout
 
 
-def test_unknown_instruction_set_is_a_reason():
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("THROUGHTIME_ISA", "THROUGHTIME_ISA=mmx cannot run on this processor"),
+        ("THROUGHTIME_PRODUCTS", "THROUGHTIME_PRODUCTS must be native or torch, got 'mmx'"),
+    ],
+)
+def test_unknown_choice_is_a_reason(name, reason):
     code = "import throughtime as tt; print(tt.backends())"
-    environment = {**os.environ, "THROUGHTIME_ISA": "mmx"}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        env={**os.environ, name: "mmx"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert "native     no   THROUGHTIME_ISA=mmx cannot run on this processor" in done.stdout
+    assert f"native     no   {reason}" in done.stdout

@@ -1,8 +1,8 @@
 """Forward and backward of one direction of one layer on packed rows, as functions of tensors.
 
-Native code runs what must wait for the state; the products over all steps (input projection, dW, dx) are torch's. A long sequence
-is run in pieces of a few megabytes, so that what one of the two wrote is still in the cache when the other reads it; what
-backward makes on the way never takes more memory than one piece.
+The loop over time runs what must wait for the state; the products over all steps (input projection, dW, dx) stand around it.
+A long sequence is run in pieces of a few megabytes, so that what one of the two wrote is still in the cache when the other
+reads it; what backward makes on the way never takes more memory than one piece.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from throughtime.kernels.native import products
 from throughtime.kernels.native.given import (
     ACTIVATIONS,
     GAINS,
@@ -22,14 +23,14 @@ from throughtime.kernels.native.given import (
     point,
     sizes_of,
 )
-from throughtime.kernels.native.layout import LAYOUTS, Sizes, cut, cut_rows, pad, pad_rows
+from throughtime.kernels.native.layout import LAYOUTS, Sizes, cut, pad
 from throughtime.kernels.native.memory import pool
-from throughtime.kernels.native.precision import accumulate, multiply
 from throughtime.kernels.native.rows import Piece
 
 __all__ = ["ACTIVATIONS", "PIECE", "Given", "Kept", "Plan", "backward", "check", "forward"]
 
 PIECE = 4 << 20  # bytes of gates, without what layer norm keeps
+ROWS = 2048  # or so many rows, if they are more: the products over a piece pack all weights anew
 
 
 def forward(plan: Plan, given: Given) -> tuple[Tensor, Tensor, Tensor | None, Kept]:
@@ -41,7 +42,6 @@ def forward(plan: Plan, given: Given) -> tuple[Tensor, Tensor, Tensor | None, Ke
     pieces = _pieces(plan, given, size)
     keep_gates = plan.training
     gates = pool.empty(rows.total if keep_gates else rows.longest(pieces), ldg, dtype=x.dtype)
-    w_ih = pad_rows(given.weight_ih, layout.gates, hidden, size).t()
     h = x.new_empty(rows.batch, columns)
     lstm = given.c0 is not None
     c_state = x.new_empty(rows.batch, hidden) if lstm else None
@@ -68,11 +68,7 @@ def forward(plan: Plan, given: Given) -> tuple[Tensor, Tensor, Tensor | None, Ke
         skipped = 0 if keep_gates else first
         inputs = x if len(pieces) == 1 else x[first:last]
         inside = gates[first - skipped : last - skipped, columns_of_inputs]
-        multiply(plan.bf16, inputs, w_ih, inside)
-        if (
-            size != hidden
-        ):  # an infinite input times the padding's zeros is no number, and would reach every unit
-            inside.view(len(inside), layout.gates, size)[..., hidden:].zero_()
+        products.forward(plan, inputs, given.weight_ih, inside, size)
         call.begin, call.end = begin, end
         call.gates = gates.data_ptr() - skipped * ldg * x.itemsize
         plan.library.forward(call, x.dtype)
@@ -123,15 +119,15 @@ def backward(
     if len(pieces) > 1:
         alive.append(packed_weights(plan, call, x, back=True))
     before = _before(plan, given, kept, sizes) if wanted.weight_hh else None
-    w_ih = pad_rows(given.weight_ih, layout.gates, hidden, size) if wanted.x else None
-    dx = torch.empty_like(x, memory_format=torch.contiguous_format) if wanted.x else None
-    dw_ih = x.new_empty(layout.gates * size, x.shape[1]) if wanted.weight_ih else None
-    dw_hh = x.new_empty(layout.gates * size, width) if wanted.weight_hh else None
-    dw_hr = x.new_empty(columns, size) if wanted.weight_hr else None
+    dx = _empty_like(x) if wanted.x else None
+    dw_ih = _empty_like(given.weight_ih) if wanted.weight_ih else None
+    dw_hh = _empty_like(given.weight_hh) if wanted.weight_hh else None
+    dw_hr = _empty_like(given.weight_hr) if wanted.weight_hr and given.weight_hr is not None else None
     # Layer norm's backward tells the two maps apart: the gradient of W_ih x is behind the row.
     behind = layout.blocks + (given.weight_hr is not None)
     blocks = layout.inputs if given.gain_ih is None else slice(behind, behind + layout.gates)
     columns_of_inputs = slice(blocks.start * size, blocks.stop * size)
+    native = products.native(plan, min(x.shape[1], columns))
     started = False
     for begin, end, first, last in reversed(pieces):
         call.begin, call.end = begin, end
@@ -139,40 +135,40 @@ def backward(
         plan.library.backward(call, x.dtype)
         call.packed_ready = 1
         rows_here, count = slice(first, last), last - first
-        # What a vanishing gradient is multiplied with vanishes too.
-        threads, flushed = plan.library.flush_denormals()
+        # What a vanishing gradient is multiplied with vanishes too. The library's products see to it themselves.
+        flush = None if native else plan.library.flush_denormals()
         inputs = dgates[:count, columns_of_inputs]
-        if dx is not None and w_ih is not None:
-            multiply(plan.bf16, inputs, w_ih, dx[rows_here])
+        if dx is not None:
+            products.back(plan, inputs, given.weight_ih, dx[rows_here], size)
         if dw_ih is not None:
-            accumulate(plan.bf16, inputs.t(), x[rows_here], dw_ih, not started)
+            products.accumulate(plan, inputs, x[rows_here], dw_ih, size, not started)
         if dw_hh is not None and before is not None:
             for source, place, reads_gates in layout.recurrent:
                 through = dgates[:count, source.start * size : source.stop * size]
-                target = dw_hh[place.start * size : place.stop * size]
+                target = dw_hh[place.start * hidden : place.stop * hidden]
                 read = kept.gates[rows_here, :size] if reads_gates else before[rows_here]
-                accumulate(plan.bf16, through.t(), read, target, not started)
+                products.accumulate(plan, through, read, target, size, not started)
         if dw_hr is not None:
             projected = slice(layout.blocks * size, layout.blocks * size + size)
             through = dgates[:count, projected][:, :columns]
-            accumulate(plan.bf16, through.t(), kept.gates[rows_here, projected], dw_hr, not started)
-        plan.library.restore_denormals(threads, flushed)
+            products.accumulate(plan, through, kept.gates[rows_here, projected], dw_hr, columns, not started)
+        if flush is not None:
+            plan.library.restore_denormals(*flush)
         started = True
-    if dw_ih is not None:
-        dw_ih = cut_rows(dw_ih, layout.gates, hidden, size)
-    if dw_hh is not None:
-        dw_hh = cut(cut_rows(dw_hh, layout.gates, hidden, size), columns)
-    if dw_hr is not None:
-        dw_hr = cut(dw_hr, hidden)
     db_ih, db_hh = (None, None) if dbias is None else (dbias[0], dbias[1])
     dgains = tuple(gains.get(name) for name in GAINS)
     return dx, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, dpeephole, None, dw_hr, *dgains
 
 
+def _empty_like(value: Tensor) -> Tensor:
+    """Contiguous, with no numbers yet."""
+    return torch.empty_like(value, memory_format=torch.contiguous_format)
+
+
 def _pieces(plan: Plan, given: Given, size: int) -> list[Piece]:
     """The pieces of a call: of as many rows with layer norm as without, or the products would have too few."""
     row = LAYOUTS[plan.kind].row(size, given.weight_hr is not None, False)
-    return plan.rows.pieces(PIECE // (row * given.x.itemsize), plan.reverse)
+    return plan.rows.pieces(max(PIECE // (row * given.x.itemsize), ROWS), plan.reverse)
 
 
 def _outputs(plan: Plan, buffer: Tensor) -> Tensor:

@@ -61,18 +61,6 @@ def pad(value: Tensor, size: int) -> Tensor:
     return value.contiguous() if short == 0 else F.pad(value, (0, short))
 
 
-def pad_rows(weight: Tensor, gates: int, hidden: int, size: int) -> Tensor:
-    """[gates*H, K] with each gate's rows padded to `size`."""
-    if hidden == size:
-        return weight.contiguous()
-    return F.pad(weight.reshape(gates, hidden, -1), (0, 0, 0, size - hidden)).reshape(gates * size, -1)
-
-
-def cut_rows(weight: Tensor, gates: int, hidden: int, size: int) -> Tensor:
-    """The way back from `pad_rows`."""
-    return weight if hidden == size else weight.view(gates, size, -1)[:, :hidden].reshape(gates * hidden, -1)
-
-
 def cut(value: Tensor, hidden: int) -> Tensor:
     """The first `hidden` columns, contiguous."""
     return value if value.shape[-1] == hidden else value[..., :hidden].contiguous()

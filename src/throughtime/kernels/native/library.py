@@ -20,6 +20,10 @@ _POINTERS = (
     "dc_final", "dgates", "dh_state", "dc_state", "dbias_ih", "dbias_hh", "dpeephole", "dgain_ih", "dgain_hh", "dgain_c",
     "dbias_c",
 )  # fmt: skip
+_PRODUCT = (
+    "rows", "columns", "depth", "lda", "ldb", "ldc", "transposed_a", "transposed_b", "blocked", "block", "padded",
+    "accumulate", "threads",
+)  # fmt: skip
 
 
 class NativeCall(ctypes.Structure):
@@ -32,12 +36,25 @@ class NativeCall(ctypes.Structure):
     ]
 
 
+class NativeProduct(ctypes.Structure):
+    """`tt_product` of csrc/matmul.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in _PRODUCT),
+        *((name, ctypes.c_void_p) for name in "abc"),
+    ]
+
+
+ROWS_OF_A, DEPTH_OF_A, COLUMNS_OF_C = 1, 2, 3  # tt_blocked
+
+
 class Library:
     """The library's functions, for one instruction set chosen when it was loaded."""
 
-    def __init__(self, handle: ctypes.CDLL, isa: str) -> None:
+    def __init__(self, handle: ctypes.CDLL, isa: str, products: str = "") -> None:
         self.handle = handle
         self.isa = isa
+        self.multiplies = (products or _FASTER.get(isa)) == "native"
         self.panels = tuple(handle.tt_panel(wide) for wide in (0, 1))
 
     def pad(self, hidden: int, wide: bool) -> int:
@@ -53,6 +70,11 @@ class Library:
     def backward(self, call: NativeCall, dtype: torch.dtype) -> None:
         """Raises: MemoryError when the packed weights do not fit."""
         if self.handle.tt_backward(dtype == torch.float64, ctypes.byref(call)):
+            raise MemoryError(_NO_MEMORY)
+
+    def multiply(self, product: NativeProduct, dtype: torch.dtype) -> None:
+        """Raises: MemoryError when the packed matrices do not fit."""
+        if self.handle.tt_multiply(dtype == torch.float64, ctypes.byref(product)):
             raise MemoryError(_NO_MEMORY)
 
     def packed(self, call: NativeCall, dtype: torch.dtype, back: bool) -> int:
@@ -71,6 +93,9 @@ class Library:
 
 
 _NO_MEMORY = "no memory for the packed weights of a recurrent layer"
+_FASTER = {
+    "avx2": "native"
+}  # whose products over all steps were measured to be the faster ones; else torch's
 
 
 @functools.cache
@@ -87,14 +112,17 @@ def load() -> Library | str:
     except OSError as error:
         return f"{path.name} cannot be loaded: {error}"
     size = getattr(handle, "tt_size_of_call", None)  # which the first versions did not have
-    if size is None or size() != ctypes.sizeof(NativeCall):
+    if size is None or size() != ctypes.sizeof(NativeCall) or not hasattr(handle, "tt_multiply"):
         return f"{path.name} is of another version: install throughtime again"
     handle.tt_isa.restype = ctypes.c_char_p
     handle.tt_packed.restype = ctypes.c_int64
     isa = handle.tt_isa()
     if isa is None:
         return f"THROUGHTIME_ISA={os.environ.get('THROUGHTIME_ISA')} cannot run on this processor"
-    return Library(handle, isa.decode())
+    products = os.environ.get("THROUGHTIME_PRODUCTS", "")
+    if products not in ("", "native", "torch"):
+        return f"THROUGHTIME_PRODUCTS must be native or torch, got {products!r}"
+    return Library(handle, isa.decode(), products)
 
 
 def _find(name: str) -> Path | None:

@@ -105,23 +105,3 @@ def number_for(low: torch.dtype) -> int:
     number = arithmetic() if low == torch.bfloat16 else 0
     assert isinstance(number, int)  # dispatch has asked
     return number
-
-
-def multiply(bf16: int, a: Tensor, b: Tensor, out: Tensor) -> None:
-    """Put a b into `out`, in float32, from bfloat16 factors where a call's number says so; a is [N, K]."""
-    if a.shape[1] == 1:  # an outer product, which the matrix product does many times slower
-        torch.mul(a, b, out=out)
-    elif bf16:
-        out.copy_(torch.mm(a.bfloat16(), b.bfloat16()))
-    else:
-        torch.mm(a, b, out=out)
-
-
-def accumulate(bf16: int, a: Tensor, b: Tensor, out: Tensor, first: bool) -> None:
-    """Add a b, as `multiply` computes it, to `out`, which at `first` has no numbers yet."""
-    if not bf16:
-        torch.addmm(out, a, b, beta=0 if first else 1, out=out)
-    elif first:
-        out.copy_(torch.mm(a.bfloat16(), b.bfloat16()))
-    else:
-        out.add_(torch.mm(a.bfloat16(), b.bfloat16()))

@@ -1,0 +1,164 @@
+// The matrix products over all steps: input projection, dx and dW, without a copy of what is padded or transposed.
+//
+// Both matrices are packed block by block so that each part stays where it is read from: a tile of C in registers, a panel of B in the first
+// cache, a block of A in the second, all panels of a block of B in the third. This order is Goto and van de Geijn's (2008),
+// https://doi.org/10.1145/1356052.1356053. Threads share the panels of B and divide the rows of C. The order of every sum is the
+// same for any number of threads.
+#pragma once
+#include <algorithm>
+
+#include "gemm.hpp"
+#include "matmul.h"
+#include "scratch.hpp"
+#include "team.hpp"
+
+namespace tt::THROUGHTIME_ISA {
+
+constexpr long kDepth = 256;     // of a block: its panel of B takes half of a first cache of 32 KB, or all of it with wide registers
+constexpr long kRows = 144;      // of a block of A: 144 KB
+constexpr long kColumns = 4096;  // of a block of B: 4 MB
+
+// Memory that a thread keeps from call to call: fresh pages cost as much as a small product.
+template <class T>
+static T* kept_memory(size_t count) {
+  thread_local Scratch<T> memory(0);
+  thread_local size_t size = 0;
+  if (size < count) {
+    memory = Scratch<T>(count);
+    size = memory.get() ? count : 0;
+  }
+  return memory.get();
+}
+
+template <class T>
+class Product {
+ public:
+  explicit Product(const tt_product& given) : p_(given) {
+    if (p_.blocked == TT_NONE) p_.block = p_.padded = std::max({p_.rows, p_.columns, p_.depth});
+    const long columns_of_block = p_.blocked == TT_COLUMNS_OF_C ? p_.block : p_.columns;
+    panels_of_block_ = (columns_of_block + P - 1) / P;
+    panels_ = p_.columns / columns_of_block * panels_of_block_;
+    const long cuts = (p_.depth + kDepth - 1) / kDepth;  // of about the same size
+    depth_ = (p_.depth + cuts - 1) / cuts;
+    tiles_ = (p_.rows + R - 1) / R;
+    // More threads are woken, and wait for each other once for each block: not for little.
+    const double cost = 2.0 * p_.rows * p_.columns * p_.depth;
+    threads_ = cost < 2e6 ? 1 : int(std::min<long>(p_.threads, tiles_));
+  }
+
+  bool run() {
+    const long at_once = std::min(panels_, kColumns / P), own = depth_ * kRows;
+    T* memory = kept_memory<T>(depth_ * at_once * P + own * threads_);
+    if (!memory) return false;
+    T* panels = memory + own * threads_;
+    Barrier barrier(threads_);
+    std::atomic<bool> short_handed{false};
+    together(threads_, [&](int member, int members) {
+      if (members != threads_) {  // a nested region: fewer threads than the barrier waits for
+        short_handed = true;
+        return;
+      }
+      T* rows = memory + own * member;
+      const long first = tiles_ * member / members, last = tiles_ * (member + 1) / members;
+      int round = 0;
+      for (long j = 0; j < panels_; j += at_once)
+        for (long k = 0; k < p_.depth; k += depth_) {
+          const long count = std::min(at_once, panels_ - j), depth = std::min(depth_, p_.depth - k);
+          if (members > 1 && (j || k)) barrier.wait(round);  // the panels of before are still read
+          for (long i = member; i < count; i += members) pack_panel(j + i, k, depth, panels + i * depth * P);
+          if (members > 1) barrier.wait(round);
+          multiply(first, last, j, count, k, depth, rows, panels);
+        }
+    });
+    if (!short_handed) return true;
+    threads_ = 1;
+    return run();
+  }
+
+ private:
+  static constexpr int P = kPanel<T>, R = kTileRows;
+
+  // The tiles [first, last) of rows times some panels, in blocks of A of about the same size.
+  void multiply(long first, long last, long panel, long count, long k, long depth, T* rows, const T* panels) const {
+    const long blocks = ((last - first) * R + kRows - 1) / kRows;
+    for (long b = 0; b < blocks; b++) {
+      const long from = first + (last - first) * b / blocks, to = first + (last - first) * (b + 1) / blocks;
+      for (long i = from; i < to; i++) {
+        T* tile = rows + (i - from) * R * depth;
+        p_.transposed_a ? pack_transposed(i * R, k, depth, tile) : pack_tile(i * R, k, depth, tile);
+      }
+      for (long j = 0; j < count; j++)
+        for (long i = from; i < to; i++)
+          one_tile(i * R, panel + j, rows + (i - from) * R * depth, panels + j * P * depth, depth, p_.accumulate || k);
+    }
+  }
+
+  void one_tile(long row, long panel, const T* rows, const T* columns, long depth, bool accumulate) const {
+    const long inside = panel % panels_of_block_ * P, block = p_.blocked == TT_COLUMNS_OF_C ? p_.block : p_.columns;
+    const long count = std::min<long>(R, p_.rows - row), width = std::min<long>(P, block - inside);
+    T* c = static_cast<T*>(p_.c) + row * p_.ldc + panel / panels_of_block_ * p_.padded + inside;
+    if (count == R && width == P) return tile<T, R>(rows, 1, R, columns, int(depth), c, p_.ldc, accumulate);
+    alignas(64) T sums[R * P];
+    tile<T, R>(rows, 1, R, columns, int(depth), sums, P, false);
+    for (long r = 0; r < count; r++, c += p_.ldc) {
+      for (long u = 0; u < width; u++) c[u] = accumulate ? c[u] + sums[r * P + u] : sums[r * P + u];
+      for (long u = width; u < P && p_.blocked == TT_COLUMNS_OF_C; u++) c[u] = 0;
+    }
+  }
+
+  // Where index i of the blocked dimension lies.
+  long at(long i) const { return i / p_.block * p_.padded + i % p_.block; }
+
+  // R rows of A, [k][R]; zeros behind the last row.
+  void pack_tile(long row, long k, long depth, T* to) const {
+    const long count = std::min<long>(R, p_.rows - row);
+    if (count < R) std::memset(to, 0, sizeof(T) * R * depth);
+    for (long i = 0, next; i < depth; i = next) {  // as far as the depth lies in one piece
+      next = p_.blocked == TT_DEPTH_OF_A ? std::min(depth, ((k + i) / p_.block + 1) * p_.block - k) : depth;
+      const T* from = static_cast<const T*>(p_.a) + row * p_.lda + (p_.blocked == TT_DEPTH_OF_A ? at(k + i) : k + i) - i;
+      if (count == R)
+        for (long n = i; n < next; n++)
+          for (long r = 0; r < R; r++) to[n * R + r] = from[r * p_.lda + n];
+      else
+        for (long r = 0; r < count; r++)
+          for (long n = i; n < next; n++) to[n * R + r] = from[r * p_.lda + n];
+    }
+  }
+
+  void pack_transposed(long row, long k, long depth, T* to) const {
+    const long count = std::min<long>(R, p_.rows - row), end = row + count - 1;
+    const T* a = static_cast<const T*>(p_.a) + k * p_.lda;
+    if (count == R && (p_.blocked != TT_ROWS_OF_A || row / p_.block == end / p_.block)) {  // side by side
+      a += p_.blocked == TT_ROWS_OF_A ? at(row) : row;
+      for (long i = 0; i < depth; i++)
+        for (long r = 0; r < R; r++) to[i * R + r] = a[i * p_.lda + r];
+      return;
+    }
+    if (count < R) std::memset(to, 0, sizeof(T) * R * depth);
+    long place[R];
+    for (long r = 0; r < count; r++) place[r] = p_.blocked == TT_ROWS_OF_A ? at(row + r) : row + r;
+    for (long i = 0; i < depth; i++)
+      for (long r = 0; r < count; r++) to[i * R + r] = a[i * p_.lda + place[r]];
+  }
+
+  // P columns of B, [k][P]; zeros behind the last column.
+  void pack_panel(long panel, long k, long depth, T* to) const {
+    const long inside = panel % panels_of_block_ * P, block = p_.blocked == TT_COLUMNS_OF_C ? p_.block : p_.columns;
+    const long column = panel / panels_of_block_ * block + inside, width = std::min<long>(P, block - inside);
+    const T* b = static_cast<const T*>(p_.b);
+    if (width < P) std::memset(to, 0, sizeof(T) * P * depth);
+    if (!p_.transposed_b) {
+      for (long i = 0; i < depth; i++) std::memcpy(to + i * P, b + (k + i) * p_.ldb + column, sizeof(T) * width);
+      return;
+    }
+    for (long i0 = 0; i0 < depth; i0 += 16)
+      for (long u = 0; u < width; u++)
+        for (long i = i0; i < std::min(depth, i0 + 16); i++) to[i * P + u] = b[(column + u) * p_.ldb + k + i];
+  }
+
+  tt_product p_;
+  long panels_, panels_of_block_, depth_, tiles_;
+  int threads_;
+};
+
+}  // namespace tt::THROUGHTIME_ISA
