@@ -74,7 +74,8 @@ def _blocks(weight: Tensor, hidden: int, size: int) -> Iterator[tuple[slice, sli
 
 
 def _factors(plan: Plan, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    return (a.bfloat16(), b.bfloat16()) if plan.bf16 else (a, b)
+    """As they are multiplied. An outer product sums nothing: it is left in float32."""
+    return (a.bfloat16(), b.bfloat16()) if plan.bf16 and a.shape[1] > 1 else (a, b)
 
 
 def _mm(a: Tensor, b: Tensor, out: Tensor, add: bool) -> None:
