@@ -44,7 +44,7 @@ wheel:
 # under the sanitizer would see what it holds back on purpose.
 SANITIZED = $(CURDIR)/build/sanitize/libthroughtime_native.so
 NATIVE_TESTS = tests/kernels/test_native.py tests/kernels/test_native_options.py tests/kernels/test_native_layer_norm.py \
-  tests/kernels/test_native_bf16.py tests/kernels/test_abi.py tests/kernels/generator
+  tests/kernels/test_native_bf16.py tests/kernels/test_products.py tests/kernels/test_abi.py tests/kernels/generator
 sanitize: .venv/installed
 	cmake -S . -B build/sanitize -DTHROUGHTIME_SANITIZE=ON
 	cmake --build build/sanitize
@@ -55,7 +55,8 @@ sanitize: .venv/installed
 narrow: .venv/installed
 	cmake -S . -B build/narrow -DTHROUGHTIME_NARROW=ON
 	cmake --build build/narrow -j2
-	THROUGHTIME_LIBRARY=$(CURDIR)/build/narrow/libthroughtime_native.so THROUGHTIME_ISA=avx512 $(BIN)/python -m pytest -n 2 $(NATIVE_TESTS)
+	THROUGHTIME_LIBRARY=$(CURDIR)/build/narrow/libthroughtime_native.so THROUGHTIME_ISA=avx512 THROUGHTIME_PRODUCTS=native \
+	  $(BIN)/python -m pytest -n 2 $(NATIVE_TESTS)
 
 clean:
 	rm -rf .venv build dist

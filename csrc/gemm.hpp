@@ -16,9 +16,6 @@ constexpr int kTileRows = 6;
 template <class T>
 constexpr int kPanel = 2 * Simd<T>::width;
 
-constexpr int kAhead = 4096;  // bytes of a panel that are on their way: weights beyond the second cache come late
-constexpr int kLine = 64;
-
 // C[r][0..panel) (+)= A[r][0..K) * panel, for R rows; from row to row of A and C are `lda` and `ldc` elements, from k to k of A `next`.
 template <class T, int R>
 TT_INLINE void tile(const T* A, long lda, long next, const T* panel, int K, T* C, long ldc, bool accumulate) {
@@ -38,8 +35,7 @@ TT_INLINE void tile(const T* A, long lda, long next, const T* panel, int K, T* C
   for (; k + U <= K; k += U) {
 #pragma GCC unroll 4
     for (int u = 0; u < U; u++) {
-      for (int line = 0; line < 2 * THROUGHTIME_BYTES; line += kLine)
-        __builtin_prefetch(reinterpret_cast<const char*>(panel + u * 2 * W) + kAhead + line);
+      ask_ahead<2 * THROUGHTIME_BYTES>(panel + u * 2 * W);
       Vec<T> b0 = load(panel + u * 2 * W), b1 = load(panel + u * 2 * W + W);
 #pragma GCC unroll 12
       for (int r = 0; r < R; r++) {

@@ -32,6 +32,7 @@ TT_INLINE void accumulate(const float* x, long ldx, const float* panel, long K, 
     for (; k + U <= K; k += U) {
 #pragma GCC unroll 4
       for (int u = 0; u < U; u++) {
+        ask_ahead<NV * THROUGHTIME_BYTES>(panel + (k + u) * NV * W);
         Vec<float> a = splat<float>(x[k + u]);
 #pragma GCC unroll 4
         for (int v = 0; v < NV; v++) part[u][v] += a * load(panel + ((k + u) * NV + v) * W);
@@ -43,6 +44,7 @@ TT_INLINE void accumulate(const float* x, long ldx, const float* panel, long K, 
       for (int v = 0; v < NV; v++) sum[0][v] += part[u][v];
   }
   for (; k < K; k++) {
+    ask_ahead<NV * THROUGHTIME_BYTES>(panel + k * NV * W);
     Vec<float> b[NV];
 #pragma GCC unroll 4
     for (int v = 0; v < NV; v++) b[v] = load(panel + (k * NV + v) * W);

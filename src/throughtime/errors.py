@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from pathlib import PurePath
+from pathlib import Path
 
 
 class ThroughtimeError(Exception):
@@ -29,10 +29,14 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def nearest_file(name: str, names: Iterable[str]) -> str:
-    """As `nearest`, of file names: their suffixes count for nothing, as so many files share one."""
-    by_stem = {PurePath(each).stem: each for each in sorted(names)}
-    close = difflib.get_close_matches(PurePath(name).stem, list(by_stem), n=1, cutoff=0.7)
+def nearest_file(path: Path) -> str:
+    """As `nearest`, of the files beside a path; their suffixes count for nothing, as so many files share one."""
+    try:
+        names = sorted(entry.name for entry in path.parent.iterdir())
+    except OSError:  # no such folder, or one that may be entered and not listed: then there is no name to offer
+        return ""
+    by_stem = {Path(each).stem: each for each in names}
+    close = difflib.get_close_matches(path.stem, list(by_stem), n=1, cutoff=0.7)
     return f" Did you mean {by_stem[close[0]]!r}?" if close else ""
 
 

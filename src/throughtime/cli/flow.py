@@ -2,34 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from throughtime.cli.progress import Waiting
-
-_EVERY = 10.0  # seconds from one line to the next where stderr is no terminal
-
-
-class _Told(Waiting):
-    """A bar in a terminal; elsewhere, of work that takes longer, a line now and then: what is done, and the time left."""
-
-    def __enter__(self) -> _Told:
-        super().__enter__()
-        self._began = self._said = time.monotonic()
-        return self
-
-    def __call__(self, done: int, total: int) -> None:
-        super().__call__(done, total)
-        now = time.monotonic()
-        if sys.stderr.isatty() or now - self._said < _EVERY or not 0 < done < total:
-            return
-        self._said = now
-        left = (now - self._began) * (total - done) / done
-        print(f"measuring: {done / total:.0%} done, about {left:.0f} s left", file=sys.stderr, flush=True)
 
 
 def flow(
@@ -97,7 +75,7 @@ def flow(
     if html is not None or png is not None:
         style()
     chosen = sample(run, data=data, steps=steps, lags=lags, batch=batch)
-    with _Told("measuring") as progress:
+    with Waiting("measuring") as progress:
         found = measure(
             chosen.model,
             (chosen.inputs, chosen.targets),

@@ -49,8 +49,7 @@ def read_tables(path: Path) -> Tables:
         text = path.read_bytes().decode()
         tables = tomllib.loads(text)
     except FileNotFoundError:
-        names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise InputError(f"--config: no such file: {path}.{nearest_file(path.name, names)}") from None
+        raise InputError(f"--config: no such file: {path}.{nearest_file(path)}") from None
     except OSError as error:
         raise InputError(f"--config: cannot read {path}: {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

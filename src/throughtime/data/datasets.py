@@ -27,14 +27,9 @@ def find_dataset(name: str) -> Path:
     if path.exists():
         return path
     reason = f"{VARIABLE} says so" if os.environ.get(VARIABLE) else f"the default, as {VARIABLE} is not set"
-    near = (
-        nearest_file(path.name, [entry.name for entry in path.parent.iterdir()])
-        if path.parent.is_dir()
-        else ""
-    )
     raise InputError(
         f"data set {name!r} must be in {folder} ({reason}), but is not there; "
-        f"put it there, or set {VARIABLE} to the folder that holds it.{near}"
+        f"put it there, or set {VARIABLE} to the folder that holds it.{nearest_file(path)}"
     )
 
 

@@ -76,11 +76,7 @@ def _read(path: Path) -> str:
 def _missing(path: Path) -> str:
     if not path.parent.is_dir():
         return f"no such file: {path} (there is no folder {path.parent}); check its name"
-    try:
-        names = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
-    except PermissionError:  # a folder may be entered and not listed: then there is no name to offer
-        names = []
-    return f"no such file: {path}.{nearest_file(path.name, names) or ' Check its name.'}"
+    return f"no such file: {path}.{nearest_file(path) or ' Check its name.'}"
 
 
 def _iconv(encoding: str, path: Path) -> str:

@@ -90,7 +90,7 @@ class Gradient:
     half_life: (
         float  # steps in which it halves, by a straight line through log |dL_T/dstate_{T-k}|; < 0: doubles in
     )
-    quality: float  # R^2 of that line
+    quality: float  # of that line, the share of the variance it explains
     left: float  # of its size one step back, the share that is left 3/4 T steps back: where the first mark is on average
     lags: list[float] = field(repr=False)  # its size by lag, 1 .. T-1
 

@@ -30,7 +30,7 @@ class LayerLook:
 
     half_life: float  # steps in which |dL_T / dh_{T-k}| halves; < 0: doubles; inf: keeps; NaN: unknown
     says: str  # the same in words
-    quality: float  # R^2 of the fit
+    quality: float  # of the fit, the share of the variance it explains
     reach: int | None  # the lag from which less than `SHARE` of the gradient is left; None: beyond the last
     lags: int  # the last lag
     memory_half_life: float | None  # of |dL_T / dc_{T-k}|, where there is a memory c

@@ -1,4 +1,4 @@
-"""`throughtime flow` says how long it takes, and how far it is, where there is no terminal to draw a bar on."""
+"""Long work says how far it is where there is no terminal to draw a bar on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import pytest
 
 from throughtime.cli import main
-from throughtime.cli.flow import _Told
+from throughtime.cli.progress import Waiting
 
 
 def test_a_line_now_and_then_with_the_time_left(
@@ -15,7 +15,7 @@ def test_a_line_now_and_then_with_the_time_left(
 ) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    with _Told("measuring") as told:
+    with Waiting("measuring") as told:
         for done in range(1, 11):
             now += 4.0
             told(done, 10)
