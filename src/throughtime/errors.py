@@ -33,7 +33,9 @@ def nearest_file(path: Path) -> str:
     """As `nearest`, of the files beside a path; their suffixes count for nothing, as so many files share one."""
     try:
         names = sorted(entry.name for entry in path.parent.iterdir())
-    except OSError:  # no such folder, or one that may be entered and not listed: then there is no name to offer
+    except (
+        OSError
+    ):  # no such folder, or one that may be entered and not listed: then there is no name to offer
         return ""
     by_stem = {Path(each).stem: each for each in names}
     close = difflib.get_close_matches(path.stem, list(by_stem), n=1, cutoff=0.7)

@@ -47,8 +47,8 @@ class Watch:
         Args: state, before the window; norm, of the gradient before clipping.
 
         The record: norm before and norm_clipped after clipping; by layer half_life (steps; negative where the gradient doubles,
-        null where it keeps its size or it cannot be said), its words and the fit's quality, reach and the last lag, mean phi' and the
-        share of saturated units by gate; watch_seconds, what the look took.
+        null where it keeps its size or it cannot be said), its words and the fit's quality, reach and the last lag, mean phi' and
+        the share of saturated units by gate; watch_seconds, what the look took.
         """
         from throughtime.training.watch_look import look
 
