@@ -1,7 +1,7 @@
 // The C interface of a matrix product over all steps: C (+)= A B.
 //
-// A is [rows][depth], or [depth][rows] as it lies when it is transposed; B is [depth][columns], or [columns][depth]. One dimension may
-// lie in blocks that are padded in a row of gates: index i of it is then at i / block * padded + i % block. In C blocks are padded to
+// A is [rows][depth], or [depth][rows] as it lies when it is transposed; B is [depth][columns], or [columns][depth]. One dimension
+// lies in blocks that are padded in a row of gates: index i of it is then at i / block * padded + i % block. In C blocks are padded to
 // whole panels (tt_panel), and what is padded is set to zero.
 #pragma once
 #include <stdint.h>
@@ -10,7 +10,7 @@
 extern "C" {
 #endif
 
-enum tt_blocked { TT_NONE = 0, TT_ROWS_OF_A = 1, TT_DEPTH_OF_A = 2, TT_COLUMNS_OF_C = 3 };
+enum tt_blocked { TT_ROWS_OF_A = 1, TT_DEPTH_OF_A = 2, TT_COLUMNS_OF_C = 3 };
 
 typedef struct {
   int64_t rows, columns, depth;

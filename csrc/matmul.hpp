@@ -34,10 +34,9 @@ template <class T>
 class Product {
  public:
   explicit Product(const tt_product& given) : p_(given) {
-    if (p_.blocked == TT_NONE) p_.block = p_.padded = std::max({p_.rows, p_.columns, p_.depth});
-    const long columns_of_block = p_.blocked == TT_COLUMNS_OF_C ? p_.block : p_.columns;
-    panels_of_block_ = (columns_of_block + P - 1) / P;
-    panels_ = p_.columns / columns_of_block * panels_of_block_;
+    block_ = p_.blocked == TT_COLUMNS_OF_C ? p_.block : p_.columns;
+    panels_of_block_ = (block_ + P - 1) / P;
+    panels_ = p_.columns / block_ * panels_of_block_;
     const long cuts = (p_.depth + kDepth - 1) / kDepth;  // of about the same size
     depth_ = (p_.depth + cuts - 1) / cuts;
     tiles_ = (p_.rows + R - 1) / R;
@@ -94,8 +93,8 @@ class Product {
   }
 
   void one_tile(long row, long panel, const T* rows, const T* columns, long depth, bool accumulate) const {
-    const long inside = panel % panels_of_block_ * P, block = p_.blocked == TT_COLUMNS_OF_C ? p_.block : p_.columns;
-    const long count = std::min<long>(R, p_.rows - row), width = std::min<long>(P, block - inside);
+    const long inside = panel % panels_of_block_ * P;
+    const long count = std::min<long>(R, p_.rows - row), width = std::min<long>(P, block_ - inside);
     T* c = static_cast<T*>(p_.c) + row * p_.ldc + panel / panels_of_block_ * p_.padded + inside;
     if (count == R && width == P) return tile<T, R>(rows, 1, R, columns, int(depth), c, p_.ldc, accumulate);
     alignas(64) T sums[R * P];
@@ -143,8 +142,8 @@ class Product {
 
   // P columns of B, [k][P]; zeros behind the last column.
   void pack_panel(long panel, long k, long depth, T* to) const {
-    const long inside = panel % panels_of_block_ * P, block = p_.blocked == TT_COLUMNS_OF_C ? p_.block : p_.columns;
-    const long column = panel / panels_of_block_ * block + inside, width = std::min<long>(P, block - inside);
+    const long inside = panel % panels_of_block_ * P;
+    const long column = panel / panels_of_block_ * block_ + inside, width = std::min<long>(P, block_ - inside);
     const T* b = static_cast<const T*>(p_.b);
     if (width < P) std::memset(to, 0, sizeof(T) * P * depth);
     if (!p_.transposed_b) {
@@ -157,6 +156,7 @@ class Product {
   }
 
   tt_product p_;
+  long block_;  // columns of B in a block of C: all of them where C is not the one in blocks
   long panels_, panels_of_block_, depth_, tiles_;
   int threads_;
 };

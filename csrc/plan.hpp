@@ -47,7 +47,7 @@ struct Plan {
     if (call.split) return call.split == 1;
     if (panels < members) return true;
     // Weights that leave the cache of a core are read by every thread at every step: with few rows each, better half of them each.
-    const long weights = long(call.hidden) * call.width * (call.cell == TT_LSTM ? 4 : call.cell == TT_GRU ? 3 : 1) * sizeof(T);
+    const long weights = long(call.hidden) * call.width * gates_of(call) * sizeof(T);
     return call.batch >= (weights > kCoreCache ? 17 : 8) * members;
   }
 

@@ -1,8 +1,8 @@
 """Forward and backward of one direction of one layer on packed rows, as functions of tensors.
 
 The loop over time runs what must wait for the state; the products over all steps (input projection, dW, dx) stand around it.
-A long sequence is run in pieces of a few megabytes, so that what one of the two wrote is still in the cache when the other
-reads it; what backward makes on the way never takes more memory than one piece.
+A long sequence is run in pieces (PIECE, ROWS), so that what one of the two wrote is still in the cache when the other reads
+it; what backward makes on the way never takes more memory than one piece.
 """
 
 from __future__ import annotations
