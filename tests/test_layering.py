@@ -12,7 +12,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "throughtime"
 ROWS = (
     ("errors",),
     ("files",),
-    ("cells", "bptt", "data"),
+    ("cells", "data"),
+    ("bptt", "metrics"),
     ("kernels",),
     ("layers",),
     ("flow", "models", "runs"),

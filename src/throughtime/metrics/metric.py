@@ -1,0 +1,37 @@
+"""What every metric offers: it takes in batch after batch, and its totals add up over batches and processes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from throughtime.data.batch import Batch
+
+
+class Metric(ABC):
+    """A number for a model on a split, from totals that add up: over batches, files and processes.
+
+    `totals` is a float64 tensor on the CPU that `update` adds to; whoever has several parts sums their totals in place. A new
+    metric starts at zero.
+    """
+
+    name: ClassVar[str]
+    higher_is_better: ClassVar[bool] = True
+
+    def __init__(self, size: int | tuple[int, ...] = 2) -> None:
+        self.totals: Tensor = torch.zeros(size, dtype=torch.float64)
+
+    @abstractmethod
+    def update(self, outputs: Any, batch: Batch, loss: Tensor) -> None:
+        """Take in one batch: the model's outputs for it, and the task's loss, summed over its unmasked targets."""
+
+    @abstractmethod
+    def value(self) -> float:
+        """The number; NaN where nothing was taken in."""
+
+    def better(self, value: float, than: float) -> bool:
+        """Whether a value is better than another one."""
+        return value > than if self.higher_is_better else value < than
