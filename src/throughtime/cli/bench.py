@@ -1,4 +1,4 @@
-"""`throughtime bench`."""
+"""`throughtime bench`, `backends` and `version`: this machine."""
 
 from __future__ import annotations
 
@@ -72,3 +72,23 @@ def bench(
     print(
         f"\nGeometric mean of torch.nn / ours: {geometric_mean([result['ratio'] for result in results]):.2f}"
     )
+
+
+def backends() -> None:
+    """Print who runs recurrences on this machine, and why the others do not."""
+    from throughtime.kernels.dispatch import backends as report
+
+    print(report())
+
+
+def version() -> None:
+    """Print the versions of throughtime and of what it stands on."""
+    import platform
+    from importlib import metadata
+
+    from throughtime import __version__
+
+    print(f"throughtime {__version__}")
+    for package in ("torch", "accelerate", "safetensors", "tokenizers"):
+        print(f"{package} {metadata.version(package)}")
+    print(f"python {platform.python_version()} on {platform.platform()}")

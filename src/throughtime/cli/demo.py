@@ -13,15 +13,15 @@ from throughtime.errors import RunError
 if TYPE_CHECKING:
     from torch import nn
 
+    from throughtime.data.assets import Assets
     from throughtime.flow import Reach
-    from throughtime.runs import Run
     from throughtime.tasks import TextTask
 
 # Small enough to see many steps in two minutes on two cores, large enough to spell.
 HIDDEN, EMBEDDING, BATCH, WINDOW, LR = 256, 64, 16, 64, 6e-3
 LAGS = 64
 PROMPT = "The "
-SHOWN = (0, 2, 5)  # the looks at the model, of which there are eleven, at which it writes
+SHOWN = (0, 2, 5)  # of the samples that the training asks for, those that are printed
 
 
 def demo(
@@ -32,102 +32,100 @@ def demo(
         Path,
         typer.Option(metavar="RUN", help="Folder of the run. A run that an earlier demo made is replaced."),
     ] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(metavar="N", help="Start from other weights, write another text.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Other initial weights, another text.")] = 0,
 ) -> None:
-    """Watch an LSTM learn to write, in about two minutes on two cores.
+    """Train an LSTM to generate text, in about two minutes on two cores.
 
-    It reads Python's language reference character by character, writes before, during and after
-    training, and shows at the end how many steps the gradient reaches back.
+    It reads Python's language reference character by character, generates text before, during and after
+    training, and shows at the end how many steps back the gradient reaches.
 
     Examples:
     throughtime demo
     throughtime demo --minutes 10 --out runs/longer
     """
     from throughtime.cli.chart import reach_chart, reach_sentence
-    from throughtime.cli.summary import after, before
-    from throughtime.models import ModelConfig, settings_to_dict
-    from throughtime.tasks import TextConfig, TextTask
-    from throughtime.training import TrainingConfig, check, reporter_for, train
+    from throughtime.cli.train import after, before
+    from throughtime.models import ModelConfig
+    from throughtime.runtime import load
+    from throughtime.tasks import TextTask
+    from throughtime.training import TrainingConfig
+    from throughtime.training.loop import start, train
+    from throughtime.training.reporting import Terminal
 
     training = TrainingConfig(minutes=minutes, seed=seed, batch=BATCH, lr=LR, bptt=f"truncated:{WINDOW}")
-    check(training)
-    task = TextTask.create(TextConfig(validation=0.05), ModelConfig(hidden=HIDDEN, embedding=EMBEDDING))
-    run = replace_demo(out, settings_to_dict(task.config, task.model, training), task)
-    print(before(task, training, run.path), flush=True)
-    untrained = _reach(task.build(), task)
-    summary = train(task, training, run, report=reporter_for(), sample=_Sampler(task, seed))
+    model = ModelConfig(hidden=HIDDEN, embedding=EMBEDDING)
+    remove_demo(out)
+    task, run = start(TextTask(validation=0.05), model, training, out, command="throughtime demo", extra={"demo": True})
+    print(before(task, training, run), flush=True)
+    untrained = _reach(task.build(model, run.assets), task, run.assets)
+    result = train(task, training, run, report=Terminal(), sample=_Sampler(run.assets, seed))
 
-    model, task = TextTask.restore(run)
-    print("\nAfter training it writes:\n")
-    print(_quoted(_write(model, task, 400, seed)))
-    reach = _reach(model, task)
+    trained = load(run.path)
+    print("\nAfter training it generates:\n")
+    print(_quoted(_generate(trained.model, run.assets, 400, seed)))
+    reach = _reach(trained.model, task, run.assets)
     print(f"\nThe {reach_chart(reach)}\n")
     print(reach_sentence(reach, task.unit))
     print(f"Before training it was the last {untrained.reach or f'{LAGS} or more'}.\n")
-    print(after(task, summary))
+    print(after(task, run, result, training))
     print("  throughtime train text --data YOUR_TEXT --minutes 3")
 
 
-def replace_demo(path: Path, settings: dict[str, Any], task: TextTask) -> Run:
-    """A new run at `path`, in the place of one that a demo made; nothing else is ever deleted.
+def remove_demo(path: Path) -> None:
+    """Remove the run that an earlier demo made at `path`; nothing else is ever deleted.
 
     Raises: RunError when the folder holds anything but such a run.
     """
     from throughtime.runs import Run
-    from throughtime.runs.run import CHECKPOINT, CONFIG, HISTORY, MODEL, VOCABULARY
+    from throughtime.runs.run import ASSETS, CARD, CHECKPOINT, CONFIG, HISTORY, MODEL
 
     # The mark stands in config.toml itself, so a run has it or has it not from its first instant.
-    settings = {"demo": True, **settings}
-    if (path / CONFIG).exists():
-        old = Run.open(path)
-        if old.config.get("demo") is not True:
-            raise RunError(
-                f"{path} holds a run that no demo made, so it is not replaced; choose another --out"
-            )
-        with old.lock():
-            # In this order, a demo that is killed in between leaves a folder that the next one can replace.
-            own = (MODEL, CHECKPOINT, HISTORY, CONFIG, VOCABULARY)
-            others = sorted(
-                {file.name for file in path.iterdir() if not file.name.startswith(".")} - set(own)
-            )
-            if others:
-                raise RunError(f"{path} holds files that no demo made ({others[0]}): choose another --out")
-            for name in own:
-                (path / name).unlink(missing_ok=True)
-    return Run.create(path, settings, task.vocabulary)
+    if not (path / CONFIG).exists():
+        return
+    old = Run.open(path)
+    if old.config.get("demo") is not True:
+        raise RunError(f"{path} holds a run that no demo made, so it is not replaced; choose another --out")
+    with old.lock():
+        # In this order, a demo that is killed in between leaves a folder that the next one can replace.
+        own = (CARD, MODEL, CHECKPOINT, HISTORY, CONFIG, ASSETS)
+        others = sorted({file.name for file in path.iterdir() if not file.name.startswith(".")} - set(own))
+        if others:
+            raise RunError(f"{path} holds files that no demo made ({others[0]}): choose another --out")
+        for name in own:
+            (path / name).unlink(missing_ok=True)
 
 
 class _Sampler:
-    """Lets the model write at some of the moments at which the training asks."""
+    """Generates a text at some of the moments at which the training asks."""
 
-    def __init__(self, task: TextTask, seed: int) -> None:
-        self._task, self._seed = task, seed
+    def __init__(self, assets: Assets, seed: int) -> None:
+        self._assets, self._seed = assets, seed
         self._asked = 0
 
     def __call__(self, model: nn.Module) -> str:
-        looks, self._asked = self._asked, self._asked + 1
-        if looks not in SHOWN:
+        number, self._asked = self._asked, self._asked + 1
+        if number not in SHOWN:
             return ""
-        return f"It writes:\n\n{_quoted(_write(model, self._task, 160, self._seed))}\n"
+        return f"It generates:\n\n{_quoted(_generate(model, self._assets, 160, self._seed))}\n"
 
 
-def _write(model: nn.Module, task: TextTask, length: int, seed: int) -> str:
+def _generate(model: nn.Module, assets: Assets, length: int, seed: int) -> str:
     from throughtime.runtime import Session, generate
 
-    pieces = generate(Session(model, task.vocabulary), PROMPT, length=length, temperature=0.7, seed=seed)
-    return PROMPT + "".join(pieces)
+    chunks = generate(Session(model, assets.vocabulary), PROMPT, length=length, temperature=0.7, seed=seed)
+    return PROMPT + "".join(chunks)
 
 
 def _quoted(text: str) -> str:
-    """The text, with what a terminal would act upon made visible, behind a bar."""
+    """The text, with control characters made visible, behind a bar."""
     shown = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
     return textwrap.indent(shown, "  | ", predicate=lambda line: True)
 
 
-def _reach(model: nn.Module, task: TextTask) -> Reach:
-    """Measured on the beginning of eight pieces of the validation text."""
-    from throughtime.data import evaluation_windows
+def _reach(model: nn.Module, task: TextTask, assets: Assets) -> Reach:
+    """Measured on the beginning of eight parts of the validation text."""
     from throughtime.flow import gradient_reach
+    from throughtime.tasks.text import cross_entropy
 
-    window = next(evaluation_windows(task.validation_ids, 2 * LAGS, batch=8))
-    return gradient_reach(model.eval(), task.loss, window.inputs, window.targets, lags=LAGS)
+    batch: Any = next(task.evaluation_batches(assets, "validation", steps=2 * LAGS, batch=8))  # type: ignore[arg-type]
+    return gradient_reach(model.eval(), cross_entropy, batch.inputs, batch.targets, lags=LAGS)

@@ -13,7 +13,6 @@ from throughtime.errors import InputError
 
 
 def generate(
-    context: typer.Context,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained run.")],
     prompt: Annotated[
         str, typer.Option(metavar="TEXT", help="Text to go on from; it is printed first.")
@@ -22,8 +21,9 @@ def generate(
         int, typer.Option(metavar="N", min=0, help="Symbols to write: characters, words or byte pairs.")
     ] = 500,
     temperature: Annotated[
-        float, typer.Option(metavar="T", help="Below 1: safer; above 1: wilder; 0: as --greedy.")
-    ] = 1.0,
+        float | None,
+        typer.Option(metavar="T", help="Below 1: likelier symbols; above 1: more varied; 0: as --greedy. Default: 1."),
+    ] = None,
     top_k: Annotated[
         int | None, typer.Option(metavar="K", help="Draw from the K likeliest symbols only.")
     ] = None,
@@ -43,15 +43,18 @@ def generate(
         str,
         typer.Option(
             metavar="NAME",
-            help="float32, or rounded: bf16, int8. Faster from about 512 hidden units; "
+            help="float32, or quantized: bf16, int8. Faster from about 512 hidden units; "
             "'throughtime evaluate RUN --weights NAME' shows what it costs in quality.",
         ),
     ] = "float32",
     allow_unknown: Annotated[
-        bool, typer.Option("--allow-unknown", help="Let the model write its symbol for the unknown.")
+        bool, typer.Option("--allow-unknown", help="Let the model write its symbol for unknown ones.")
     ] = False,
+    task: Annotated[
+        str | None, typer.Option(metavar="FILE.py:CLASS", help="The run's task, where it is a file of your own.")
+    ] = None,
 ) -> None:
-    """Let a trained model write, symbol by symbol, to the terminal.
+    """Generate text with a trained model, symbol by symbol.
 
     Nothing but the text goes to stdout; on a terminal a line end follows it, in a file or a pipe
     nothing does. Symbols of the prompt that the model has never seen are named on stderr, and read as
@@ -62,28 +65,20 @@ def generate(
     throughtime generate runs/demo --length 2000 --top-p 0.9 --seed 1 > text.txt
     throughtime generate runs/demo --weights int8
     """
-    from throughtime.cli.given import given
-
-    chosen = [name for name in ("temperature", "top_k", "top_p") if name in given(context)]
+    chosen = [name for name, value in (("temperature", temperature), ("top_k", top_k), ("top_p", top_p)) if value is not None]
     if greedy and chosen:
         raise InputError(
             f"--greedy draws nothing, so --{chosen[0].replace('_', '-')} has no effect: leave one out"
         )
 
     from throughtime.cli.output import Stream
-    from throughtime.runs import Run
-    from throughtime.runtime import Session
-    from throughtime.runtime import generate as generate_text
-    from throughtime.tasks import TextTask
+    from throughtime.runtime import load
 
     prompt = _as_utf8(prompt)
-    opened = Run.open(run)
-    model, _ = TextTask.restore(opened)
-    pieces = generate_text(
-        Session(model, opened.vocabulary),
+    chunks = load(run, task=task).generate(
         prompt,
         length=length,
-        temperature=0.0 if greedy else temperature,
+        temperature=0.0 if greedy else 1.0 if temperature is None else temperature,
         top_k=top_k,
         top_p=top_p,
         seed=seed,
@@ -94,8 +89,8 @@ def generate(
     )
     with Stream() as stream:
         stream.write(prompt)
-        for piece in pieces:
-            stream.write(piece)
+        for chunk in chunks:
+            stream.write(chunk)
 
 
 def _as_utf8(text: str) -> str:

@@ -1,21 +1,22 @@
-"""Readers of the formats people have, vocabularies, and the way from a text to windows [T, B]."""
+"""Readers of the formats people have, vocabularies, and the way from data to batches."""
 
-from throughtime.data.char import CharVocabulary
+from throughtime.data.assets import Assets
+from throughtime.data.batch import IGNORE, Batch, count_targets
 from throughtime.data.datasets import data_folder, find_dataset
-from throughtime.data.evaluation import evaluation_windows
 from throughtime.data.split import split_by_position
-from throughtime.data.streams import IGNORE, Streams, Window
+from throughtime.data.streams import Streams, evaluation_windows
 from throughtime.data.text import embedded_text, letters_only, read_text
 from throughtime.data.vocabulary import KINDS, Decoder, Vocabulary
 
 __all__ = [
     "IGNORE",
     "KINDS",
-    "CharVocabulary",
+    "Assets",
+    "Batch",
     "Decoder",
     "Streams",
     "Vocabulary",
-    "Window",
+    "count_targets",
     "data_folder",
     "embedded_text",
     "evaluation_windows",

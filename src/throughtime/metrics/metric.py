@@ -18,8 +18,10 @@ class Metric(ABC):
     metric starts at zero.
     """
 
-    name: ClassVar[str]
+    name: str
     higher_is_better: ClassVar[bool] = True
+    convention: str = ""
+    """How it is computed where that differs between libraries, for the model card."""
 
     def __init__(self, size: int | tuple[int, ...] = 2) -> None:
         self.totals: Tensor = torch.zeros(size, dtype=torch.float64)
@@ -31,6 +33,10 @@ class Metric(ABC):
     @abstractmethod
     def value(self) -> float:
         """The number; NaN where nothing was taken in."""
+
+    def details(self) -> str:
+        """More than the number, as Markdown for the model card; often nothing."""
+        return ""
 
     def better(self, value: float, than: float) -> bool:
         """Whether a value is better than another one."""

@@ -8,32 +8,32 @@ from typing import Any
 from torch import nn
 
 from throughtime.errors import InputError
-from throughtime.models.aligned import Aligned
 from throughtime.models.config import ModelConfig
-from throughtime.models.onehot import OneHot
+from throughtime.models.embeddings import OneHot
+from throughtime.models.many_to_many import ManyToMany
+from throughtime.models.many_to_one import ManyToOne
 
 
-def build(config: ModelConfig, vocab_size: int) -> Aligned:
-    """The model of `config` for a vocabulary of `vocab_size` symbols, its weights drawn from torch's generator.
+def symbol_embedding(config: ModelConfig, symbols: int) -> nn.Module:
+    """A learned or one-hot vector for each of so many symbols."""
+    if symbols < 1:
+        raise InputError(f"a vocabulary must have at least 1 symbol, got {symbols}: build it from a text first")
+    if isinstance(config.embedding, int):
+        return nn.Embedding(symbols, config.embedding)
+    return OneHot(symbols)
 
-    Raises: InputError for sizes that no model has.
-    """
-    if vocab_size < 1:
-        raise InputError(
-            f"vocab_size must be at least 1, got {vocab_size}: build a vocabulary from a text first"
-        )
-    embedding: Any = (
-        nn.Embedding(vocab_size, config.embedding)
-        if isinstance(config.embedding, int)
-        else OneHot(vocab_size)
-    )
-    return Aligned(
-        embedding,
-        layers(config, embedding.embedding_dim),
-        outputs=config.sizes[-1] * (2 if config.bidirectional else 1),
-        symbols=vocab_size,
-        dropout=config.dropout,
-        tied=config.tied,
+
+def many_to_many(config: ModelConfig, embedding: Any, outputs: int) -> ManyToMany:
+    """The model of `config` with so many outputs for each step, its weights drawn from torch's generator."""
+    recurrent = layers(config, embedding.embedding_dim)
+    return ManyToMany(embedding, recurrent, config.outputs, outputs, dropout=config.dropout, tied=config.tied)
+
+
+def many_to_one(config: ModelConfig, embedding: Any, outputs: int) -> ManyToOne:
+    """The model of `config` with so many outputs for a whole sequence, its weights drawn from torch's generator."""
+    recurrent = layers(config, embedding.embedding_dim)
+    return ManyToOne(
+        embedding, recurrent, config.outputs, outputs, pooling=config.pooling, dropout=config.dropout
     )
 
 
@@ -64,7 +64,7 @@ def _builtin(config: ModelConfig, input_size: int, shared: dict[str, Any]) -> nn
     if config.cell == "rnn":
         return RNN(input_size, sizes, nonlinearity=config.nonlinearity, **options, **shared)
     if config.cell == "gru":
-        return GRU(input_size, sizes, reset_after=config.reset_after, **options, **shared)
+        return GRU(input_size, sizes, reset_after=not config.reset_before, **options, **shared)
     extra: dict[str, Any] = {"forget_bias": config.forget_bias, "peepholes": config.peepholes}
     return LSTM(input_size, sizes, **extra, **options, **shared)
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
-from throughtime.errors import InputError, one_of
+from throughtime.errors import InputError
+from throughtime.options import Settings, option
 
 CELLS = ("rnn", "gru", "lstm", "mingru", "indrnn", "lnlstm")
 INITS = ("torch", "orthogonal", "identity", "xavier")
 NONLINEARITIES = ("tanh", "relu", "sigmoid", "identity")
+POOLINGS = ("last", "mean", "max", "attention")
+LARGEST = 65_536  # units or features: a square matrix of more does not fit into any memory
 
-# Which of the settings below a cell does not have, by the cells that do have it.
+# Settings that only some cells have.
 _ONLY_FOR = {
     "recurrent_dropout": ("rnn", "gru", "lstm"),
     "zoneout": ("rnn", "gru", "lstm"),
@@ -19,61 +23,53 @@ _ONLY_FOR = {
     "init": ("rnn", "gru", "lstm"),
     "forget_bias": ("lstm",),
     "peepholes": ("lstm",),
-    "reset_after": ("gru",),
+    "reset_before": ("gru",),
     "nonlinearity": ("rnn",),
 }
+_option = partial(option, panel="Model")
+_fraction = partial(_option, metavar="P", low=0, below=1)
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """The settings of a recurrent model: embedding, layers, head.
+class ModelConfig(Settings):
+    """The settings of a recurrent model: embedding, layers, pooling, head.
 
     Raises: InputError, on one line, for a value that no model can be built from.
     """
 
     section: ClassVar[str] = "model"
 
-    cell: str = "lstm"
-    """One of `CELLS`."""
-    hidden: int | tuple[int, ...] = 512
-    """Units of each layer; several numbers give each layer its own."""
-    layers: int = 1
-    embedding: int | str = 64
-    """Features of a symbol's vector, learned; or "onehot": as many as there are symbols, nothing learned."""
-    dropout: float = 0.0
-    """Share of units left out between layers and before the head."""
-    recurrent_dropout: float = 0.0
-    """Share of the recurrent input left out, the same units at every step of a window."""
-    zoneout: float = 0.0
-    """Share of units that keep their last value at a step."""
-    layer_norm: bool = False
-    bidirectional: bool = False
-    tied: bool = False
-    """The head's weight is the embedding's: needs embedding = units of the last layer."""
-    init: str = "torch"
-    forget_bias: float = 0.0
-    """Added to the LSTM's forget gate at the start; 1 makes it remember at first."""
-    nonlinearity: str = "tanh"
-    """Of the plain RNN."""
-    reset_after: bool = True
-    """The GRU resets after the matrix product, as torch.nn does; False: before it, as the course does."""
-    peepholes: bool = False
+    cell: str = _option("lstm", f"{', '.join(CELLS)}.", metavar="CELL", choices=CELLS)
+    hidden: int | tuple[int, ...] = _option(
+        512, "Units of a layer, or of each layer.", metavar="N[,N...]", low=1, high=LARGEST
+    )
+    layers: int = _option(1, "Stacked layers.", metavar="N", low=1, high=1000)
+    embedding: int | str = _option(
+        64,
+        "Features of a symbol's learned vector, or one-hot vectors.",
+        metavar="N|onehot",
+        choices=("onehot",),
+        low=1,
+        high=LARGEST,
+    )
+    pooling: str = _option(
+        "last", f"One vector for a sequence: {', '.join(POOLINGS)} over its steps.", metavar="HOW", choices=POOLINGS
+    )
+    dropout: float = _fraction(0.0, "Dropout between layers and before the head.")
+    recurrent_dropout: float = _fraction(0.0, "Dropout on the recurrent input, one mask for each sequence.")
+    zoneout: float = _fraction(0.0, "Probability that a unit keeps its last value at a step.")
+    layer_norm: bool = _option(False, "Layer normalization inside the cell.")
+    bidirectional: bool = _option(False, "Read both ways; such a model cannot generate or stream.")
+    tied: bool = _option(False, "Head and embedding share their weights; needs embedding = units of the last layer.")
+    init: str = _option("torch", f"Initialization: {', '.join(INITS)}.", metavar="HOW", choices=INITS)
+    forget_bias: float = _option(0.0, "LSTM: added to the forget gate's bias at the start.", metavar="X", low=-100, high=100)
+    nonlinearity: str = _option("tanh", f"RNN: {', '.join(NONLINEARITIES)}.", metavar="PHI", choices=NONLINEARITIES)
+    peepholes: bool = _option(False, "LSTM: the gates read the cell state.")
+    reset_before: bool = _option(False, "GRU: reset before the matrix product, as in Cho et al. 2014; torch.nn resets after it.")
 
     def __post_init__(self) -> None:
-        one_of("cell", self.cell, CELLS)
-        one_of("init", self.init, INITS)
-        one_of("nonlinearity", self.nonlinearity, NONLINEARITIES)
-        if isinstance(self.hidden, list):
-            object.__setattr__(self, "hidden", tuple(self.hidden))
+        super().__post_init__()
         _ = self.sizes
-        if isinstance(self.embedding, str):
-            one_of("embedding", self.embedding, ("onehot",))
-        elif self.embedding < 1:
-            raise InputError(f"embedding must be at least 1, or onehot, got {self.embedding}")
-        for name in ("dropout", "recurrent_dropout", "zoneout"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise InputError(f"{name} must be a share from 0 up to 1, got {value}")
         for name, cells in _ONLY_FOR.items():
             value = getattr(self, name)
             if value != getattr(ModelConfig, name) and self.cell not in cells:
@@ -86,29 +82,25 @@ class ModelConfig:
     def sizes(self) -> tuple[int, ...]:
         """Units of each layer.
 
-        Raises: InputError for sizes that are not positive, or not one for each layer.
+        Raises: InputError for sizes that are not one for each layer.
         """
-        if self.layers < 1:
-            raise InputError(f"layers must be at least 1, got {self.layers}")
         each = self.hidden if isinstance(self.hidden, tuple) else (self.hidden,) * self.layers
         if len(each) != self.layers and self.layers != 1:
-            raise InputError(
-                f"hidden must be one size or one for each of {self.layers} layers, got {len(each)}"
-            )
-        if not each or min(each) < 1:
-            raise InputError(f"hidden must be at least 1, got {self.hidden}")
+            raise InputError(f"hidden must be one size or one for each of {self.layers} layers, got {len(each)}")
         return each
+
+    @property
+    def outputs(self) -> int:
+        """Features of the last layer's output, both directions together."""
+        return self.sizes[-1] * (2 if self.bidirectional else 1)
 
     def _check_tied(self) -> None:
         if not self.tied:
             return
-        outputs = self.sizes[-1] * (2 if self.bidirectional else 1)
         if self.embedding == "onehot":
+            raise InputError("tied needs a learned embedding, got onehot: give embedding a size, or leave tied out")
+        if self.embedding != self.outputs:
             raise InputError(
-                "tied needs a learned embedding, got onehot: give embedding a size, or leave tied out"
-            )
-        if self.embedding != outputs:
-            raise InputError(
-                f"tied needs an embedding as wide as the last layer's output, {outputs}, got {self.embedding}: "
-                f"set embedding to {outputs}"
+                f"tied needs an embedding as wide as the last layer's output, {self.outputs}, got {self.embedding}: "
+                f"set embedding to {self.outputs}"
             )

@@ -12,13 +12,13 @@ import tomli_w
 from throughtime.errors import InputError, RunError
 
 FORMAT = "throughtime-run"
-VERSION = 1
-_OWN = ("format", "version", "vocabulary_sha256")
+VERSION = 2
+_OWN = ("format", "version", "assets_sha256")
 
 Config = dict[str, Any]
 
 
-def to_toml(config: Config, vocabulary_sha256: str) -> str:
+def to_toml(config: Config, assets_sha256: str) -> str:
     """The text of config.toml; values that are None are left out, as TOML has none.
 
     Raises: InputError for a value that TOML has no form for, or a name that is ours.
@@ -26,7 +26,7 @@ def to_toml(config: Config, vocabulary_sha256: str) -> str:
     taken = [name for name in _OWN if name in config]
     if taken:
         raise InputError(f"{taken[0]!r} is a name of the run's own; give the setting another name")
-    head = {"format": FORMAT, "version": VERSION, "vocabulary_sha256": vocabulary_sha256}
+    head = {"format": FORMAT, "version": VERSION, "assets_sha256": assets_sha256}
     try:
         text = tomli_w.dumps(head | _without_none(config))
         text.encode()
@@ -36,7 +36,7 @@ def to_toml(config: Config, vocabulary_sha256: str) -> str:
 
 
 def from_toml(data: bytes, path: Path) -> tuple[Config, str]:
-    """The configuration, and the checksum of the vocabulary that belongs to it.
+    """The configuration, and the checksum of the assets that belong to it.
 
     Raises: RunError when `data` is not TOML (with the line), not a run's, or of a newer version.
     """
@@ -52,13 +52,16 @@ def from_toml(data: bytes, path: Path) -> tuple[Config, str]:
     if version > VERSION:
         raise RunError(
             f"{path} was written by a newer throughtime: it is of version {version}, "
-            f"this one knows up to {VERSION}; upgrade throughtime"
+            f"this one reads up to {VERSION}; upgrade throughtime"
         )
-    checksum = config.get("vocabulary_sha256")
-    if not isinstance(checksum, str) or not re.fullmatch("[0-9a-f]{64}", checksum):
+    if version < VERSION:
         raise RunError(
-            f"{path} is damaged: vocabulary_sha256 must be 64 hexadecimal digits, got {checksum!r}"
+            f"{path} was written by an older throughtime, in version {version} of the format; this one reads version {VERSION}: "
+            "train the model anew"
         )
+    checksum = config.get("assets_sha256")
+    if not isinstance(checksum, str) or not re.fullmatch("[0-9a-f]{64}", checksum):
+        raise RunError(f"{path} is damaged: assets_sha256 must be 64 hexadecimal digits, got {checksum!r}")
     return {name: value for name, value in config.items() if name not in _OWN}, checksum
 
 

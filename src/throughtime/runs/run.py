@@ -1,4 +1,4 @@
-"""A run on disk: a folder with its configuration, vocabulary, weights and history."""
+"""A run on disk: a folder with its configuration, assets, weights and history."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from throughtime.data.vocabulary import Vocabulary
+from throughtime.data.assets import Assets
 from throughtime.errors import InputError, RunError
 from throughtime.files import UNFINISHED, cannot_write, read_whole, write_whole
 from throughtime.runs import history
@@ -20,7 +21,7 @@ from throughtime.runs.lock import LOCK, lock
 from throughtime.runs.tensors import load_tensors, save_tensors
 from throughtime.runs.tree import Tree, load_tree, save_tree
 
-CONFIG, VOCABULARY, MODEL = "config.toml", "vocabulary.json", "model.safetensors"
+CONFIG, ASSETS, MODEL, CARD = "config.toml", "assets.json", "model.safetensors", "README.md"
 CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.jsonl"
 
 
@@ -32,19 +33,19 @@ class Run:
     started.
     """
 
-    def __init__(self, path: Path, config: Config, vocabulary: Vocabulary) -> None:
-        self.path, self.config, self.vocabulary = path, config, vocabulary
+    def __init__(self, path: Path, config: Config, assets: Assets) -> None:
+        self.path, self.config, self.assets = path, config, assets
 
     @classmethod
-    def create(cls, path: str | Path, config: Config, vocabulary: Vocabulary) -> Run:
+    def create(cls, path: str | Path, config: Config, assets: Assets) -> Run:
         """A new run in a folder that is missing, empty, or was left by a `create` that was killed.
 
         Raises: RunError when the path holds anything else or cannot be written; InputError when `config` is
         not TOML.
         """
         path = Path(path)
-        symbols = vocabulary.to_json().encode()
-        text = to_toml(config, _checksum(symbols))
+        saved = assets.to_json().encode()
+        text = to_toml(config, _checksum(saved))
         _refuse_occupied(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -52,9 +53,9 @@ class Run:
             raise cannot_write(path, error) from None
         with lock(path):
             _refuse_occupied(path)  # again: another may have been first
-            write_whole(path / VOCABULARY, symbols)
+            write_whole(path / ASSETS, saved)
             write_whole(path / CONFIG, text.encode())
-        return cls(path, from_toml(text.encode(), path / CONFIG)[0], vocabulary)
+        return cls(path, from_toml(text.encode(), path / CONFIG)[0], assets)
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -71,10 +72,10 @@ class Run:
         try:
             config, checksum = from_toml(read_whole(path / CONFIG), path / CONFIG)
         except FileNotFoundError:
-            begun = VOCABULARY in names and not _strangers(names)
+            begun = ASSETS in names and not _strangers(names)
             reason = "its training never started; start it again" if begun else _no_config(path, names)
             raise RunError(f"{path} is not a run: {reason}") from None
-        return cls(path, config, _read_vocabulary(path / VOCABULARY, checksum))
+        return cls(path, config, _read_assets(path / ASSETS, checksum))
 
     def save_model(self, tensors: Mapping[str, Tensor]) -> None:
         """Write the weights, a state_dict, under its own names; `safetensors.torch.load_file` reads them."""
@@ -88,13 +89,29 @@ class Run:
         try:
             return load_tensors(self.path / MODEL)[0]
         except FileNotFoundError:
-            if (self.path / CHECKPOINT).exists():
-                raise RunError(
-                    f"{self.path} has lost its {MODEL}: put it back, or train on with --resume to have it written again"
-                ) from None
-            raise RunError(
-                f"{self.path} has no weights yet: training was stopped before the first checkpoint; resume it"
-            ) from None
+            raise self._no_weights() from None
+
+    def model_shapes(self) -> dict[str, list[int]]:
+        """The shapes of the weights by name, from the file's header alone.
+
+        Raises: as `load_model`.
+        """
+        try:
+            with safe_open(self.path / MODEL, framework="pt") as file:
+                return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 -- not a dict
+        except FileNotFoundError:
+            raise self._no_weights() from None
+        except (SafetensorError, OSError) as error:
+            raise RunError(f"{self.path / MODEL} is damaged: {error}; put back a copy of it, or train again") from None
+
+    def _no_weights(self) -> RunError:
+        if (self.path / CHECKPOINT).exists():
+            return RunError(
+                f"{self.path} has lost its {MODEL}: put it back, or train on with --resume to have it written again"
+            )
+        return RunError(
+            f"{self.path} has no weights yet: training was stopped before the first checkpoint; resume it"
+        )
 
     def save_checkpoint(self, tree: Tree) -> None:
         """Write all that resuming needs, as `save_tree` takes it; the history goes to the disk before it."""
@@ -122,6 +139,10 @@ class Run:
     def rewind_history(self, step: int) -> None:
         """Drop the records after `step`: training goes on from there."""
         history.rewind(self.path / HISTORY, step)
+
+    def write_card(self, text: str) -> None:
+        """Write the model card, README.md."""
+        write_whole(self.path / CARD, text.encode())
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold the run while writing to it.
@@ -163,19 +184,19 @@ def _no_config(path: Path, names: list[str]) -> str:
 
 def _strangers(names: list[str]) -> list[str]:
     """Those names that a `create` which was killed does not leave."""
-    own = {VOCABULARY, LOCK}
+    own = {ASSETS, LOCK}
     return [name for name in names if name not in own and not (name[0] == "." and name.endswith(UNFINISHED))]
 
 
-def _read_vocabulary(path: Path, checksum: str) -> Vocabulary:
+def _read_assets(path: Path, checksum: str) -> Assets:
     try:
         data = read_whole(path)
     except FileNotFoundError:
-        raise RunError(f"{path} is missing: the run cannot be read without its vocabulary") from None
+        raise RunError(f"{path} is missing: the run cannot be read without its assets") from None
     if _checksum(data) != checksum:
         raise RunError(f"{path} is damaged or of another run: its checksum is not the one in {CONFIG}")
     try:
-        return Vocabulary.from_json(data.decode())
+        return Assets.from_json(data.decode())
     except (InputError, UnicodeDecodeError) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
 

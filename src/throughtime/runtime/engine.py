@@ -12,21 +12,22 @@ from throughtime.kernels import dispatch
 from throughtime.kernels.native.backend import NativeBackend
 from throughtime.kernels.native.generator import Generator, GeneratorLayer, GeneratorState, unavailable
 from throughtime.layers import GRU, LSTM, RNN
-from throughtime.models import Aligned, OneHot
+from throughtime.models.embeddings import OneHot
+from throughtime.models.many_to_many import ManyToMany
 from throughtime.runtime.session import Session, State
 
 
 class Engine:
     """The native loop over a model's weights as they are now, and the way from a session's state to the loop's and back.
 
-    `weights`: as `Generator` has it; what they lose, `throughtime.runtime.with_rounded_weights` shows.
+    `weights`: as `Generator` has it; what they lose, `throughtime.runtime.with_quantized_weights` shows.
     Raises: BackendError with `refusal(model)` where there is one.
     """
 
     def __init__(self, model: nn.Module, weights: str = "float32") -> None:
         if reason := refusal(model):
             raise BackendError(reason)
-        assert isinstance(model, Aligned)
+        assert isinstance(model, ManyToMany)
         self._layers: Any = model.layers
         self.generator = Generator(
             native_layers(model),
@@ -37,7 +38,7 @@ class Engine:
         )
 
     def read(self, session: Session, ids: Tensor) -> None:
-        """Feed ids [T] to a session with the engine's own weights, which may be rounded ones."""
+        """Feed ids [T] to a session with the engine's own weights, which may be quantized ones."""
         position = session.position
         start = None if session.logits is None else self.state(session, position)
         after = self.generator.feed(ids.cpu(), start)
@@ -60,21 +61,21 @@ class Engine:
         return State(tuple(given) if len(given) > 1 else given[0], state.logits[0], position)
 
 
-def embedding_of(model: Aligned) -> Tensor | None:
+def embedding_of(model: ManyToMany) -> Tensor | None:
     """[V, D], or None where symbols are one-hot."""
     weight: Tensor | None = getattr(model.embedding, "weight", None)
     return None if weight is None else weight.detach()
 
 
-def native_layers(model: Aligned) -> list[GeneratorLayer]:
+def native_layers(model: ManyToMany) -> list[GeneratorLayer]:
     """The tensors of each layer of a model that `refusal` lets pass; they are the model's own."""
     return [_layer(model.layers, number) for number in range(cast(Any, model.layers).num_layers)]
 
 
 def refusal(model: nn.Module) -> str | None:
     """Why the native loop cannot run this model, or None."""
-    if type(model) is not Aligned:
-        return f"native generation runs throughtime.models.Aligned, this model is a {type(model).__name__}"
+    if type(model) is not ManyToMany:
+        return f"native generation runs throughtime.models.many_to_many.ManyToMany, this model is a {type(model).__name__}"
     layers: Any = model.layers
     if type(layers) not in (RNN, GRU, LSTM):
         return f"native generation runs RNN, GRU and LSTM layers, these are {type(layers).__name__}"

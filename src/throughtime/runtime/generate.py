@@ -50,12 +50,12 @@ def generate(
         backend: "native": many symbols at a time in C++, for models that `throughtime.runtime.engine` can run;
             "reference": symbol by symbol through the session. None: native where it can. Both draw from the same
             distribution, but a seed's text belongs to the backend; greedy text is that of both.
-        weights: what native multiplies by, also for the prompt: "float32", the model's own; "bf16" or "int8", rounded (see
-            `throughtime.runtime.with_rounded_weights`, which shows what is lost) and read in half or a quarter of
+        weights: what native multiplies by, also for the prompt: "float32", the model's own; "bf16" or "int8", quantized (see
+            `throughtime.runtime.with_quantized_weights`, which shows what is lost) and read in half or a quarter of
             the time, which pays where they do not fit into the processor's nearer caches: from about 512 hidden units.
 
     Raises: InputError for a value out of range, at the call and not at the first piece; BackendError with the reason
-    if native was asked for by name, or rounded weights, and native cannot run the model. Native packs the weights once for
+    if native was asked for by name, or quantized weights, and native cannot run the model. Native packs the weights once for
     each call.
     """
     if length < 0:
@@ -99,9 +99,9 @@ def _engine(session: Session, backend: str | None, weights: str) -> Engine | Non
     """The native loop, if it is to run."""
     if backend is not None:
         one_of("backend", backend, ("native", "reference"))
-    rounded = one_of("weights", weights, WEIGHTS) != "float32"
+    quantized = one_of("weights", weights, WEIGHTS) != "float32"
     if backend == "reference":
-        if rounded:
+        if quantized:
             raise BackendError(
                 f"weights {weights!r} are native's, and backend 'reference' was asked for: leave one out"
             )
@@ -109,7 +109,7 @@ def _engine(session: Session, backend: str | None, weights: str) -> Engine | Non
     reason = refusal(session.model)
     if reason is None:
         return Engine(session.model, weights)
-    if rounded:
+    if quantized:
         raise BackendError(f"weights {weights!r} were asked for: {reason}")
     if backend == "native":
         raise BackendError(f"backend 'native' was asked for by name: {reason}")

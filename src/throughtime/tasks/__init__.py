@@ -1,25 +1,24 @@
-"""Applications: data, model, loss and metric of each. Importing this imports no torch; using a task does."""
+"""Applications, one in each file: options, data, model, loss, metrics, baselines. Importing this imports no torch."""
 
-from __future__ import annotations
+from throughtime.tasks.adding import AddingTask
+from throughtime.tasks.classify import ClassifyTask
+from throughtime.tasks.copy import CopyTask
+from throughtime.tasks.echo import EchoTask
+from throughtime.tasks.files import FileTask
+from throughtime.tasks.generated import GeneratedTask
+from throughtime.tasks.registry import find_task
+from throughtime.tasks.task import Task, data_option
+from throughtime.tasks.text import TextTask
 
-from typing import TYPE_CHECKING, Any
-
-from throughtime.tasks.memory_config import MemoryConfig
-from throughtime.tasks.text_config import TextConfig
-
-if TYPE_CHECKING:
-    from throughtime.tasks.memory import MemoryTask
-    from throughtime.tasks.text import TextTask
-
-__all__ = ["MemoryConfig", "MemoryTask", "TextConfig", "TextTask"]
-
-_LAZY = {"MemoryTask": "memory", "TextTask": "text"}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a task when it is first asked for."""
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+__all__ = [
+    "AddingTask",
+    "ClassifyTask",
+    "CopyTask",
+    "EchoTask",
+    "FileTask",
+    "GeneratedTask",
+    "Task",
+    "TextTask",
+    "data_option",
+    "find_task",
+]

@@ -2,192 +2,278 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from functools import cached_property
-from pathlib import Path
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import torch.nn.functional as F
-from torch import Tensor
-
-from throughtime.data import (
-    IGNORE,
-    Streams,
-    Vocabulary,
-    Window,
-    embedded_text,
-    evaluation_windows,
-    letters_only,
-    read_text,
-    split_by_position,
-)
-from throughtime.errors import InputError, RunError
-from throughtime.models.aligned import Aligned
-from throughtime.models.build import build
+from throughtime.errors import InputError
 from throughtime.models.config import ModelConfig
-from throughtime.models.settings import settings_from
-from throughtime.runs import Run
-from throughtime.tasks.text_config import TextConfig
+from throughtime.tasks.files import FileTask, check_sources
+from throughtime.tasks.task import Record, data_option, field_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from throughtime.data.assets import Assets
+    from throughtime.data.batch import Batch
+    from throughtime.data.streams import Streams
+    from throughtime.metrics import Metric
+    from throughtime.models.many_to_many import ManyToMany
+
+TOKENS = ("char", "word", "bpe", "space")
+NORMALIZE = ("none", "lower", "letters")
+SAMPLINGS = ("sequential", "random")
+_NGRAM = {"char": 6, "word": 3, "space": 3, "bpe": 4}  # orders of the strong baseline
 
 
-class TextTask:
-    """The text, its vocabulary, the model and the loss.
+@dataclass(frozen=True)
+class TextTask(FileTask):
+    """Train a language model on text: it learns to predict the next character, word or byte pair.
 
-    Make one with `create`, `from_run` or `restore`. The vocabulary is built from all of the text, its validation part too: a
-    loss is then over the same symbols in both parts, and no character is unknown.
+    Any UTF-8 text will do. The vocabulary is built from all of `data`, its validation part too: a loss is then over the same
+    symbols in both parts, and no character is unknown. Splits are by position: neighbouring windows of a text share words.
     """
 
     name = "text"
+    summary = "A language model of characters, words or byte pairs."
+    examples = (
+        "throughtime train text --data book.txt",
+        "throughtime train text --data book.txt --cell gru --hidden 256 --minutes 3",
+        "throughtime train text a.txt b.txt --tokens bpe --layers 2 --dropout 0.2",
+        "throughtime train text --data book.txt --bptt randomized:35 --clip value:0.1",
+        "throughtime train text --resume --out runs/book",
+    )
+    without = ("pooling",)
+    stream = True
 
-    def __init__(self, config: TextConfig, model: ModelConfig, vocabulary: Vocabulary) -> None:
-        self.config, self.model, self.vocabulary = config, model, vocabulary
-
-    @classmethod
-    def create(cls, config: TextConfig, model: ModelConfig | None = None) -> TextTask:
-        """Read the text and build its vocabulary.
-
-        The task's config names the files by their full paths, so that a run can be resumed from any folder.
-        Raises: InputError for a text that cannot be read or is too short.
-        """
-        config = replace(config, data=tuple(str(Path(path).resolve()) for path in config.data))
-        text = cls._text(config)
-        task = cls(config, model or ModelConfig(), Vocabulary.build(config.tokens, text, config.vocab_size))
-        task.ids = task._limited(task.vocabulary.encode(text))
-        _ = task._parts
-        return task
-
-    @classmethod
-    def from_run(cls, run: Run) -> TextTask:
-        """The task that a run was made for. Its text is read when it is first needed: generating needs none.
-
-        Raises: RunError for the run of another task.
-        """
-        tables = {name: run.config.get(name) for name in ("text", "model")}
-        if None in tables.values():
-            raise RunError(
-                f"{run.path} is not the run of a language model: its config.toml has no [text] and [model]"
-            )
-        try:
-            config, model = settings_from(tables, TextConfig, ModelConfig)
-        except InputError as error:
-            raise RunError(f"{run.path}: config.toml is damaged: {error}") from None
-        return cls(config, model, run.vocabulary)
-
-    @classmethod
-    def restore(cls, run: Run) -> tuple[Aligned, TextTask]:
-        """The trained model of a run, in eval mode on the CPU, and its task.
-
-        Raises: RunError when the run has no weights yet, or weights of another model.
-        """
-        task = cls.from_run(run)
-        tensors = run.load_model()
-        model = task.build()
-        try:
-            model.load_state_dict(tensors)
-        except RuntimeError:
-            raise RunError(
-                f"the weights in {run.path} are not those of its config.toml: {_difference(model, tensors)}; "
-                "was the file changed after the run began?"
-            ) from None
-        return model.eval(), task
+    tokens: str = data_option(
+        "char", "char, word, bpe, or space: words between spaces, <eos> at line ends (PTB, WikiText).", metavar="KIND",
+        choices=TOKENS,
+    )  # fmt: skip
+    vocab_size: int | None = data_option(
+        None, "Most symbols, also of characters; the rest is unknown. Default: all characters, 10,000 words, 2,000 byte pairs.",
+        metavar="N", low=1, high=2**24,
+    )  # fmt: skip
+    normalize: str = data_option("none", "none, lower, or letters (and single spaces).", metavar="HOW", choices=NORMALIZE)
+    sampling: str = data_option(
+        "sequential", "sequential: the state is carried on; random: windows are shuffled.", metavar="HOW", choices=SAMPLINGS
+    )
 
     @property
     def unit(self) -> str:
-        """What one symbol is."""
-        return {"char": "character", "word": "word", "bpe": "token"}[self.config.tokens]
+        return {"char": "character", "bpe": "token"}.get(self.tokens, "word")
 
-    @cached_property
-    def ids(self) -> Tensor:
-        """All symbols of the text, [N] int64."""
-        return self._limited(self.vocabulary.encode(self._text(self.config)))
+    def prepare(self, like: Assets | None = None) -> Assets:
+        from throughtime.data import Assets, Vocabulary
 
-    @property
-    def train_ids(self) -> Tensor:
-        """The symbols to train on, a view of `ids`."""
-        return self._parts[0]
+        assets = Assets()
+        parts, sources = self._read()
+        assets.sources = sources
+        whole = parts["train"] + parts.get("own validation", "") + parts.get("own test", "")
+        vocabulary = like.vocabulary if like else Vocabulary.build(self.tokens, whole, self.vocab_size)
+        assets.vocabularies = {"symbols": vocabulary}
+        assets.cache["parts"] = parts
+        for split in ("validation", "test"):
+            fraction = getattr(self, split)
+            if fraction and len(self.ids(assets, split)) < 2:
+                raise InputError(
+                    f"the text is too short: its {split} part, {fraction} of {len(whole):,} characters, must be at least 2 "
+                    f"{self.unit}s, got {len(self.ids(assets, split))}: give more text, or {split} = 0"
+                )
+        return assets
 
-    @property
-    def validation_ids(self) -> Tensor:
-        """The symbols to validate with, a view of `ids`; none if `validation` is 0."""
-        return self._parts[1]
+    def build(self, config: ModelConfig, assets: Assets) -> ManyToMany:
+        from throughtime.models.build import many_to_many, symbol_embedding
 
-    def build(self) -> Aligned:
-        """A new model, its weights drawn from torch's generator."""
-        return build(self.model, len(self.vocabulary))
+        size = len(assets.vocabulary)
+        return many_to_many(config, symbol_embedding(config, size), size)
 
-    def streams(self, steps: int, batch: int, *, seed: int = 0, rank: int = 0, world: int = 1) -> Streams:
-        """The training part as windows [steps, batch].
+    def batches(
+        self, assets: Assets, *, steps: int, batch: int, seed: int = 0, rank: int = 0, world: int = 1
+    ) -> Streams:
+        from throughtime.data import Streams
 
-        Raises: InputError if the text is shorter than one window.
-        """
-        sampling = self.config.sampling
-        return Streams(self.train_ids, steps, batch, sampling=sampling, seed=seed, rank=rank, world=world)
+        ids = self.ids(assets, "train")
+        return Streams(ids, steps, batch, sampling=self.sampling, seed=seed, rank=rank, world=world)
 
-    def validation(self, steps: int, batch: int) -> Iterator[Window] | None:
-        """The validation part, each of its symbols but the first a target once; None if there is none."""
-        return evaluation_windows(self.validation_ids, steps, batch) if self.config.validation else None
+    def evaluation_batches(self, assets: Assets, split: str, *, steps: int, batch: int) -> Iterator[Batch] | None:
+        """Each symbol of the split but the first is a target once."""
+        from throughtime.data import evaluation_windows
 
-    def windows(self, text: str, steps: int, batch: int) -> Iterator[Window]:
-        """Any text, normalised and encoded as the task's own, each symbol but the first a target once.
+        if split != "all" and not getattr(self, split, True):
+            return None
+        return evaluation_windows(self.ids(assets, split), steps, batch)
 
-        Raises: InputError for a text of fewer than two symbols.
-        """
-        return evaluation_windows(
-            self.vocabulary.encode(normalized(text, self.config.normalize)), steps, batch
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        return cross_entropy(outputs, batch.targets)
+
+    def metrics(self, assets: Assets) -> list[Metric]:
+        from throughtime.metrics.loss import Bits, BitsPerCharacter, Perplexity
+
+        if self.tokens == "char":
+            return [Bits("bits per character"), Perplexity()]
+        return [Perplexity(), BitsPerCharacter(characters(assets.vocabulary))]
+
+    def baseline(self, assets: Assets, split: str) -> dict[str, dict[str, float] | str]:
+        from throughtime.tasks.baselines import ngram_loss, unigram_loss
+
+        train, test, size = self.ids(assets, "train"), self.ids(assets, split), len(assets.vocabulary)
+        order = _NGRAM[self.tokens]
+        return {
+            "symbol frequencies": self._numbers(assets, unigram_loss(train, test, size), test),
+            f"{order}-gram, Kneser-Ney": self._numbers(assets, ngram_loss(train, test, size, order), test),
+        }
+
+    def predict(self, model: Any, assets: Assets, records: Iterable[Record]) -> Iterator[Record]:
+        """How well each text is predicted: loss in nats per symbol, perplexity, and the likeliest next symbol."""
+        import torch
+
+        from throughtime.layers.eval_mode import evaluating
+
+        vocabulary = assets.vocabulary
+        for record in records:
+            ids = vocabulary.encode(normalized(str(field_of(record, "text")), self.normalize))
+            if len(ids) == 0:
+                yield {"symbols": 0, "loss": None, "perplexity": None, "next": None}
+                continue
+            with evaluating(model), torch.inference_mode():
+                logits, _ = model(ids[:, None].to(next(model.parameters()).device))
+            loss = float(cross_entropy(logits[:-1], ids[1:, None].to(logits.device)) / (len(ids) - 1)) if len(ids) > 1 else None
+            yield {
+                "symbols": len(ids),
+                "loss": loss,
+                "perplexity": None if loss is None else math.exp(min(loss, 700)),
+                "next": vocabulary.decode([int(logits[-1, 0].argmax())]),
+            }
+
+    def describe(self, assets: Assets) -> str:
+        source = ", ".join(path.rpartition("/")[2] for path in self.data) or "the Python language reference"
+        held_out = [
+            f"{len(self.ids(assets, split)):,} for {split}" for split in ("validation", "test") if getattr(self, split)
+        ]
+        return (
+            f"{source}: {len(self.ids(assets, 'train')):,} {self.unit}s to train on, {', '.join(held_out) or 'none held out'}; "
+            f"vocabulary of {len(assets.vocabulary):,}"
         )
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The sum of the cross-entropies, in nats, over the targets that are not masked.
+    def describe_loss(self, loss: float) -> str:
+        if self.tokens == "char":
+            return f"loss {loss:.3f}, {loss / math.log(2):.3f} bits per character"
+        return f"loss {loss:.3f}, perplexity {math.exp(min(loss, 700)):.2f}"
 
-        Args: outputs [T, B, V] logits, targets [T, B] int64.
-        """
-        logits = outputs.flatten(0, -2).float()  # a sum over bfloat16 numbers would lose the small ones
-        return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
-
-    def remarks(self) -> list[str]:
-        """What the user should know before training."""
-        if not self.model.bidirectional:
+    def remarks(self, config: ModelConfig) -> list[str]:
+        if not config.bidirectional:
             return []
         return [
-            "a bidirectional model sees the symbol that it is to predict, at the next step of its backward half: its "
+            "a bidirectional model reads the symbol that it is to predict, at the next step of its backward direction: its "
             "loss says nothing of how well it predicts, and it cannot generate; leave bidirectional out for that"
         ]
 
-    @cached_property
-    def _parts(self) -> tuple[Tensor, Tensor]:
-        parts = split_by_position(self.ids, self.config.validation)
-        if self.config.validation and len(parts[1]) < 2:
-            raise InputError(
-                f"the text is too short: of its {len(self.ids)} symbols the validation part, {self.config.validation:g} "
-                f"of them, must be at least 2, got {len(parts[1])}: give more text, or validation = 0"
-            )
-        return parts
+    def next_steps(self, path: str, config: ModelConfig, assets: Assets) -> list[str]:
+        evaluate = f"throughtime evaluate {path} --data FILE"
+        return [evaluate] if config.bidirectional else [f"throughtime generate {path}{self._prompt(assets)}", evaluate]
 
-    def _limited(self, ids: Tensor) -> Tensor:
-        return ids if self.config.limit is None else ids[: self.config.limit]
+    def step_names(self, assets: Assets, inputs: Tensor) -> list[str]:
+        return [assets.vocabulary.decode([int(number)]) for number in inputs]
 
-    @staticmethod
-    def _text(config: TextConfig) -> str:
-        text = normalized(read_text(config.data) if config.data else embedded_text(), config.normalize)
+    def text_input(self, assets: Assets, text: str) -> tuple[Tensor, list[str]]:
+        text = normalized(text, self.normalize)
+        return assets.vocabulary.encode(text)[:, None], list(assets.vocabulary.unknown_symbols(text))
+
+    def ids(self, assets: Assets, split: str) -> Tensor:
+        """The symbols of a split, [N] int64, encoded when first asked for: evaluating a part encodes that part alone."""
+        key = f"ids/{self.data}/{split}"
+        if key not in assets.cache:
+            if "parts" not in assets.cache or split == "all":
+                parts, sources = self._read()
+                if split != "all":
+                    check_sources(assets, sources)
+                    assets.cache["parts"] = parts
+            text = "".join(parts[name] for name in ("train", "own validation", "own test") if name in parts) if (
+                split == "all"
+            ) else assets.cache["parts"].get(split, "")
+            assets.cache[key] = assets.vocabulary.encode(text)
+        ids: Tensor = assets.cache[key]
+        return ids
+
+    def _read(self) -> tuple[dict[str, str], Any]:
+        """The texts by split, and the files that they are from. "own ..." are those that were cut off `data` itself."""
+        from throughtime.data.text import embedded_text, read_sources
+
+        text, sources = read_sources(self.data) if self.data else (embedded_text(), ())
+        text = normalized(text, self.normalize)[: self.limit]
         if not text:
-            raise InputError(
-                f"nothing is left of the text with normalize = {config.normalize}: give another text"
-            )
-        return text
+            raise InputError(f"nothing is left of the text with normalize = {self.normalize}: give another text")
+        parts: dict[str, str] = {}
+        end = len(text)
+        for split in ("test", "validation"):
+            part = getattr(self, split)
+            if isinstance(part, str):
+                other, more = read_sources([part])
+                sources = (*sources, *more)
+                parts[split] = normalized(other, self.normalize)
+            elif part:
+                start = self._cut(text, end - math.ceil(len(text) * part - 1e-9), end)
+                parts[split] = parts[f"own {split}"] = text[start:end]
+                end = start
+        return {"train": text[:end], **parts}, sources
+
+    def _cut(self, text: str, place: int, end: int) -> int:
+        """A place near `place` at which text can be cut: for characters any, else the next line or word."""
+        if self.tokens == "char":
+            return max(place, 0)
+        line = text.find("\n", max(place, 0), end) + 1
+        if line and line - place < 10_000:
+            return line
+        space = text.find(" ", max(place, 0), end)
+        return space if space >= 0 and self.tokens != "space" else max(place, 0)
+
+    def _numbers(self, assets: Assets, loss: float, ids: Tensor) -> dict[str, float]:
+        """A baseline's loss as the task's metrics."""
+        if self.tokens == "char":
+            return {"bits per character": loss / math.log(2), "perplexity": math.exp(min(loss, 700))}
+        count = float(characters(assets.vocabulary)[ids[1:]].sum())
+        bits = loss * (len(ids) - 1) / math.log(2) / max(1.0, count)
+        return {"perplexity": math.exp(min(loss, 700)), "bits per character": bits}
+
+    def _prompt(self, assets: Assets) -> str:
+        """An option with a prompt that the vocabulary can spell, or nothing."""
+        import shlex
+
+        vocabulary = assets.vocabulary
+        known = [prompt for prompt in ("The ", "the ") if not vocabulary.unknown_symbols(prompt)]
+        if known:
+            return f' --prompt "{known[0]}"'
+        line = max(vocabulary.decode(self.ids(assets, "train")[:200]).splitlines(), key=len, default="").strip()
+        start = " ".join(line.split()[:2])[:16]
+        usable = start and start.isprintable() and not vocabulary.unknown_symbols(start)
+        return f" --prompt {shlex.quote(start)}" if usable else ""
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """The sum of the cross-entropies in nats over unmasked targets: logits [..., V], targets [...] of whole numbers."""
+    import torch
+    import torch.nn.functional as F
+
+    from throughtime.data.batch import IGNORE
+
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()  # a sum over 16-bit numbers would lose the small ones
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+
+
+def characters(vocabulary: Any) -> Tensor:
+    """How many characters each symbol stands for, [V]; incomplete UTF-8 counts its first bytes."""
+    import torch
+
+    return torch.tensor([sum(byte & 0xC0 != 0x80 for byte in symbol) for symbol in vocabulary.symbols], dtype=torch.float64)
 
 
 def normalized(text: str, how: str) -> str:
     """The text as it is ("none"), in lower case ("lower"), or as letters and single spaces ("letters")."""
+    from throughtime.data.text import letters_only
+
     if how == "letters":
         return letters_only(text)
     return text.lower() if how == "lower" else text
-
-
-def _difference(model: Aligned, tensors: dict[str, Tensor]) -> str:
-    """The first parameter in which a model and its weights differ."""
-    expected = {name: list(value.shape) for name, value in model.state_dict().items()}
-    found = {name: list(value.shape) for name, value in tensors.items()}
-    for name in (*expected, *found):
-        if expected.get(name) != found.get(name):
-            return f"{name} should be {expected.get(name, 'absent')}, and is {found.get(name, 'absent')}"
-    return "they differ"

@@ -1,25 +1,23 @@
-"""A loss that jumps, or a gradient: told from the noise of the steps before."""
+"""A loss or a gradient norm that jumps: detected against the steps before, and explained."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
 from collections.abc import Sequence
-from statistics import median
+from statistics import median, median_low
 from typing import Any, NamedTuple
 
+from throughtime.data.epochs import Epochs
 from throughtime.errors import ThroughtimeError
-from throughtime.training.task import Windows
 
 PAST = 32  # steps that a new one is compared with
 LEAST = 12  # of them, before one is judged
-LOSS_DEVIATIONS, LOSS_SHARE = (
-    8.0,
-    0.2,
-)  # a jump is above the median by so many deviations, and by this share of it
+LOSS_DEVIATIONS, LOSS_FRACTION = 8.0, 0.2  # a jump is above the median by so many deviations, and by this fraction of it
 NORM_DEVIATIONS, NORM_TIMES = 20.0, 10.0  # a norm's by so many deviations, and so many times the median
-BEFORE = 10  # steps whose norms a report tells
+BEFORE = 10  # steps whose norms a report lists
 CALM = 10  # steps without a jump, after which one is reported anew
+LARGE = 5.0  # times the usual norm: a gradient that counts as the cause
 _NORMAL = 1.4826  # median absolute deviation to standard deviation, of a normal distribution
 
 
@@ -31,24 +29,24 @@ class Place(NamedTuple):
     """Where in the data a step is, and how large it is."""
 
     epoch: int  # from 1
-    window: int  # of the epoch, from 1
-    windows: int  # in an epoch
-    fresh: bool  # the window started from no state
+    batch: int  # of the epoch, from 1
+    batches: int  # in an epoch
+    reset: bool  # the batch started from no state
     lr: float
 
     @classmethod
-    def of(cls, streams: Windows, fresh: bool, lr: float) -> Place:
-        """Of the window that `streams` gave last. Its position has moved on already, after an epoch's last window to 0."""
-        last, windows = streams.windows_done == 0, len(streams)
-        window = windows if last else streams.windows_done
-        return cls(streams.epochs_done + (not last), window, windows, fresh, lr)
+    def of(cls, data: Epochs, reset: bool, lr: float) -> Place:
+        """Of the batch that was yielded last. The position has moved on already, after an epoch's last batch to 0."""
+        last, batches = data.batches_done == 0, len(data)
+        batch = batches if last else data.batches_done
+        return cls(data.epochs_done + (not last), batch, batches, reset, lr)
 
 
-class Measured(NamedTuple):
+class StepNumbers(NamedTuple):
     """One step, read from the device."""
 
     step: int
-    tokens: int  # targets so far
+    targets_so_far: int
     loss: float
     norm: float  # of the gradient, before clipping
     clipped: bool
@@ -81,18 +79,18 @@ class Spike(NamedTuple):
     """A step that jumped, and what came before it."""
 
     kind: str  # "loss", "gradient", or "number": one of them is none
-    at: Measured
+    at: StepNumbers
     loss: Usual
     norm: Usual
-    before: tuple[Measured, ...]  # the last steps, oldest first
+    before: tuple[StepNumbers, ...]  # the last steps, oldest first
 
 
 class Spikes:
-    """Judges step after step; keeps what it compares them with.
+    """Judges step after step against the steps before.
 
     A loss jumps when it is above the median of the last `PAST` steps by `LOSS_DEVIATIONS` robust standard deviations and by
-    `LOSS_SHARE` of the median: the second for a training whose steps hardly differ. A gradient's norm jumps in the same way,
-    but only one that was not clipped: a clipped gradient cannot throw the weights far. Windows that start from no state are
+    `LOSS_FRACTION` of the median: the second for a training whose steps hardly differ. A gradient's norm jumps in the same way,
+    but only one that was not clipped: a clipped gradient cannot throw the weights far. Batches that start from no state are
     compared with each other alone, for their loss is higher. A jump that lasts is one jump.
 
     Median and median absolute deviation, because a jump among the last steps must not hide the next one: Hampel 1974,
@@ -101,13 +99,13 @@ class Spikes:
     """
 
     def __init__(self) -> None:
-        self._past: dict[bool, deque[Measured]] = {kind: deque(maxlen=PAST) for kind in (False, True)}
-        self._before: deque[Measured] = deque(maxlen=BEFORE)
+        self._past: dict[bool, deque[StepNumbers]] = {kind: deque(maxlen=PAST) for kind in (False, True)}
+        self._before: deque[StepNumbers] = deque(maxlen=BEFORE)
         self._calm = CALM
 
-    def judge(self, step: Measured) -> Spike | None:
-        """The step as a spike, if it is the first of one. Takes note of it."""
-        past = self._past[step.place.fresh]
+    def judge(self, step: StepNumbers) -> Spike | None:
+        """The step as a spike, if it is the first of one."""
+        past = self._past[step.place.reset]
         loss, norm = Usual.of([each.loss for each in past]), Usual.of([each.norm for each in past])
         kind = _kind(step, loss, norm)
         spike = None
@@ -120,7 +118,7 @@ class Spikes:
         return spike
 
     def forget(self, step: int) -> None:
-        """Go on as after `step`: what came later was of weights that are gone."""
+        """Continue as after `step`: later steps belong to weights that were discarded."""
         for kept in (*self._past.values(), self._before):
             left = [each for each in kept if each.step <= step]
             kept.clear()
@@ -130,34 +128,138 @@ class Spikes:
     def state_dict(self) -> dict[str, Any]:
         """All that the next judgement depends on."""
         return {
-            "past": {int(kind): [_plain(each) for each in past] for kind, past in self._past.items()},
-            "before": [_plain(each) for each in self._before],
+            "past": {int(kind): [_as_list(each) for each in past] for kind, past in self._past.items()},
+            "before": [_as_list(each) for each in self._before],
             "calm": self._calm,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Continue from `state_dict`."""
         for kind, past in state["past"].items():
-            self._past[bool(kind)] = deque(map(_measured, past), maxlen=PAST)
-        self._before = deque(map(_measured, state["before"]), maxlen=BEFORE)
+            self._past[bool(kind)] = deque(map(_numbers_of, past), maxlen=PAST)
+        self._before = deque(map(_numbers_of, state["before"]), maxlen=BEFORE)
         self._calm = state["calm"]
 
 
-def _kind(step: Measured, loss: Usual, norm: Usual) -> str | None:
+def _kind(step: StepNumbers, loss: Usual, norm: Usual) -> str | None:
     """What is wrong with a step; None if nothing is."""
     if not step.finite:
         return "number"
     if loss.steps < LEAST:
         return None
-    if step.loss > loss.median + max(LOSS_DEVIATIONS * loss.deviation, LOSS_SHARE * abs(loss.median)):
+    if step.loss > loss.median + max(LOSS_DEVIATIONS * loss.deviation, LOSS_FRACTION * abs(loss.median)):
         return "loss"
     high = max(norm.median + NORM_DEVIATIONS * norm.deviation, NORM_TIMES * norm.median)
     return "gradient" if step.norm > high and not step.clipped else None
 
 
-def _plain(step: Measured) -> list[Any]:
+def _as_list(step: StepNumbers) -> list[Any]:
     return [*step[:-1], list(step.place)]
 
 
-def _measured(values: list[Any]) -> Measured:
-    return Measured._make([*values[:-1], Place._make(values[-1])])
+def _numbers_of(values: list[Any]) -> StepNumbers:
+    return StepNumbers._make([*values[:-1], Place._make(values[-1])])
+
+
+def describe(spike: Spike, clip: str, watched: str, watched_at: int) -> str:
+    """What jumped, where, what came before it, and the likely cause, in plain sentences."""
+    place = spike.at.place
+    parts = [
+        f"{_what(spike)}; epoch {place.epoch}, batch {place.batch} of {place.batches}, learning rate {place.lr:.3g}"
+    ]
+    norms = ", ".join(f"{each.norm:.3g}" for each in spike.before) or "none, it was the first step"
+    parts.append(f"gradient norms of the steps before: {norms}")
+    parts.append(f"in this step {spike.at.norm:.3g}, before clipping (clip = {clip})")
+    if watched:
+        parts.append(f"at step {watched_at}: {watched}")
+    return f"{'; '.join(parts)}. {_cause(spike)}"
+
+
+def numbers(spike: Spike, watched: str, watched_at: int) -> dict[str, Any]:
+    """The same for the history; a number that is not finite is null."""
+    at, place = spike.at, spike.at.place
+    return {
+        "what": spike.kind,
+        "loss": _finite(at.loss),
+        "gradient_norm": _finite(at.norm),
+        "clipped": at.clipped,
+        "lr": place.lr,
+        "batch": place.batch,
+        "batches": place.batches,
+        "usual_loss": _finite(spike.loss.median),
+        "usual_loss_deviation": _finite(spike.loss.deviation),
+        "usual_norm": _finite(spike.norm.median),
+        "steps_before": [each.step for each in spike.before],
+        "losses_before": [_finite(each.loss) for each in spike.before],
+        "norms_before": [_finite(each.norm) for each in spike.before],
+        "watched": watched or None,
+        "watched_at": watched_at if watched else None,
+    }
+
+
+def _what(spike: Spike) -> str:
+    at = spike.at
+    if spike.kind == "number":
+        name, value = ("loss is", at.loss) if not math.isfinite(at.loss) else ("gradient's norm is", at.norm)
+        return f"the {name} {value}"
+    if spike.kind == "gradient":
+        return (
+            f"the gradient's norm jumped to {at.norm:.3g}, from a median of {spike.norm.median:.3g} "
+            f"over {spike.norm.steps} steps"
+        )
+    return (
+        f"the loss jumped to {at.loss:.4g}, from a median of {spike.loss.median:.4g} over "
+        f"{spike.loss.steps} steps, standard deviation {spike.loss.deviation:.2g}"
+    )
+
+
+def _cause(spike: Spike) -> str:
+    """Where the step came from that was too large.
+
+    The update of a step shows in the loss of the next one, so the cause of a loss is looked for in the steps before; of a
+    gradient in the step itself.
+    """
+    usual = spike.norm.median
+    if spike.norm.steps < LEAST and spike.before:  # few steps, the jump among them
+        usual = median_low(each.norm for each in spike.before)
+    steps = [*spike.before, spike.at] if spike.kind == "gradient" else list(spike.before)
+    large = [each for each in steps if each.norm > LARGE * usual or math.isinf(each.norm)]
+    here = spike.at.norm
+    if not large and here > LARGE * usual:
+        end = (
+            "is clipped, but the steps that led there were too long: train with a smaller lr"
+            if spike.at.clipped
+            else f"would move the weights far: {_advice(spike)}"
+        )
+        return (
+            "No gradient before it was unusually large: the last updates led to a steep part of the loss surface, and the gradient of "
+            f"this step, {here / usual:.3g} times the median, {end}"
+        )
+    if not large:
+        return (
+            "No gradient before it was unusually large, so the steps themselves were too long: train with a smaller lr, "
+            "and with clip = norm:1 if there is none"
+        )
+    first = large[0]
+    times = "infinitely many" if math.isinf(first.norm) else f"{first.norm / usual:.3g}"
+    if all(each.clipped for each in large):
+        return (
+            f"The gradient grew first, at step {first.step}, to {times} times its median; it was clipped, and the steps were "
+            "still too long: train with a smaller lr or a lower threshold"
+        )
+    return (
+        f"The gradient grew first, at step {first.step}, to {times} times its median of {usual:.3g}, and it was not clipped: "
+        f"{_advice(spike)}"
+    )
+
+
+def _advice(spike: Spike) -> str:
+    """Clip at about twice the usual norm, in one digit; at 1, the usual threshold, where that is close or too little is known."""
+    norm = spike.norm
+    twice = 2 * norm.median
+    threshold = "1" if norm.steps < LEAST or 0.25 <= twice <= 4 else f"{float(f'{twice:.1g}'):g}"
+    return f"train with clip = norm:{threshold}, or with a smaller lr"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,36 +1,40 @@
-"""The loop: a window, a step of the optimiser, again, until the budget is spent."""
+"""The loop: a batch, an optimizer step, again, until the budget is spent."""
 
 from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
-from throughtime.errors import RunError
+from throughtime.data.batch import Batch
+from throughtime.errors import InputError, RunError
+from throughtime.layers.eval_mode import evaluating
+from throughtime.models.config import ModelConfig
 from throughtime.runs import Run
 from throughtime.runs.run import CONFIG
+from throughtime.tasks import Task
+from throughtime.tasks.recorded import init_weights, model_config_of
 from throughtime.training import checkpoint
-from throughtime.training.budget import Budget, epochs
 from throughtime.training.config import TrainingConfig
-from throughtime.training.evaluation import Evaluation, evaluate, to_device
+from throughtime.training.evaluation import Evaluation, evaluate
+from throughtime.training.guard import Guard
 from throughtime.training.interrupt import Interrupted, Interrupts
 from throughtime.training.journal import Journal, Position
-from throughtime.training.looks import Looks
 from throughtime.training.processes import Processes
-from throughtime.training.reporter import Plan, Reporter, Summary
-from throughtime.training.sample import Sampler, sample_of
-from throughtime.training.schedule import factor
+from throughtime.training.reporting import Reporter, TrainingResult, TrainingStart
+from throughtime.training.schedule import Budget, EvaluationSchedule, epochs, factor
 from throughtime.training.spikes import Place
-from throughtime.training.spikes_guard import Guard
 from throughtime.training.step import Step
-from throughtime.training.task import Task, Window
+
+Sampler = Callable[[nn.Module], str]
 
 
 class Trainer:
-    """One training under way; see `throughtime.training.train`. First `begin`, then `go`."""
+    """A training in progress; see `throughtime.training.train`. First `begin`, then `go`."""
 
     def __init__(
         self,
@@ -45,93 +49,94 @@ class Trainer:
         self.task, self.config, self.window, self.run = task, config, window, run
         self.processes, self.device = processes, processes.device
         self.report, self.sample = report, sample
+        self.model_config: ModelConfig = model_config_of(run)
         self.budget = Budget.of(config)
         torch.manual_seed(config.seed)
-        self.model = task.build().to(self.device)
+        self.model = task.build(self.model_config, run.assets)
+        if config.init_from is not None:
+            init_weights(self.model, Run.open(config.init_from))
+        self.model.to(self.device)
         processes.share([*self.model.parameters(), *self.model.buffers()])
         if processes.rank:  # the same weights everywhere, but not the same dropout masks
             torch.manual_seed(config.seed + 1_000_003 * processes.rank)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.streams = task.streams(
-            window, config.batch, seed=config.seed, rank=processes.rank, world=processes.world
+        self.data = task.batches(
+            run.assets, steps=window, batch=config.batch, seed=config.seed, rank=processes.rank, world=processes.world
         )
         self.step = Step(self.model, task.loss, config, processes, self.generator)
-        self.guard = Guard(config, self.step, task, self.device)
-        self.journal = Journal(run, report, self.guard, writes=processes.first)
+        check_strategy(self.model, self.step.strategy)
+        self.guard = Guard(config, self.step, self.device)
+        self.journal = Journal(run, report, self.guard, task.describe_loss, writes=processes.first)
         self.steps, self.spent, self.lr = 0, 0.0, 0.0
-        self.looks = Looks(config.evaluate_every)
+        self.evaluations = EvaluationSchedule(config)
         self.state: Any = None
         self.latest: Evaluation | None = None
         self.best: Evaluation | None = None
+        self.waited = 0  # evaluations since the best one
         self.seconds = self._seconds_before = self._saved_at = self._since = 0.0
 
     def begin(self, resume: bool) -> None:
-        """Take up the run's checkpoint, or start.
+        """Load the run's checkpoint, or start.
 
         Raises: RunError when there is a checkpoint and `resume` is not set, or it cannot be this training's.
         """
         tree = self.processes.tell(self.run.load_checkpoint() if self.processes.first else None)
         if tree is not None:
             if not resume:
-                raise RunError(
-                    f"{self.run.path} holds a training; choose another --out, or --resume to go on"
-                )
+                raise RunError(f"{self.run.path} holds a training; choose another --out, or --resume to continue it")
             self._restore(tree)
         if self.processes.first:
             self.run.rewind_history(self.steps)
-        plan = Plan(
-            unit=self.task.unit,
-            budget=str(self.budget),
-            strategy=self.step.strategy.describe(),
-            window=self.window,
-            batch=self.config.batch * self.processes.world,
-            steps_per_epoch=len(self.streams),
-            parameters=sum(parameter.numel() for parameter in self.step.parameters),
-            device=str(self.device),
-            processes=self.processes.world,
-            path=self.run.path,
-            resumed_at=self.steps,
+        self.report.start(
+            TrainingStart(
+                unit=self.task.unit,
+                budget=str(self.budget),
+                strategy=self.step.strategy.describe(),
+                steps_per_epoch=len(self.data),
+                parameters=sum(parameter.numel() for parameter in self.step.parameters),
+                device=str(self.device),
+                processes=self.processes.world,
+                path=self.run.path,
+                resumed_at=self.steps,
+            )
         )
-        self.report.start(plan)
-        for remark in self.task.remarks():
+        for remark in self.task.remarks(self.model_config):
             self.report.message(remark)
         if self.spent >= 1:
-            self.report.message(
-                f"the training is complete: {self.budget}, {self.steps} steps. {self._longer()}"
-            )
+            self.report.message(f"the training is complete: {self.budget}, {self.steps} steps. {self._longer()}")
 
-    def go(self, interrupts: Interrupts) -> Summary:
+    def go(self, interrupts: Interrupts) -> TrainingResult:
         """Train until the budget is spent."""
         self._since = time.monotonic()
         if self.steps == 0:
             self._write_sample()
         config = self.config
-        for window in self._windows():
-            count, signal = self._agree(window, interrupts)
+        for batch in self._batches():
+            count, signal = self._agree(batch, interrupts)
             self.lr = config.lr * factor(config.schedule, config.warmup, self.spent, self.steps)
             self.lr *= self.guard.before(self.steps)
-            before = self._state_for(window)
-            place = Place.of(self.streams, fresh=before is None, lr=self.lr)
-            reading, self.state = self.step.gradients(window, before, count, place)
+            before = self._state_for(batch)
+            place = Place.of(self.data, reset=before is None, lr=self.lr)
+            reading, self.state = self.step.gradients(batch, before, count, place)
             self.journal.meter.add(reading)
             if self.guard.at_once and self.journal.read(self.seconds):
-                self.state = None  # the weights that made it are gone
+                self.state = None  # the weights that made it were discarded
             else:
                 if self.guard.watch.due(self.steps + 1):
-                    self._watch(window, before)
+                    self._watch(batch, before)
                 self.step.update(self.lr)
             self.steps += 1
             if self.processes.world == 1:
                 self.seconds = self._clock()
-            self.spent = self.budget.spent(self.steps, self.streams, self.seconds)
+            self.spent = self.budget.spent(self.steps, self.data, self.seconds)
             self._after_step()
             if signal and self.spent < 1:
                 self._save()
-                raise Interrupted(self._how_to_go_on(), signal)
-        return Summary(
+                raise Interrupted(self._how_to_resume(), signal)
+        return TrainingResult(
             step=self.steps,
-            epoch=epochs(self.streams),
-            tokens=self.journal.meter.tokens,
+            epoch=epochs(self.data),
+            targets=self.journal.meter.targets,
             seconds=self.seconds,
             loss=self.journal.loss,
             evaluation=self.latest,
@@ -139,80 +144,101 @@ class Trainer:
             path=self.run.path,
         )
 
-    def _windows(self) -> Iterator[Window]:
+    def evaluate(self, split: str) -> Evaluation | None:
+        """The model on a split; None if there is none."""
+        batches = self.task.evaluation_batches(self.run.assets, split, steps=self.window, batch=self.config.batch)
+        if batches is None:
+            return None
+        metrics = self.task.metrics(self.run.assets)
+        precision = self.config.precision
+        return evaluate(self.model, batches, self.task.loss, metrics, device=self.device, precision=precision)
+
+    def _batches(self) -> Iterator[Batch]:
         while self.spent < 1:
-            for window in self.streams.epoch():
-                yield window
+            for batch in self.data.epoch():
+                yield batch
                 if self.spent >= 1:
                     return
 
     def _clock(self) -> float:
         return self._seconds_before + time.monotonic() - self._since
 
-    def _agree(self, window: Window, interrupts: Interrupts) -> tuple[int, int]:
+    def _agree(self, batch: Batch, interrupts: Interrupts) -> tuple[int, int]:
         """What all processes must know alike: the targets of all of them, the first one's clock, and a signal."""
         seconds = self._clock() if self.processes.first else 0.0
-        count, self.seconds, signal = self.processes.sum(window.count, seconds, interrupts.received)
+        count, self.seconds, signal = self.processes.sum(batch.num_targets, seconds, interrupts.received)
         return int(count), interrupts.received or int(signal)
 
-    def _state_for(self, window: Window) -> Any:
-        if window.fresh:
+    def _state_for(self, batch: Batch) -> Any:
+        if batch.reset:
             return None
-        if isinstance(self.state, checkpoint.Carried):
-            return self.state.state(self.model, to_device(window.inputs, self.device))
+        if isinstance(self.state, checkpoint.CarriedState):
+            return self.state.restore(self.model, batch.to(self.device))
         return self.state
 
     def _after_step(self) -> None:
-        """Tell, evaluate and save what is due."""
-        config, done = self.config, self.spent >= 1
+        """Report, evaluate and save what is due."""
+        config = self.config
         left = self.budget.seconds_left(self.spent, self.seconds)
-        at = Position(self.steps, epochs(self.streams), self.spent, self.seconds, left, self.lr)
-        self.journal.tell(at, now=done or self.steps == 1)
-        if done or self.steps % config.log_every == 0:
+        at = Position(self.steps, epochs(self.data), self.spent, self.seconds, left, self.lr)
+        due = self.evaluations.due(self.steps, self.spent, self.seconds)
+        self.journal.progress(at, now=self.spent >= 1 or self.steps == 1)
+        if self.spent >= 1 or self.steps % config.log_every == 0:
             self.journal.record(at)
-        if self.looks.due(self.steps, self.spent):
+        if due:
             self._evaluate(at)
             self._write_sample()
-        due = config.checkpoint_steps is not None and self.steps % config.checkpoint_steps == 0
-        if done or due or self.seconds - self._saved_at >= config.checkpoint_seconds:
+        by_steps = config.checkpoint_steps is not None and self.steps % config.checkpoint_steps == 0
+        if self.spent >= 1 or by_steps or self.seconds - self._saved_at >= config.checkpoint_seconds:
             self._save()
 
-    def _watch(self, window: Window, before: Any) -> None:
-        """Look at the gradient's way through time, between a step's gradient and its update."""
+    def _watch(self, batch: Batch, before: Any) -> None:
+        """Measure the gradient through time, between a step's gradient and its update."""
         self.journal.read(self.seconds)
         if not self.processes.first:
             return
         step, norm = self.steps + 1, self.journal.meter.norm
-        found = self.guard.watch.look(step, window, before, norm)
+        found = self.guard.watch.measure(step, batch, before, norm)
         if found is None:
-            self.report.message(f"the gradient's way is not watched: {self.guard.watch.refusal}")
+            self.report.message(f"the gradient through time is not measured: {self.guard.watch.refusal}")
             return
-        at = Position(step, epochs(self.streams), self.spent, self.seconds, None, self.lr)
+        at = Position(step, epochs(self.data), self.spent, self.seconds, None, self.lr)
         self.journal.watched(at, found)
 
     def _evaluate(self, at: Position) -> None:
-        windows = self.task.validation(self.window, self.config.batch)
-        if windows is None:
-            return
         self.journal.read(self.seconds)
         # Every process does all of it: the same arithmetic on the same weights, and nobody waits for another.
-        precision = self.config.precision
-        latest = evaluate(self.model, windows, self.task.loss, device=self.device, precision=precision)
-        better = self.best is None or latest.loss < self.best.loss
+        start = time.monotonic()
+        latest = self.evaluate("validation")
+        if latest is None:
+            return
+        self.evaluations.took(time.monotonic() - start)
+        better = latest.better_than(self.best)
         self.latest, self.best = latest, latest if better else self.best
+        self.waited = 0 if better else self.waited + 1
         self.journal.evaluated(at, latest, better)
         if better and self.config.keep == "best" and self.processes.first:
             self.run.save_model(self.model.state_dict())
+        if self.config.patience is not None and self.waited >= self.config.patience and self.spent < 1:
+            self.report.message(
+                f"step {self.steps}: stopped early, {self.waited} evaluations without an improvement (patience)"
+            )
+            self.spent = 1.0
+            self.journal.record(at)
 
     def _write_sample(self) -> None:
         if self.sample is None or not self.processes.first:
             return
-        if text := sample_of(self.model, self.sample, self.device):
+        # A CPU's generator is always kept; of an accelerator that of the one device.
+        devices, kind = ([], "cuda") if self.device.type == "cpu" else ([self.device.index or 0], self.device.type)
+        with torch.random.fork_rng(devices, device_type=kind), evaluating(self.model):
+            text = self.sample(self.model)
+        if text:
             self.report.sample(text)
 
     def _save(self) -> None:
         self.journal.read(self.seconds)  # nothing is saved after a step that went wrong
-        own = checkpoint.own_part(self.streams, self.state, self.generator, self.device)
+        own = checkpoint.own_part(self.data, self.state, self.generator, self.device)
         parts = self.processes.gather(own)
         self._saved_at = self.seconds
         if not self.processes.first:
@@ -224,9 +250,10 @@ class Trainer:
             "steps": self.steps,
             "spent": self.spent,
             "seconds": self.seconds,
-            "looks": self.looks.state_dict(),
+            "evaluations": self.evaluations.state_dict(),
             "latest": checkpoint.numbers_of(self.latest),
             "best": checkpoint.numbers_of(self.best),
+            "waited": self.waited,
             "journal": self.journal.state_dict(),
             "guard": self.guard.state_dict(),
             "model": dict(self.model.state_dict()),
@@ -238,25 +265,40 @@ class Trainer:
     def _restore(self, tree: dict[str, Any]) -> None:
         part = checkpoint.check_world(tree["parts"], self.processes)
         checkpoint.load_weights(tree, self.model, self.step.optimizer, self.run.path)
-        checkpoint.restore_own_part(part, self.streams, self.generator, self.device)
-        self.state = None if part["carried"] is None else checkpoint.Carried(part["carried"])
-        self.steps, self.spent = tree["steps"], tree["spent"]
-        self.looks.load_state_dict(tree["looks"])
-        self.latest, self.best = map(checkpoint.evaluation_of, (tree["latest"], tree["best"]))
+        checkpoint.restore_own_part(part, self.data, self.generator, self.device)
+        self.state = None if part["carried"] is None else checkpoint.CarriedState(part["carried"])
+        self.steps, self.spent, self.waited = tree["steps"], tree["spent"], tree["waited"]
+        self.evaluations.load_state_dict(tree["evaluations"])
+        self.latest, self.best = (
+            checkpoint.evaluation_of(tree[name], self.task.metrics(self.run.assets)) for name in ("latest", "best")
+        )
         self.seconds = self._seconds_before = self._saved_at = tree["seconds"]
         self.journal.load_state_dict(tree["journal"], self.seconds)
         self.guard.load_state_dict(tree["guard"])
 
     def _longer(self) -> str:
-        """What to do for more of it: the learning rate has come down, so a longer training starts anew."""
+        """How to train longer: the learning rate was decayed for that end, so a longer training is another one."""
         path, kind = self.run.path, self.budget.kind
-        command = f"throughtime train {self.task.name} --config {shlex.quote(str(path / CONFIG))}"
         out = shlex.quote(str(path.with_name(path.name + "-longer")))
+        command = f"throughtime train {self.task.name} --config {shlex.quote(str(path / CONFIG))}"
         return (
-            "It cannot go on, as its learning rate was planned for that end; "
-            f"for a longer one, train anew: {command} --{kind} {2 * self.budget.amount:g} --out {out}"
+            "It cannot continue, as its learning rate was decayed for that end; to train longer, start again from its "
+            f"weights: {command} --init-from {shlex.quote(str(path))} --{kind} {self.budget.amount:g} --out {out}"
         )
 
-    def _how_to_go_on(self) -> str:
+    def _how_to_resume(self) -> str:
         command = f"throughtime train {self.task.name} --resume --out {shlex.quote(str(self.run.path))}"
-        return f"training was interrupted at step {self.steps}; all of it is saved, go on with: {command}"
+        return f"training was interrupted at step {self.steps}; all of it is saved, continue with: {command}"
+
+
+def check_strategy(model: nn.Module, strategy: Any) -> None:
+    """Refuse a strategy that would cut a sequence which the model must read whole.
+
+    Raises: InputError saying what to do.
+    """
+    if getattr(model, "reads_whole", False) and not strategy.runs_whole:
+        what = getattr(model, "pooling", "its")
+        both = "a bidirectional layer" if getattr(model, "bidirectional", False) else f"{what} pooling"
+        raise InputError(
+            f"{both} reads a whole sequence at once, and bptt {strategy.describe().partition(':')[0]} cuts it: train with bptt = full"
+        )

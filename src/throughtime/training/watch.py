@@ -1,61 +1,66 @@
-"""Watching the gradient's way through time while training: every so many steps a short look."""
+"""Watching the gradient through time while training: a short measurement every so many steps."""
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from throughtime.data.batch import Batch
 from throughtime.errors import InputError
 from throughtime.training.clipping import gradients
-from throughtime.training.evaluation import to_device
-from throughtime.training.task import Task, Window
 
 if TYPE_CHECKING:
-    from throughtime.training.watch_look import LayerLook
+    from throughtime.flow import LayerSnapshot
 
-# Steps between looks where the configuration does not say: a look costs as much as two or three steps on a CPU, and as
+# Steps between measurements where the configuration does not say: one costs as much as two or three steps on a CPU, and as
 # many as an accelerator makes in the time that a loop over the steps of a window takes in Python.
 ON_CPU, ELSEWHERE = 200, 2000
 
 
 class Watch:
-    """Looks every `every` steps, never where that is 0; what it saw last is what the progress line and a spike's report say.
+    """Measures every `every` steps, never where that is 0; keeps the last result for the progress line and a spike's report.
 
-    Looking changes nothing: the training that is watched ends in the bits of the one that is not.
+    Measuring changes nothing: the training that is watched ends in the bits of the one that is not.
     """
 
-    def __init__(self, every: int | None, model: nn.Module, task: Task, device: torch.device) -> None:
+    def __init__(
+        self,
+        every: int | None,
+        model: nn.Module,
+        loss: Callable[[Any, Batch], Tensor],
+        device: torch.device,
+    ) -> None:
         self.every = (ON_CPU if device.type == "cpu" else ELSEWHERE) if every is None else every
         self.words = ""
-        """Of the last look, for the progress line: "half-life 7.1 steps"."""
-        self.step = 0  # of the last look
+        """Of the last measurement, for the progress line: "half-life 7.1 steps"."""
+        self.step = 0  # of the last measurement
         self.refusal: str | None = None
-        """Why there is nothing to see in this model, once that is known."""
-        self._model, self._task, self._device = model, task, device
+        """Why there is nothing to measure in this model, once that is known."""
+        self._model, self._loss, self._device = model, loss, device
 
     def due(self, step: int) -> bool:
-        """Whether to look in this step."""
+        """Whether to measure in this step."""
         return self.every > 0 and step % self.every == 0 and self.refusal is None
 
-    def look(self, step: int, window: Window, state: Any, norm: float) -> dict[str, Any] | None:
-        """Look between a step's gradient and its update: the record for the history, or None if there is nothing to see.
+    def measure(self, step: int, batch: Batch, state: Any, norm: float) -> dict[str, Any] | None:
+        """Measure between a step's gradient and its update: the record for the history, or None if there is nothing to measure.
 
-        Args: state, before the window; norm, of the gradient before clipping.
+        Args: state, before the batch; norm, of the gradient before clipping.
 
-        The record: norm before and norm_clipped after clipping; by layer half_life (steps; negative where the gradient doubles,
-        null where it keeps its size or it cannot be said), its words and the fit's quality, reach and the last lag, mean phi' and
-        the share of saturated units by gate; watch_seconds, what the look took.
+        The record: norm before and norm_clipped after clipping; by layer what `throughtime.flow.LayerSnapshot.record` says;
+        watch_seconds, what the measurement took.
         """
-        from throughtime.training.watch_look import look
+        from throughtime.flow import snapshot
 
         start = time.perf_counter()
         try:
-            inputs, targets = to_device((window.inputs, window.targets), self._device)
-            layers = look(self._model, self._task.loss, inputs, targets, state)
+            layers = snapshot(self._model, self._loss, batch.to(self._device), state)
         except InputError as error:
             self.refusal = str(error)
             return None
@@ -68,24 +73,24 @@ class Watch:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen last."""
+        """The last measurement."""
         return {"words": self.words, "step": self.step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Continue from `state_dict`."""
         self.words, self.step = state["words"], state["step"]
 
 
-def words(layers: dict[str, LayerLook]) -> str:
-    """What the longest memory among the layers is, in a few words; "" where none can be said."""
+def words(layers: dict[str, LayerSnapshot]) -> str:
+    """The longest half-life among the layers, in a few words; "" where none is known."""
     known = [each for each in layers.values() if each.says != "unknown"]
     if not known:
         return ""
-    # A gradient that is gone halves faster than any; one that keeps its size has rate 0, one that grows a negative one.
-    longest = min(known, key=lambda each: each.rate if each.rate == each.rate else float("inf"))
+    # A gradient that vanished halves faster than any; one that keeps its size has rate 0, one that grows a negative one.
+    longest = min(known, key=lambda each: math.inf if math.isnan(each.rate) else each.rate)
     says = longest.says
     if says.startswith("gone at "):
-        return f"gradient gone after {says.removeprefix('gone at ')} steps"
+        return f"gradient zero after {says.removeprefix('gone at ')} steps"
     if says.startswith("doubles"):
         return f"gradient {says} steps"
     about = "about " if longest.quality < 0.5 else ""  # a straight line fits badly

@@ -1,0 +1,52 @@
+"""What turns a step's input into a vector, where that is not `torch.nn.Embedding`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from throughtime.errors import InputError
+
+
+class OneHot(nn.Module):
+    """ids [...] of 0 to V-1 to one-hot vectors [..., V]. Takes the place of an `nn.Embedding`, with nothing to learn.
+
+    Cost: V numbers for each id, so it suits characters, not words.
+    """
+
+    like: Tensor
+
+    def __init__(self, symbols: int) -> None:
+        super().__init__()
+        self.embedding_dim = self.num_embeddings = symbols
+        # Holds no value: it follows the module's device and dtype, and with it the vectors do.
+        self.register_buffer("like", torch.empty(0), persistent=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the vectors, in the dtype and on the device of the module."""
+        return self.like.new_zeros(*ids.shape, self.num_embeddings).scatter_(-1, ids.unsqueeze(-1), 1)
+
+    def extra_repr(self) -> str:
+        return str(self.num_embeddings)
+
+
+class Continuous(nn.Module):
+    """Identity for inputs that are vectors already, [..., features]: the layers' W_ih reads them. Nothing to learn.
+
+    Raises: InputError, when called, for vectors of another size.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.embedding_dim = features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x."""
+        if x.shape[-1] != self.embedding_dim:
+            raise InputError(
+                f"input must have {self.embedding_dim} features, got {x.shape[-1]}: it is [T, B, {self.embedding_dim}]"
+            )
+        return x
+
+    def extra_repr(self) -> str:
+        return str(self.embedding_dim)

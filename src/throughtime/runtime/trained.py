@@ -1,0 +1,144 @@
+"""A trained run in Python: `trained = throughtime.load("runs/book")`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from throughtime.data.assets import Assets
+from throughtime.errors import InputError
+from throughtime.models.config import ModelConfig
+from throughtime.runs import Run
+from throughtime.runtime.session import Session
+from throughtime.tasks import FileTask, Task
+from throughtime.tasks.recorded import model_config_of, restore_model, task_of
+from throughtime.training.config import TrainingConfig
+from throughtime.training.evaluation import Evaluation, evaluate
+from throughtime.training.loop import window_of
+from throughtime.training.processes import Processes
+
+
+def load(path: str | Path, *, task: str | None = None, device: str = "cpu") -> Trained:
+    """Open a trained run.
+
+    Args:
+        path: the run's folder.
+        task: "path/to/file.py:MyTask", for the run of a task that is not installed: a run never says what file to import.
+        device: "auto", "cpu", "cuda", "cuda:1".
+
+    Raises: RunError when there is no run, it is damaged, or its task is not known; InputError for a device that is not here.
+    Cost: reads the settings and the assets; the weights are read when `model` is first used.
+    """
+    return Trained(Run.open(path), task, device)
+
+
+class Trained:
+    """A run with its task, assets and model; make one with `throughtime.load`."""
+
+    def __init__(self, run: Run, task: str | None = None, device: str = "cpu") -> None:
+        self.run, self.path = run, run.path
+        self.task: Task = task_of(run, task)
+        self.config: ModelConfig = model_config_of(run)
+        self.assets: Assets = run.assets
+        self.device = Processes(device).device
+
+    @cached_property
+    def training(self) -> TrainingConfig:
+        """The settings it was trained with."""
+        return TrainingConfig.from_table(self.run.config.get("training", {}))
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The model with the kept weights, in eval mode, on the device.
+
+        Raises: RunError when the run has no weights yet, or weights of another model.
+        """
+        return restore_model(self.run, self.task).to(self.device)
+
+    def predict(self, data: Any) -> Any:
+        """Predictions: a dict of columns for one text or record, an iterator of them for several.
+
+        Args: data, a text, a record (a dict of columns), or an iterable of these, which is read as predictions are taken.
+        Raises: InputError for what the task cannot read.
+        """
+        single = isinstance(data, (str, dict))
+        if not single and not isinstance(data, Iterable):
+            raise InputError(f"expected a text, a dict of columns, or several of these, got {type(data).__name__}")
+        column = self.task.columns[0]
+        records = ({column: each} if not isinstance(each, dict) else each for each in ([data] if single else data))
+        found = self.task.predict(self.model, self.assets, records)
+        return next(iter(found)) if single else found
+
+    def evaluate(
+        self, split: str = "validation", *, files: Iterable[str | Path] = (), batch: int | None = None, window: int | None = None
+    ) -> Evaluation:
+        """Loss and metrics on a split of the run's own data, or on all of some files.
+
+        Args: batch, window: as in training by default; of one long text, batch streams are read side by side.
+        Raises: InputError when the run has no such split, or its data has changed.
+        """
+        return self.evaluate_model(self.model, split, files=files, batch=batch, window=window)
+
+    def evaluate_model(
+        self,
+        model: nn.Module,
+        split: str,
+        *,
+        files: Iterable[str | Path] = (),
+        batch: int | None = None,
+        window: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Evaluation:
+        """As `evaluate`, of another model, such as one with quantized weights; `progress` is told (targets done, targets in all)."""
+        task, names = self.task, tuple(str(name) for name in files)
+        if names:
+            if not isinstance(task, FileTask):
+                raise InputError(f"--data is for runs that read files, and {task.name} draws its sequences: leave it out")
+            task, split = task.on(names), split if split != "validation" else "all"
+        found = task.evaluation_batches(
+            self.assets, split, steps=window or window_of(self.training), batch=batch or self.training.batch
+        )
+        if found is None:
+            raise InputError(f"{self.path} has no {split} part: name data to evaluate it on, with --data FILE")
+        batches = list(found)
+        total = sum(each.num_targets for each in batches)
+
+        def report(done: int) -> None:
+            if progress is not None:
+                progress(done, total)
+
+        return evaluate(model, batches, task.loss, task.metrics(self.assets), device=self.device, progress=report)
+
+    def session(self) -> Session:
+        """A session of a model of symbols, part-way through a text: feed, snapshot, restore.
+
+        Raises: InputError for a bidirectional model, or one without a vocabulary.
+        """
+        return Session(self.model, self.assets.vocabulary)
+
+    def generate(self, prompt: str = "", **options: Any) -> Iterator[str]:
+        """Continue a text, piece by piece; see `throughtime.runtime.generate`."""
+        from throughtime.runtime.generate import generate
+
+        return generate(self.session(), prompt, **options)
+
+    def __repr__(self) -> str:
+        sizes = " + ".join(map(str, self.config.sizes))
+        lines = [
+            f"{type(self).__name__} {self.path}",
+            f"  task    {self.task.name}: {self.task.title}",
+            f"  model   {self.config.cell} of {sizes} units",
+            f"  assets  {self.assets!r}",
+        ]
+        if best := self._best():
+            lines.append(f"  best    {', '.join(f'{name} {value:.4g}' for name, value in best.items())} (validation)")
+        return "\n".join(lines)
+
+    def _best(self) -> dict[str, float]:
+        """The metrics of the best evaluation in the history."""
+        found = [record for record in self.run.history() if record.get("kind") == "evaluation" and record.get("best")]
+        return {name: value for name, value in found[-1].get("metrics", {}).items() if value is not None} if found else {}

@@ -1,0 +1,198 @@
+"""Text classification: one label for each text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from throughtime.errors import InputError
+from throughtime.models.config import ModelConfig
+from throughtime.tasks.files import FileTask, check_sources
+from throughtime.tasks.task import Record, data_option, field_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from throughtime.data.assets import Assets
+    from throughtime.data.batch import Batch
+    from throughtime.data.examples import Examples
+    from throughtime.data.tables import Table
+    from throughtime.metrics import Metric
+
+PARTS = ("train", "validation", "test")
+_AHEAD = 256  # records that `predict` reads at a time, where they are there at once
+
+
+@dataclass(frozen=True)
+class ClassifyTask(FileTask):
+    """Train a classifier of texts.
+
+    Reads CSV, TSV or JSON lines with a text and a label, a folder with one folder of text files for each class, or a folder
+    with one file of lines for each class. Texts that are equal but for case and spaces stay on one side of a split, and each
+    class keeps its fraction in every part. Without --data it learns which exception an error message belongs to, on the messages in Python's own
+    standard library.
+    """
+
+    name = "classify"
+    summary = "Text classification: one label for each text."
+    examples = (
+        "throughtime train classify",
+        "throughtime train classify --data train.csv --test test.csv --label category",
+        "throughtime train classify --data names --cell gru --hidden 128 --bidirectional",
+        "throughtime train classify --data reviews.jsonl --tokens word --pooling attention",
+    )
+    defaults = {"hidden": 128, "bptt": "full", "batch": 32, "epochs": 20.0, "dropout": 0.2, "lr": 3e-3}  # fmt: skip
+    without = ("tied", "window")
+
+    test: float | str = data_option(
+        0.1, "Test data, evaluated once, after training: a fraction of the data, or a file.",
+        metavar="FRACTION|FILE", low=0, below=1,
+    )  # fmt: skip
+    text: str | None = data_option(None, "Column of the text. Default: text, or what is beside the label.", metavar="NAME")
+    label: str | None = data_option(None, "Column of the label. Default: label, category, class or intent.", metavar="NAME")
+    tokens: str = data_option("char", "char, word or bpe.", metavar="KIND", choices=("char", "word", "bpe"))
+    vocab_size: int | None = data_option(
+        None, "Most symbols; the rest is unknown. Default: all characters, 10,000 words, 2,000 byte pairs.", metavar="N", low=2,
+        high=2**24,
+    )  # fmt: skip
+    lower: bool = data_option(False, "Lower case.")
+    length: int = data_option(1000, "Symbols read of a text, its first.", metavar="N", low=1, high=10**6)
+    skip_bad: bool = data_option(False, "Leave out rows that cannot be read, and count them.")
+
+    @property
+    def unit(self) -> str:
+        return "text"
+
+    def prepare(self, like: Assets | None = None) -> Assets:
+        from throughtime.data.assets import Assets
+        from throughtime.data.vocabulary import Vocabulary
+
+        assets = Assets()
+        rows, sources, parts = self._read(None)
+        assets.sources, assets.splits, assets.cache["rows"] = sources, parts, rows
+        train = [rows[number] for number in parts["train"]]
+        found = tuple(sorted({label for _, label in train}))
+        assets.labels = {"label": like.labels["label"] if like else found}
+        for part in PARTS:
+            if unknown := sorted({rows[number][1] for number in parts[part]} - set(assets.labels["label"])):
+                raise InputError(
+                    f"the {part} part has labels that the model cannot give ({', '.join(map(repr, unknown[:5]))}): "
+                    "give training examples of them, or leave them out"
+                )
+        if len(found) < 2:
+            raise InputError(f"expected at least two labels to tell apart, got {len(found)}: {', '.join(found)}")
+        texts = "\n".join(text for text, _ in train)
+        vocabulary = like.vocabulary if like else Vocabulary.build(self.tokens, texts, self.vocab_size)
+        assets.vocabularies = {"symbols": vocabulary}
+        return assets
+
+    def build(self, config: ModelConfig, assets: Assets) -> nn.Module:
+        from throughtime.models.build import many_to_one, symbol_embedding
+
+        return many_to_one(config, symbol_embedding(config, len(assets.vocabulary)), len(assets.labels["label"]))
+
+    def batches(
+        self, assets: Assets, *, steps: int, batch: int, seed: int = 0, rank: int = 0, world: int = 1
+    ) -> Examples:
+        from throughtime.data.examples import Examples
+
+        inputs, targets = self._encoded(assets, "train")
+        return Examples(inputs, targets, batch, seed=seed, rank=rank, world=world)
+
+    def evaluation_batches(self, assets: Assets, split: str, *, steps: int, batch: int) -> Iterator[Batch] | None:
+        from throughtime.data.examples import evaluation_batches
+
+        inputs, targets = self._encoded(assets, split)
+        return (each for each, _ in evaluation_batches(inputs, targets, batch)) if inputs else None
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        from throughtime.metrics.loss import cross_entropy
+
+        return cross_entropy(outputs, batch.targets)
+
+    def metrics(self, assets: Assets) -> list[Metric]:
+        from throughtime.metrics.classification import Accuracy, ConfusionMatrix, MacroF1
+
+        count = len(assets.labels["label"])
+        return [Accuracy(), MacroF1(count), ConfusionMatrix(assets.labels["label"])]
+
+    def baseline(self, assets: Assets, split: str) -> dict[str, dict[str, float] | str]:
+        from throughtime.tasks.baselines import majority, tfidf_linear
+
+        (texts, labels), (test_texts, test_labels) = self._columns(assets, "train"), self._columns(assets, split)
+        found: dict[str, dict[str, float] | str] = {"majority class": majority(labels, test_labels)}
+        try:
+            found["TF-IDF, linear SVM"] = tfidf_linear(texts, labels, test_texts, test_labels)
+        except InputError as error:  # scikit-learn is not installed
+            found["TF-IDF, linear SVM"] = str(error)
+        return found
+
+    def predict(self, model: nn.Module, assets: Assets, records: Iterable[Record]) -> Iterator[Record]:
+        """The likeliest label of each text, and its probability."""
+        import torch
+
+        from throughtime.data.batch import Batch
+        from throughtime.layers.eval_mode import evaluating
+
+        device = next(model.parameters()).device
+        for record in records:
+            ids = self._encode(assets, str(field_of(record, "text")))
+            batch = Batch.of(ids[:, None], lengths=[len(ids)]) if len(ids) else Batch.of(torch.zeros(1, 1).long(), lengths=[0])
+            with evaluating(model), torch.inference_mode():
+                outputs, _ = batch.to(device).run(model)
+            probabilities = outputs[0].double().softmax(-1)
+            best = int(probabilities.argmax())
+            yield {"label": assets.labels["label"][best], "probability": round(float(probabilities[best]), 6)}
+
+    def describe(self, assets: Assets) -> str:
+        source = ", ".join(path.rpartition("/")[2] for path in self.data) or "error messages of Python's standard library"
+        sizes = {part: len(assets.splits.get(part, ())) for part in PARTS}
+        return (
+            f"{source}: {sizes['train']:,} texts to train on, {sizes['validation']:,} for validation, {sizes['test']:,} for "
+            f"test; {len(assets.labels['label'])} labels; vocabulary of {len(assets.vocabulary):,}"
+        )
+
+    def step_names(self, assets: Assets, inputs: Tensor) -> list[str]:
+        return [assets.vocabulary.decode([int(number)]) for number in inputs]
+
+    def text_input(self, assets: Assets, text: str) -> tuple[Tensor, list[str]]:
+        return self._encode(assets, text)[:, None], list(assets.vocabulary.unknown_symbols(text))
+
+    def _encode(self, assets: Assets, text: str) -> Tensor:
+        return assets.vocabulary.encode(self._normalized(text))[: self.length]
+
+    def _normalized(self, text: str) -> str:
+        return text.lower() if self.lower else text
+
+    def _columns(self, assets: Assets, split: str) -> tuple[list[str], list[str]]:
+        """Texts and labels of a split."""
+        if "rows" not in assets.cache or split == "all":
+            rows, sources, parts = self._read(assets)
+            if split == "all":
+                return [text for text, _ in rows], [label for _, label in rows]
+            check_sources(assets, sources)
+            assets.cache["rows"] = rows
+        rows = [assets.cache["rows"][number] for number in assets.splits.get(split, ())]
+        return [text for text, _ in rows], [label for _, label in rows]
+
+    def _encoded(self, assets: Assets, split: str) -> tuple[list[Tensor], Tensor]:
+        """Ids [t] of each text, and the numbers of the labels [N]."""
+        import torch
+
+        key = f"encoded/{self.data}/{split}"
+        if key not in assets.cache:
+            texts, labels = self._columns(assets, split)
+            numbers = {label: number for number, label in enumerate(assets.labels["label"])}
+            if unknown := sorted(set(labels) - set(numbers)):
+                raise InputError(f"the model has no label {unknown[0]!r}: it gives {', '.join(list(numbers)[:10])} ...")
+            ids = [self._encode(assets, text) for text in texts]
+            assets.cache[key] = ids, torch.tensor([numbers[label] for label in labels], dtype=torch.long)
+        found: tuple[list[Tensor], Tensor] = assets.cache[key]
+        return found
+
+    def _read(self, assets: Assets | None) -> tuple[list[tuple[str, str]], Any, dict[str, list[int]]]:
+        """All rows (text, label), the files they are from, and the numbers of each part (new ones, where a run has none)."""
+        from throughtime.data.split import split_examples
+
+        raise NotImplementedError  # completed when the readers are in

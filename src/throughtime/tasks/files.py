@@ -1,0 +1,81 @@
+"""What tasks that read files share: where the data is, and how it is divided."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from throughtime.errors import InputError
+from throughtime.tasks.task import Task, data_option
+
+if TYPE_CHECKING:
+    from throughtime.data.assets import Assets
+    from throughtime.data.text import Source
+
+
+def _check_part(value: Any, name: str) -> None:
+    if value == "":
+        raise InputError(f"{name} must be a fraction from 0 up to 1, or a file, got an empty name")
+
+
+@dataclass(frozen=True)
+class FileTask(Task):
+    """A task whose data is in files, or ships inside where none is named."""
+
+    data: tuple[str, ...] = data_option((), "Files; repeat for more. Default: what ships inside.", metavar="FILE...")
+    validation: float | str = data_option(
+        0.1, "Validation data, not trained on: a fraction of the data, or a file; 0 for none.",
+        metavar="FRACTION|FILE", low=0, below=1, check=_check_part,
+    )  # fmt: skip
+    test: float | str = data_option(
+        0.0, "Test data, evaluated once, after training: a fraction of the data, or a file.",
+        metavar="FRACTION|FILE", low=0, below=1, check=_check_part,
+    )  # fmt: skip
+    limit: int | None = data_option(None, "Use only the first N examples, or characters of a text.", metavar="N", low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fractions = [each for each in (self.validation, self.test) if not isinstance(each, str)]
+        if sum(fractions) >= 1:
+            raise InputError(
+                f"validation and test together must leave some data to train on, got {self.validation:g} and {self.test:g}"
+            )
+
+    @property
+    def title(self) -> str:
+        return Path(self.data[0]).stem if self.data else "python"
+
+    def with_full_paths(self) -> Self:
+        """The same with full paths of files, so that a run can be resumed from any folder; devices and pipes stay."""
+        parts = {name: full_path(value) for name in ("validation", "test") if isinstance(value := getattr(self, name), str)}
+        return replace(self, data=tuple(map(full_path, self.data)), **parts)
+
+    def on(self, files: tuple[str, ...]) -> Self:
+        """The task on other files: with assets of a run, "all" are these."""
+        return replace(self, data=tuple(map(full_path, files)))
+
+
+def full_path(path: str) -> str:
+    """The full path of a regular file; other paths (a pipe, /dev/fd/63) as they are."""
+    return str(Path(path).resolve()) if os.path.isfile(path) or not os.path.exists(path) else path
+
+
+def check_sources(assets: Assets, found: tuple[Source, ...]) -> None:
+    """Hold files that were just read against those that the run was made from, by their checksums, wherever they lie now.
+
+    Raises: InputError naming the first that is another.
+    """
+    known = {source.sha256 for source in assets.sources}
+    for source in found:
+        if source.sha256 in known:
+            continue
+        before = next((each for each in assets.sources if each.path == source.path), None)
+        what = "is not the file that the run was made from"
+        if before is not None:
+            what = f"has changed since the run was made ({before.bytes:,} bytes then, {source.bytes:,} now)"
+        raise InputError(
+            f"{source.path} {what}: put the old file back, or name it where it is now with --data FILE; "
+            "to evaluate on other data, name it with --data FILE without --split"
+        )

@@ -1,0 +1,106 @@
+"""The task and the model of a run, from what its folder records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from throughtime.data.assets import Assets
+from throughtime.errors import InputError, RunError
+from throughtime.models.config import ModelConfig
+from throughtime.runs import Run
+from throughtime.tasks.registry import Found, find_task, installed
+from throughtime.tasks.task import Task
+
+
+def task_of(run: Run, asked: str | None = None) -> Task:
+    """The task that a run was made for, with the options it was made with.
+
+    A run records a task by its name and, if it is a file of the user's own, the file's checksum; it never says what file to
+    import. Args: asked, such a file: "path/to/file.py:MyTask".
+    Raises: RunError where the task is not installed and `asked` is None, or is another one; or config.toml was damaged.
+    """
+    return _read(run, _found(run, asked).kind)  # type: ignore[no-any-return]
+
+
+def model_config_of(run: Run) -> ModelConfig:
+    """The settings of a run's model.
+
+    Raises: RunError where config.toml was damaged.
+    """
+    return _read(run, ModelConfig)  # type: ignore[no-any-return]
+
+
+def restore_model(run: Run, task: Task) -> nn.Module:
+    """The trained model of a run, in eval mode on the CPU. torch's random state stays as it is.
+
+    The sizes in config.toml are held against those in the weights file before anything is allocated.
+    Raises: RunError when the run has no weights yet, or weights of another model.
+    """
+    shapes = run.model_shapes()
+    config = model_config_of(run)
+    with torch.random.fork_rng([]):
+        expected = {name: list(value.shape) for name, value in on_meta(task, config, run.assets).state_dict().items()}
+        for name in (*expected, *shapes):
+            if expected.get(name) != shapes.get(name):
+                raise RunError(
+                    f"the weights in {run.path} are not those of its config.toml: {name} should be "
+                    f"{expected.get(name, 'absent')}, and is {shapes.get(name, 'absent')}; was the file changed after the run began?"
+                )
+        model = task.build(config, run.assets)
+    model.load_state_dict(run.load_model())
+    return model.eval()
+
+
+def on_meta(task: Task, config: ModelConfig, assets: Assets) -> nn.Module:
+    """The model without memory for its parameters: names and shapes alone."""
+    with torch.device("meta"):
+        return task.build(config, assets)
+
+
+def init_weights(model: nn.Module, source: Run) -> None:
+    """Copy the weights of another run's model into `model`.
+
+    Raises: RunError naming the first parameter that is not the same.
+    """
+    shapes = source.model_shapes()
+    expected = {name: list(value.shape) for name, value in model.state_dict().items()}
+    for name in (*expected, *shapes):
+        if expected.get(name) != shapes.get(name):
+            raise RunError(
+                f"init_from needs a model of the same settings and vocabulary: {name} is {shapes.get(name, 'absent')} in "
+                f"{source.path}, and {expected.get(name, 'absent')} here"
+            )
+    model.load_state_dict(source.load_model())
+
+
+def _found(run: Run, asked: str | None) -> Found:
+    name, sha256 = run.config.get("task"), run.config.get("task_sha256")
+    if not isinstance(name, str):
+        raise RunError(f"{run.path}: config.toml is damaged: task must be the name of a task, got {name!r}")
+    if asked is None and (sha256 is not None or not installed(name)):
+        raise RunError(
+            f"{run.path} is a run of the task {name!r}, which is not installed: give its file with --task path/to/file.py:CLASS"
+        )
+    found = find_task(asked or name)
+    if found.kind.name != name:
+        raise RunError(f"{run.path} is a run of the task {name!r}, got {asked or name}, whose name is {found.kind.name!r}")
+    if sha256 is not None and found.sha256 is not None and found.sha256 != sha256:
+        raise RunError(
+            f"{run.path} was made with another version of {Path(str(asked)).name}: its checksum was {str(sha256)[:12]}, now it is "
+            f"{found.sha256[:12]}; give the file as it was"
+        )
+    return found
+
+
+def _read(run: Run, kind: Any) -> Any:
+    table = run.config.get(kind.section)
+    if not isinstance(table, dict):
+        raise RunError(f"{run.path}: config.toml is damaged: it has no section [{kind.section}]")
+    try:
+        return kind.from_table(table)
+    except InputError as error:
+        raise RunError(f"{run.path}: config.toml is damaged: {error}") from None

@@ -1,0 +1,159 @@
+"""What an application is: options, data and splits, model, loss, metrics, baselines, prediction. Imports no torch.
+
+A task is a frozen dataclass. Its fields are the options of `throughtime train NAME`, the section [NAME] of a TOML file, and the
+record in the run; `docs/tasks.md` shows a whole one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from throughtime.errors import InputError
+from throughtime.models.config import ModelConfig
+from throughtime.options import Settings, option
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from throughtime.data.assets import Assets
+    from throughtime.data.batch import Batch
+    from throughtime.data.epochs import Epochs
+    from throughtime.metrics import Metric
+
+Record = dict[str, Any]
+SPLITS = ("train", "validation", "test", "all")
+data_option = partial(option, panel="Data")
+
+
+@dataclass(frozen=True)
+class Task(Settings, ABC):
+    """One application. Abstract: `prepare`, `build`, `batches`, `evaluation_batches`, `loss`, `metrics`; the rest has defaults."""
+
+    name: ClassVar[str]
+    """Of the command, `throughtime train NAME`, and of the section in config.toml."""
+    summary: ClassVar[str] = ""
+    """One line for the list of commands."""
+    examples: ClassVar[tuple[str, ...]] = ()
+    """Command lines for the help text."""
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Values of ModelConfig and TrainingConfig that suit the task better than theirs."""
+    without: ClassVar[tuple[str, ...]] = ()
+    """Fields of ModelConfig and TrainingConfig that mean nothing here: no options are made of them."""
+    stream: ClassVar[bool] = False
+    """Whether the data is one long sequence, read in windows of `TrainingConfig.window` steps; else batches are whole sequences."""
+    columns: ClassVar[tuple[str, ...]] = ("text",)
+    """What `predict` reads of a record; the first is what a line of plain text is taken for."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "name" in cls.__dict__:
+            cls.section = cls.name
+
+    @property
+    def unit(self) -> str:
+        """What one target is, in one word: "character", "sequence"."""
+        return "target"
+
+    @property
+    def title(self) -> str:
+        """A short name for the data, which names the run's folder."""
+        return self.name
+
+    @abstractmethod
+    def prepare(self, like: Assets | None = None) -> Assets:
+        """Read the data; build vocabularies, labels and splits. With `like`, its vocabularies and labels are taken.
+
+        Raises: InputError for data that cannot be read or used.
+        """
+
+    @abstractmethod
+    def build(self, config: ModelConfig, assets: Assets) -> nn.Module:
+        """A new model `(inputs, state, lengths=...) -> (outputs, state)`, its weights drawn from torch's generator."""
+
+    @abstractmethod
+    def batches(
+        self, assets: Assets, *, steps: int, batch: int, seed: int = 0, rank: int = 0, world: int = 1
+    ) -> Epochs:
+        """The training split, epoch after epoch, for one of `world` processes.
+
+        Args: steps, of a window; only a `stream` reads it.
+        Raises: InputError for too little data.
+        """
+
+    @abstractmethod
+    def evaluation_batches(
+        self, assets: Assets, split: str, *, steps: int, batch: int
+    ) -> Iterator[Batch] | None:
+        """A split ("validation", "test"; "all": all that `data` names) from its beginning; None if there is none."""
+
+    @abstractmethod
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """The sum of the losses over the unmasked targets, one number, in nats where it is a cross-entropy."""
+
+    @abstractmethod
+    def metrics(self, assets: Assets) -> list[Metric]:
+        """New metrics; the first decides which weights are the best."""
+
+    def flow_loss(self) -> Callable[[Any, Any], Tensor] | None:
+        """The losses one by one, [T, B] or [B], as `throughtime.flow.measure` takes them; None: cross-entropy."""
+        return None
+
+    def flow_ends(self, bidirectional: bool) -> int | Sequence[int]:
+        """The steps whose loss is sent back alone when gradient flow is measured, or how many of them."""
+        return 8
+
+    def baseline(self, assets: Assets, split: str) -> dict[str, dict[str, float] | str]:
+        """Metrics by baseline on a split, a trivial one first, then a strong one; text says why one could not be computed."""
+        return {}
+
+    def predict(self, model: nn.Module, assets: Assets, records: Iterable[Record]) -> Iterator[Record]:
+        """The new columns for each record, in order, none read ahead that a batch does not need.
+
+        Raises: InputError where the task predicts nothing for a record, or the record lacks a column.
+        """
+        raise InputError(f"runs of {self.name} have no predictions: use evaluate")
+
+    def describe(self, assets: Assets) -> str:
+        """The data in a line, before training."""
+        return self.title
+
+    def describe_loss(self, loss: float) -> str:
+        """A loss as one reads it while training."""
+        return f"loss {loss:.4g}"
+
+    def conclude(self, metrics: Mapping[str, float]) -> str:
+        """What the metrics on held-out data mean, in a sentence, or nothing."""
+        return ""
+
+    def remarks(self, config: ModelConfig) -> list[str]:
+        """What the user should know before training starts; often nothing."""
+        return []
+
+    def next_steps(self, path: str, config: ModelConfig, assets: Assets) -> list[str]:
+        """Commands to try on a trained run."""
+        return [f"throughtime evaluate {path}", f"throughtime predict {path} FILE"]
+
+    def step_names(self, assets: Assets, inputs: Tensor) -> list[str]:
+        """What a reader sees for each step of one sequence [T, ...]: the labels of an axis."""
+        return [str(number) for number in range(len(inputs))]
+
+    def text_input(self, assets: Assets, text: str) -> tuple[Tensor, list[str]]:
+        """Inputs [T, 1] of a typed text, and the symbols in it that the model does not know.
+
+        Raises: InputError where the task does not read text.
+        """
+        raise InputError(f"--prompt is for runs that read symbols, and {self.name} does not: leave it out")
+
+
+def field_of(record: Record, name: str) -> Any:
+    """A record's value.
+
+    Raises: InputError naming the columns that are there.
+    """
+    if name not in record:
+        raise InputError(f"each record must have a column {name!r}, got {', '.join(map(repr, record)) or 'none'}")
+    return record[name]
