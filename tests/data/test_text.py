@@ -1,8 +1,13 @@
 """Reading text: what comes in comes out, and each bad file is named in one line."""
 
+import hashlib
+import os
+import threading
+
 import pytest
 
 from throughtime.data import embedded_text, find_dataset, letters_only, read_text
+from throughtime.data.text import read_sources
 from throughtime.errors import InputError
 
 
@@ -13,6 +18,36 @@ def test_files_are_joined_without_forming_words(tmp_path):
     third.write_bytes(b"last")
     assert read_text([first, second, third]) == "end\nstart\r\nnaïve\r\nlast"
     assert read_text(third) == read_text(str(third)) == "last"
+
+
+def test_each_file_has_its_fingerprint(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_bytes(b"one\n")
+    (tmp_path / "b.txt").write_bytes("\ufefftwo".encode())
+    monkeypatch.chdir(tmp_path)
+    text, (first, second) = read_sources(["a.txt", "b.txt"])
+    assert text == "one\ntwo"
+    assert first == (str(tmp_path / "a.txt"), hashlib.sha256(b"one\n").hexdigest(), 4)
+    assert second == (str(tmp_path / "b.txt"), hashlib.sha256("\ufefftwo".encode()).hexdigest(), 6)
+
+
+@pytest.mark.parametrize("descriptor", [True, False])
+def test_a_pipe_is_read_once_and_recorded_as_it_was_written(tmp_path, descriptor):
+    if descriptor:  # what process substitution hands over
+        read_end, write_end = os.pipe()
+        os.write(write_end, b"through a pipe")
+        os.close(write_end)
+        path = f"/dev/fd/{read_end}"
+        text, (source,) = read_sources(path)
+        os.close(read_end)
+    else:
+        path = str(tmp_path / "fifo")
+        os.mkfifo(path)
+        writer = threading.Thread(target=(tmp_path / "fifo").write_bytes, args=(b"through a pipe",))
+        writer.start()
+        text, (source,) = read_sources(path)
+        writer.join()
+    assert text == "through a pipe"
+    assert source == (path, hashlib.sha256(b"through a pipe").hexdigest(), 14)
 
 
 def bad_file(tmp_path, content):
@@ -73,7 +108,7 @@ def test_letters_only_joins_lines_with_nothing():
     )
 
 
-def test_the_time_machine_has_the_length_of_the_course(time_machine):
+def test_the_time_machine_has_its_published_length(time_machine):
     text = letters_only(time_machine)
     assert len(text) == 170_580
     assert len(set(text)) == 27

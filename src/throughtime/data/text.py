@@ -1,11 +1,13 @@
-"""Text from files, from Python itself, and as the course cleans it."""
+"""Text from files and from Python itself, with the fingerprint of every file that was read."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from throughtime.errors import InputError, nearest_file
 
@@ -13,19 +15,63 @@ _NEWLINE = re.compile(r"\r\n?|\n")
 _NOT_LETTERS = re.compile(r"[\W\d_]+")
 
 
+class Source(NamedTuple):
+    """The fingerprint of a file that was read: what a run records, so that a later run can tell whether data changed."""
+
+    path: str  # resolved where it is a regular file or a folder, else as the caller wrote it (/dev/fd/63)
+    sha256: str
+    bytes: int
+
+
 def read_text(paths: Sequence[str | Path] | str | Path) -> str:
-    """The files' text, one after the other.
+    """The files' text, one after the other; see `read_sources`."""
+    return read_sources(paths)[0]
+
+
+def read_sources(paths: Sequence[str | Path] | str | Path) -> tuple[str, tuple[Source, ...]]:
+    """The files' text, one after the other, and the fingerprint of each file. Each path is opened once and read once.
 
     UTF-8; a byte order mark is dropped, line ends stay as they are. A file that does not end its last line
-    gets a newline before the next file, so that no word is formed across two files.
+    gets a newline before the next file, so that no word is formed across two files. Pipes can be read too: process
+    substitution, a FIFO.
     Raises: InputError for a file that is missing, a folder, unreadable, empty, binary or not UTF-8.
     """
     files = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not files:
         raise InputError("expected at least one text file, got none: name one")
-    texts = [_read(Path(file)) for file in files]
+    texts, sources = [], []
+    for file in files:
+        data, source = read_bytes(file)
+        texts.append(_decoded(data, Path(file)))
+        sources.append(source)
     ended = [text if text.endswith(("\n", "\r")) else text + "\n" for text in texts[:-1]]
-    return "".join([*ended, texts[-1]])
+    return "".join([*ended, texts[-1]]), tuple(sources)
+
+
+def read_bytes(file: str | Path) -> tuple[bytes, Source]:
+    """The content of a file or pipe, read once, and its fingerprint.
+
+    Raises: InputError for a file that is missing, a folder, or unreadable.
+    """
+    path = Path(file)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(_missing(path)) from None
+    except IsADirectoryError:
+        raise InputError(f"expected a file, got a folder: {path}; name the files inside it") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; check its permissions") from None
+    recorded = str(path.resolve()) if path.is_file() else str(file)
+    return data, Source(recorded, hashlib.sha256(data).hexdigest(), len(data))
+
+
+def refuse_binary(data: bytes, name: str | Path) -> None:
+    """Raise InputError for bytes that are UTF-16 or binary, with what to do."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{name} must be UTF-8, got UTF-16; convert it: {_iconv('UTF-16', name)}")
+    if (position := data.find(b"\0")) >= 0:
+        raise InputError(f"{name} must be text, got a binary file: a NUL byte at position {position}")
 
 
 def embedded_text() -> str:
@@ -39,27 +85,17 @@ def embedded_text() -> str:
 
 
 def letters_only(text: str) -> str:
-    """Keep letters and single spaces, in lower case, as the course prepares The Time Machine.
+    """Keep letters and single spaces, in lower case: a small alphabet for character models.
 
-    In each line, a run of anything that is not a letter becomes one space, and spaces at the line's ends go;
-    the lines are then joined with nothing between, as the course does it (words meet at line ends).
+    In each line, a run of anything that is not a letter becomes one space, and spaces at the line's ends are removed;
+    the lines are then joined with nothing between, so the last word of a line and the first of the next become one word.
+    Source: the preparation of The Time Machine in Zhang et al., Dive into Deep Learning, section 9.2.
     """
     return "".join(_NOT_LETTERS.sub(" ", line).strip().lower() for line in _NEWLINE.split(text))
 
 
-def _read(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(_missing(path)) from None
-    except IsADirectoryError:
-        raise InputError(f"expected a text file, got a folder: {path}; name the files inside it") from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; check its permissions") from None
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputError(f"{path} must be UTF-8, got UTF-16; convert it: {_iconv('UTF-16', path)}")
-    if (position := data.find(b"\0")) >= 0:
-        raise InputError(f"{path} must be text, got a binary file: a NUL byte at position {position}")
+def _decoded(data: bytes, path: Path) -> str:
+    refuse_binary(data, path)
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -79,5 +115,5 @@ def _missing(path: Path) -> str:
     return f"no such file: {path}.{nearest_file(path) or ' Check its name.'}"
 
 
-def _iconv(encoding: str, path: Path) -> str:
+def _iconv(encoding: str, path: str | Path) -> str:
     return f"iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > converted.txt"

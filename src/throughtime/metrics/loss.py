@@ -1,0 +1,94 @@
+"""Metrics that follow from the loss, and the squared error. Lower is better."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from throughtime.data.batch import Batch, count_targets, unmasked
+from throughtime.errors import InputError
+from throughtime.metrics.metric import Metric
+
+
+class MeanLoss(Metric):
+    """The task's loss for each unmasked target."""
+
+    name: ClassVar[str] = "loss"
+    higher_is_better: ClassVar[bool] = False
+
+    def update(self, outputs: Any, batch: Batch, loss: Tensor) -> None:
+        # A window's own targets: `num_targets` counts those of the batch that it was cut from.
+        self.totals += torch.tensor([float(loss), self._count(batch)], dtype=torch.float64)
+
+    def value(self) -> float:
+        total, count = self.totals.tolist()
+        return total / count if count else float("nan")
+
+    def _count(self, batch: Batch) -> int:
+        return count_targets(batch.targets)
+
+
+class Perplexity(MeanLoss):
+    """exp of the mean loss in nats; infinite where that is beyond float64."""
+
+    name: ClassVar[str] = "perplexity"
+
+    def value(self) -> float:
+        mean = super().value()
+        return math.exp(mean) if not mean > 700 else float("inf")
+
+
+class Bits(MeanLoss):
+    """The mean loss in bits for each target: nats / ln 2."""
+
+    name: ClassVar[str] = "bits"
+
+    def value(self) -> float:
+        return super().value() / math.log(2)
+
+
+class BitsPerCharacter(Bits):
+    """The loss in bits for each character that the targets stand for, so that vocabularies can be compared.
+
+    Args: characters: whole numbers [V], how many characters each symbol stands for.
+    """
+
+    name: ClassVar[str] = "bits_per_character"
+
+    def __init__(self, characters: Tensor) -> None:
+        super().__init__()
+        self.characters = characters.cpu()
+
+    def _count(self, batch: Batch) -> int:
+        leaves = [leaf for leaf in tree_leaves(batch.targets) if isinstance(leaf, Tensor)]
+        return sum(int(self.characters[leaf[unmasked(leaf)].cpu()].sum()) for leaf in leaves)
+
+
+class SquaredError(Metric):
+    """The mean of (output - target)^2 over the targets that are not NaN.
+
+    Outputs have the targets' shape, or one more axis of size 1 at the end.
+    """
+
+    name: ClassVar[str] = "squared_error"
+    higher_is_better: ClassVar[bool] = False
+
+    def update(self, outputs: Any, batch: Batch, loss: Tensor) -> None:
+        targets = batch.targets
+        if isinstance(outputs, Tensor) and outputs.dim() == targets.dim() + 1 and outputs.shape[-1] == 1:
+            outputs = outputs.squeeze(-1)
+        if not isinstance(outputs, Tensor) or outputs.shape != targets.shape:
+            shape = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise InputError(f"expected outputs of the targets' shape {list(targets.shape)}, got {shape}")
+        kept = unmasked(targets)
+        errors = outputs[kept].double() - targets[kept].double()
+        self.totals[0] += float(errors.square().sum())
+        self.totals[1] += errors.numel()
+
+    def value(self) -> float:
+        total, count = self.totals.tolist()
+        return total / count if count else float("nan")
