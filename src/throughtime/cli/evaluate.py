@@ -85,7 +85,7 @@ def evaluate(
         total = total + part
     if as_json:
         numbers = {
-            name: {"loss": each.loss, "targets": each.count, **each.values} for name, each in {**found, "total": total}.items()
+            name: {"targets": each.count, **each.values} for name, each in {**found, "total": total}.items()
         }
         print(json.dumps({"task": trained.task.name, **numbers}, indent=2))
         return

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from throughtime.errors import InputError, nearest_file
 
 
 def predict(
@@ -14,11 +20,12 @@ def predict(
     out: Annotated[str, typer.Option(metavar="FILE", help="Where to write; -: standard output.")] = "-",
     form: Annotated[
         str | None,
-        typer.Option("--format", metavar="NAME", help="text, csv, tsv or jsonl. Default: by the suffix, else by the first line."),
+        typer.Option("--format", metavar="NAME", help="csv, tsv, jsonl or lines. Default: by the suffix, else by the first line."),
     ] = None,
     task: Annotated[
         str | None, typer.Option(metavar="FILE.py:CLASS", help="The run's task, where it is a file of your own.")
     ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that cannot be read.")] = False,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1.")] = "auto",
 ) -> None:
     """Predict for each line of a file, or of standard input as it comes.
@@ -29,20 +36,44 @@ def predict(
     Examples:
     echo "list index out of range" | throughtime predict runs/classify
     throughtime predict runs/intents questions.csv --out answered.csv
-    throughtime predict runs/book lines.txt --format text
+    throughtime predict runs/book lines.txt --format lines
     """
-    from throughtime.cli.output import Output
-    from throughtime.data.tables import read_records, write_records
+    from throughtime.cli.output import Stream
+    from throughtime.data.records import Records, write_records
     from throughtime.runtime import load
 
     trained = load(run, task=task, device=device)
-    records = read_records(file, form, column=trained.task.columns[0])
-    _ = trained.model  # before anything is written
-    with Output(out) as stream:
-        write_records(stream, records.form, _answered(trained, records))
+    columns = [column for column in trained.task.columns]
+    _ = trained.model  # before anything is read or written
+    with _opened(file) as source, Stream() if out == "-" else _written(out) as stream:
+        records = Records(source, columns, format=form, name="standard input" if file == "-" else file, skip_bad=skip_bad)
+        write: Any = None
+        for record in records:
+            asked = dict(zip(columns, records.texts(record), strict=True))
+            added = trained.predict(record | asked)
+            if write is None:
+                write = write_records(stream, records.format, [*(records.fieldnames or record), *added])
+            write(record | added)
+    if records.remark:
+        print(f"throughtime: {records.remark}", file=sys.stderr)
 
 
-def _answered(trained, records):  # type: ignore[no-untyped-def]
-    """Each record with its predictions, one at a time."""
-    for record in records:
-        yield {**record, **trained.predict(record)}
+def _opened(file: str) -> Any:
+    """A binary stream to read from."""
+    if file == "-":
+        return nullcontext(sys.stdin.buffer)
+    try:
+        return open(file, "rb")
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}{nearest_file(Path(file))}") from None
+
+
+@contextmanager
+def _written(path: str) -> Iterator[io.StringIO]:
+    """A text that is written to a file whole, or not at all."""
+    from throughtime.files import check_writable, write_output
+
+    check_writable(path)
+    held = io.StringIO()
+    yield held
+    write_output(path, held.getvalue().encode())

@@ -64,7 +64,7 @@ class Examples(Epochs):
         """Batches in an epoch."""
         return len(self._starts)
 
-    def _windows(self, epoch: int) -> Callable[[int], Batch]:
+    def _batches(self, epoch: int) -> Callable[[int], Batch]:
         draws = random.Random(f"{self.seed}/{epoch}")
         generator = torch.Generator().manual_seed(draws.getrandbits(63))
         shuffled = torch.randperm(len(self.inputs), generator=generator)

@@ -94,6 +94,13 @@ def letters_only(text: str) -> str:
     return "".join(_NOT_LETTERS.sub(" ", line).strip().lower() for line in _NEWLINE.split(text))
 
 
+def normalized(text: str, how: str) -> str:
+    """The text as it is ("none"), in lower case ("lower"), or as letters and single spaces ("letters")."""
+    if how == "letters":
+        return letters_only(text)
+    return text.lower() if how == "lower" else text
+
+
 def _decoded(data: bytes, path: Path) -> str:
     refuse_binary(data, path)
     try:

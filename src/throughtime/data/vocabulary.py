@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from throughtime.errors import InputError, one_of
@@ -85,6 +86,13 @@ class Vocabulary(ABC):
         """
         numbers = ids.tolist() if isinstance(ids, Tensor) else ids
         return b"".join(self.symbol(number) for number in numbers).decode("utf-8", "replace")
+
+    def characters(self) -> Tensor:
+        """How many characters each symbol stands for, float64 [V]; the unknown symbol of a char vocabulary counts as one."""
+        counts = [sum(byte & 0xC0 != 0x80 for byte in symbol) for symbol in self.symbols]  # UTF-8: bytes that begin one
+        if self.kind == "char" and self.unknown is not None:
+            counts[self.unknown] = 1
+        return torch.tensor(counts, dtype=torch.float64)
 
     def decoder(self) -> Decoder:
         """A decoder to be fed one id at a time."""

@@ -13,6 +13,9 @@ from throughtime.errors import InputError
 from throughtime.metrics.metric import Metric
 
 
+_SHOWN = 15  # classes of a confusion matrix that fits on a page
+
+
 class Accuracy(Metric):
     """The fraction of unmasked targets that the largest output predicts; for any number of classes, also a vocabulary.
 
@@ -74,9 +77,29 @@ class MacroF1(ConfusionMatrix):
     """The mean of the classes' F1 scores; see `macro_f1` for the classes that count."""
 
     name: ClassVar[str] = "macro_f1"
+    convention: ClassVar[str] = "mean F1 over the classes that occur among targets or predictions, 0 for one never right (scikit-learn's)"
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        super().__init__(len(labels))
+        self.labels = labels
 
     def value(self) -> float:
         return macro_f1(self.totals)
+
+    def details(self) -> str:
+        """The confusion matrix, or of many classes the pairs that are most often confused."""
+        if len(self.labels) <= _SHOWN:
+            head, *rows = self.table(self.labels)
+            lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
+            return "\n".join(["Confusion matrix, a row for each target, a column for each prediction:", "", *lines])
+        wrong = self.totals.clone().fill_diagonal_(0)
+        counts, places = wrong.flatten().topk(_SHOWN)
+        lines = [
+            f"- {self.labels[place // len(self.labels)]} as {self.labels[place % len(self.labels)]}: {int(count)}"
+            for count, place in zip(counts.tolist(), places.tolist(), strict=True)
+            if count
+        ]
+        return "\n".join(["The most frequent confusions, target as prediction:", "", *lines]) if lines else ""
 
 
 def accuracy(counts: Tensor) -> float:

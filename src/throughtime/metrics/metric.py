@@ -18,9 +18,9 @@ class Metric(ABC):
     metric starts at zero.
     """
 
-    name: str
+    name: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
-    convention: str = ""
+    convention: ClassVar[str] = ""
     """How it is computed where that differs between libraries, for the model card."""
 
     def __init__(self, size: int | tuple[int, ...] = 2) -> None:

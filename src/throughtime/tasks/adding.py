@@ -42,7 +42,7 @@ class AddingTask(GeneratedTask):
         "throughtime train adding --length 200 --cell lstm --forget-bias 1 --minutes 3",
     )
     defaults = {**DEFAULTS, "cell": "gru", "hidden": 32, "lr": 1e-2, "steps": 2000}
-    metric = "squared error"
+    loss_name = "squared error"
 
     def __post_init__(self) -> None:
         super().__post_init__()

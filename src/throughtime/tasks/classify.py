@@ -17,11 +17,9 @@ if TYPE_CHECKING:
     from throughtime.data.assets import Assets
     from throughtime.data.batch import Batch
     from throughtime.data.examples import Examples
-    from throughtime.data.tables import Table
     from throughtime.metrics import Metric
 
 PARTS = ("train", "validation", "test")
-_AHEAD = 256  # records that `predict` reads at a time, where they are there at once
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,7 @@ class ClassifyTask(FileTask):
     lower: bool = data_option(False, "Lower case.")
     length: int = data_option(1000, "Symbols read of a text, its first.", metavar="N", low=1, high=10**6)
     skip_bad: bool = data_option(False, "Leave out rows that cannot be read, and count them.")
+    split_seed: int = data_option(0, "Another seed divides the data into other parts.", metavar="N", low=0, high=2**63 - 1)
 
     @property
     def unit(self) -> str:
@@ -69,8 +68,8 @@ class ClassifyTask(FileTask):
         from throughtime.data.vocabulary import Vocabulary
 
         assets = Assets()
-        rows, sources, parts = self._read(None)
-        assets.sources, assets.splits, assets.cache["rows"] = sources, parts, rows
+        rows, assets.sources, parts, remarks = self._read()
+        assets.splits, assets.values["remarks"], assets.cache["rows"] = parts, remarks, rows
         train = [rows[number] for number in parts["train"]]
         found = tuple(sorted({label for _, label in train}))
         assets.labels = {"label": like.labels["label"] if like else found}
@@ -112,18 +111,17 @@ class ClassifyTask(FileTask):
         return cross_entropy(outputs, batch.targets)
 
     def metrics(self, assets: Assets) -> list[Metric]:
-        from throughtime.metrics.classification import Accuracy, ConfusionMatrix, MacroF1
+        from throughtime.metrics.classification import Accuracy, MacroF1
 
-        count = len(assets.labels["label"])
-        return [Accuracy(), MacroF1(count), ConfusionMatrix(assets.labels["label"])]
+        return [Accuracy(), MacroF1(assets.labels["label"])]
 
     def baseline(self, assets: Assets, split: str) -> dict[str, dict[str, float] | str]:
         from throughtime.tasks.baselines import majority, tfidf_linear
 
         (texts, labels), (test_texts, test_labels) = self._columns(assets, "train"), self._columns(assets, split)
-        found: dict[str, dict[str, float] | str] = {"majority class": majority(labels, test_labels)}
+        found: dict[str, dict[str, float] | str] = {"majority class": dict(majority(labels, test_labels))}
         try:
-            found["TF-IDF, linear SVM"] = tfidf_linear(texts, labels, test_texts, test_labels)
+            found["TF-IDF, linear SVM"] = dict(tfidf_linear(texts, labels, test_texts, test_labels))
         except InputError as error:  # scikit-learn is not installed
             found["TF-IDF, linear SVM"] = str(error)
         return found
@@ -148,9 +146,10 @@ class ClassifyTask(FileTask):
     def describe(self, assets: Assets) -> str:
         source = ", ".join(path.rpartition("/")[2] for path in self.data) or "error messages of Python's standard library"
         sizes = {part: len(assets.splits.get(part, ())) for part in PARTS}
+        remarks = "".join(f"; {remark}" for remark in assets.values.get("remarks", ()))
         return (
             f"{source}: {sizes['train']:,} texts to train on, {sizes['validation']:,} for validation, {sizes['test']:,} for "
-            f"test; {len(assets.labels['label'])} labels; vocabulary of {len(assets.vocabulary):,}"
+            f"test; {len(assets.labels['label'])} labels; vocabulary of {len(assets.vocabulary):,}{remarks}"
         )
 
     def step_names(self, assets: Assets, inputs: Tensor) -> list[str]:
@@ -168,7 +167,7 @@ class ClassifyTask(FileTask):
     def _columns(self, assets: Assets, split: str) -> tuple[list[str], list[str]]:
         """Texts and labels of a split."""
         if "rows" not in assets.cache or split == "all":
-            rows, sources, parts = self._read(assets)
+            rows, sources, _, _ = self._read()
             if split == "all":
                 return [text for text, _ in rows], [label for _, label in rows]
             check_sources(assets, sources)
@@ -191,8 +190,29 @@ class ClassifyTask(FileTask):
         found: tuple[list[Tensor], Tensor] = assets.cache[key]
         return found
 
-    def _read(self, assets: Assets | None) -> tuple[list[tuple[str, str]], Any, dict[str, list[int]]]:
-        """All rows (text, label), the files they are from, and the numbers of each part (new ones, where a run has none)."""
-        from throughtime.data.split import split_examples
+    def _read(self) -> tuple[list[tuple[str, str]], Any, dict[str, list[int]], list[str]]:
+        """All rows (text, label), the files they are from, the numbers of each part, and what the user should know.
 
-        raise NotImplementedError  # completed when the readers are in
+        The rows of `data` come first, then those of validation and test files.
+        """
+        from throughtime.data.exceptions import exception_messages
+        from throughtime.data.split import check_disjoint, group_keys, split_examples
+        from throughtime.data.tables import read_table
+
+        columns = (self.text or "text", self.label or "label")
+        tables = {"data": read_table(self.data, columns, skip_bad=self.skip_bad) if self.data else exception_messages()}
+        names = columns if self.data else ("text", "label")
+        rows = list(zip(*(tables["data"].columns[name] for name in names), strict=True))[: self.limit]
+        own = {part: value for part in PARTS[1:] if not isinstance(value := getattr(self, part), str)}
+        keys, labels = group_keys([text for text, _ in rows]), [label for _, label in rows]
+        split = split_examples(len(rows), **own, seed=self.split_seed, groups=keys, labels=labels)  # type: ignore[arg-type]
+        parts = {part: list(getattr(split, part)) for part in PARTS}
+        for part in PARTS[1:]:
+            if isinstance(file := getattr(self, part), str):
+                tables[part] = read_table(file, columns, skip_bad=self.skip_bad)
+                more = list(zip(*(tables[part].columns[name] for name in columns), strict=True))
+                parts[part] = list(range(len(rows), len(rows) + len(more)))
+                rows += more
+        remarks = [remark for table in tables.values() for remark in table.remarks]
+        remarks += check_disjoint(**{part: [rows[number][0] for number in parts[part]] for part in PARTS})
+        return rows, tuple(source for table in tables.values() for source in table.sources), parts, remarks

@@ -36,7 +36,7 @@ class GeneratedTask(Task):
     without = ("embedding", "tied", "pooling", "window")
     columns = ("input",)
     symbols: ClassVar[str] = ""  # what a reader sees for each symbol; "" where inputs are numbers
-    metric: ClassVar[str] = "cross-entropy"
+    loss_name: ClassVar[str] = "cross-entropy in nats"
 
     length: int = data_option(100, "Steps of a sequence.", metavar="T", low=1, high=1_000_000)
     validation: int = data_option(2000, "Sequences to validate with, never trained on.", metavar="N", low=1)
@@ -95,16 +95,14 @@ class GeneratedTask(Task):
         return cross_entropy(outputs, batch.targets)
 
     def metrics(self, assets: Assets) -> list[Metric]:
-        from throughtime.metrics.loss import MeanLoss
-
-        return [MeanLoss(self.metric)]
+        return []  # the loss says it all
 
     def baseline(self, assets: Assets, split: str) -> dict[str, dict[str, float] | str]:
-        return {name: {self.metric: value} for name, value in self.levels.items()}
+        return {name: {"loss": value} for name, value in self.levels.items()}
 
     def describe(self, assets: Assets) -> str:
         levels = ", ".join(f"{value:.4f} {name}" for name, value in self.levels.items())
-        return f"{self.name}, T = {self.length}: {self.steps} steps a sequence; {self.metric}: {levels}"
+        return f"{self.name}, T = {self.length}: {self.steps} steps a sequence; {self.loss_name}: {levels}"
 
     def describe_loss(self, loss: float) -> str:
         (first, trivial), *_, (last, best) = self.levels.items()
@@ -112,7 +110,7 @@ class GeneratedTask(Task):
 
     def conclude(self, metrics: Mapping[str, float]) -> str:
         """Which level the loss is nearest to, and the fraction of the way to the lowest one."""
-        loss = metrics[self.metric]
+        loss = metrics["loss"]
         trivial, *_, best = self.levels.values()
         if not math.isfinite(loss) or loss > 1.05 * trivial:
             return "That is worse than no memory: train for more steps, or with a smaller --lr or clip."

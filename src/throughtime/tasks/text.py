@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -106,14 +106,15 @@ class TextTask(FileTask):
         return evaluation_windows(self.ids(assets, split), steps, batch)
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        from throughtime.metrics.loss import cross_entropy
+
         return cross_entropy(outputs, batch.targets)
 
     def metrics(self, assets: Assets) -> list[Metric]:
-        from throughtime.metrics.loss import Bits, BitsPerCharacter, Perplexity
+        from throughtime.metrics.loss import BitsPerCharacter, Perplexity
 
-        if self.tokens == "char":
-            return [Bits("bits per character"), Perplexity()]
-        return [Perplexity(), BitsPerCharacter(characters(assets.vocabulary))]
+        found = [BitsPerCharacter(assets.vocabulary.characters()), Perplexity()]
+        return found if self.tokens == "char" else found[::-1]
 
     def baseline(self, assets: Assets, split: str) -> dict[str, dict[str, float] | str]:
         from throughtime.tasks.baselines import ngram_loss, unigram_loss
@@ -129,7 +130,9 @@ class TextTask(FileTask):
         """How well each text is predicted: loss in nats per symbol, perplexity, and the likeliest next symbol."""
         import torch
 
+        from throughtime.data.text import normalized
         from throughtime.layers.eval_mode import evaluating
+        from throughtime.metrics.loss import cross_entropy
 
         vocabulary = assets.vocabulary
         for record in records:
@@ -178,6 +181,8 @@ class TextTask(FileTask):
         return [assets.vocabulary.decode([int(number)]) for number in inputs]
 
     def text_input(self, assets: Assets, text: str) -> tuple[Tensor, list[str]]:
+        from throughtime.data.text import normalized
+
         text = normalized(text, self.normalize)
         return assets.vocabulary.encode(text)[:, None], list(assets.vocabulary.unknown_symbols(text))
 
@@ -199,7 +204,7 @@ class TextTask(FileTask):
 
     def _read(self) -> tuple[dict[str, str], Any]:
         """The texts by split, and the files that they are from. "own ..." are those that were cut off `data` itself."""
-        from throughtime.data.text import embedded_text, read_sources
+        from throughtime.data.text import embedded_text, normalized, read_sources
 
         text, sources = read_sources(self.data) if self.data else (embedded_text(), ())
         text = normalized(text, self.normalize)[: self.limit]
@@ -231,11 +236,9 @@ class TextTask(FileTask):
 
     def _numbers(self, assets: Assets, loss: float, ids: Tensor) -> dict[str, float]:
         """A baseline's loss as the task's metrics."""
-        if self.tokens == "char":
-            return {"bits per character": loss / math.log(2), "perplexity": math.exp(min(loss, 700))}
-        count = float(characters(assets.vocabulary)[ids[1:]].sum())
-        bits = loss * (len(ids) - 1) / math.log(2) / max(1.0, count)
-        return {"perplexity": math.exp(min(loss, 700)), "bits per character": bits}
+        bits = loss * (len(ids) - 1) / math.log(2)
+        characters = max(1.0, float(assets.vocabulary.characters()[ids[1:]].sum()))
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "bits_per_character": bits / characters}
 
     def _prompt(self, assets: Assets) -> str:
         """An option with a prompt that the vocabulary can spell, or nothing."""
@@ -249,31 +252,3 @@ class TextTask(FileTask):
         start = " ".join(line.split()[:2])[:16]
         usable = start and start.isprintable() and not vocabulary.unknown_symbols(start)
         return f" --prompt {shlex.quote(start)}" if usable else ""
-
-
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """The sum of the cross-entropies in nats over unmasked targets: logits [..., V], targets [...] of whole numbers."""
-    import torch
-    import torch.nn.functional as F
-
-    from throughtime.data.batch import IGNORE
-
-    if logits.dtype in (torch.bfloat16, torch.float16):
-        logits = logits.float()  # a sum over 16-bit numbers would lose the small ones
-    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="sum")
-
-
-def characters(vocabulary: Any) -> Tensor:
-    """How many characters each symbol stands for, [V]; incomplete UTF-8 counts its first bytes."""
-    import torch
-
-    return torch.tensor([sum(byte & 0xC0 != 0x80 for byte in symbol) for symbol in vocabulary.symbols], dtype=torch.float64)
-
-
-def normalized(text: str, how: str) -> str:
-    """The text as it is ("none"), in lower case ("lower"), or as letters and single spaces ("letters")."""
-    from throughtime.data.text import letters_only
-
-    if how == "letters":
-        return letters_only(text)
-    return text.lower() if how == "lower" else text

@@ -35,7 +35,7 @@ def final_results(trainer: Trainer, result: TrainingResult) -> dict[str, dict[st
         evaluation = kept if split == "validation" and kept is not None else trainer.evaluate(split)
         if evaluation is None:
             continue
-        found[split] = {MODEL: {"loss": evaluation.loss, **evaluation.values}}
+        found[split] = {MODEL: dict(evaluation.values)}
         if not trainer.config.no_baselines:
             found[split] |= task.baseline(assets, split)
         found[split] |= {"details": details} if (details := _details(evaluation)) else {}
@@ -44,7 +44,7 @@ def final_results(trainer: Trainer, result: TrainingResult) -> dict[str, dict[st
 
 def results_table(results: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]], list[str]]:
     """Head, rows and notes of the final table: one row for each split and model."""
-    metrics = list(dict.fromkeys(name for split in results.values() for name in split[MODEL] if name != "loss"))
+    metrics = list(dict.fromkeys(name for split in results.values() for name in split[MODEL]))
     head = ["split", "model", *metrics]
     rows, notes = [], []
     for split, entries in results.items():

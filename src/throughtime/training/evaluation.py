@@ -27,8 +27,8 @@ class Evaluation:
 
     @property
     def values(self) -> dict[str, float]:
-        """The metrics' values by name, the main one first."""
-        return {metric.name: metric.value() for metric in self.metrics}
+        """The loss and the metrics' values by name."""
+        return {"loss": self.loss, **{metric.name: metric.value() for metric in self.metrics}}
 
     @property
     def main(self) -> float:
@@ -49,7 +49,7 @@ class Evaluation:
         return Evaluation((self.loss * self.count + other.loss * other.count) / count, count, self.metrics)
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {value:.4g}" for name, value in {"loss": self.loss, **self.values}.items())
+        return ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
 
 
 @torch.no_grad()

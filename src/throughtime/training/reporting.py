@@ -151,7 +151,7 @@ class TensorBoard:
             self._writer.add_scalar(f"training/{name}", getattr(step, name), step.step)
 
     def evaluation(self, step: int, evaluation: Evaluation, best: bool) -> None:
-        for name, value in {"loss": evaluation.loss, **evaluation.values}.items():
+        for name, value in evaluation.values.items():
             self._writer.add_scalar(f"validation/{name}", value, step)
 
     def sample(self, text: str) -> None:
