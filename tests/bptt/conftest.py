@@ -113,13 +113,13 @@ def problem(request: pytest.FixtureRequest) -> Tanh | TorchLSTM:
 def gradient_of() -> Callable:
     """Return `gradient_of(problem, strategy, ...) -> (gradient of all parameters as one vector, Backward)`."""
 
-    def gradient_of(problem, strategy, *, inputs=None, targets=None, state="given", travel=None, **options):
+    def gradient_of(problem, strategy, *, inputs=None, targets=None, state="of the problem", **options):
         for parameter in problem.parameters:
             parameter.grad = None
         if inputs is None:
             inputs, targets = problem.x, problem.target
         state = problem.state if isinstance(state, str) else state
-        result = (travel or strategy.backward)(problem.run, problem.loss, inputs, targets, state, **options)
+        result = strategy.backward(problem.run, problem.loss, inputs, targets, state, **options)
         return flat([p.grad for p in problem.parameters]), result
 
     return gradient_of

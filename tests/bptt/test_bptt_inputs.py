@@ -87,10 +87,10 @@ X, Y = torch.zeros(7, 2, 3), torch.zeros(7, 2, 4)
     [
         (iter([]), None, {}, "needs count, the number of unmasked targets"),
         (iter([]), None, {"count": 5}, "at least one window, got an empty iterator"),
-        (X, None, {"count": 5}, r"iterable of pairs \(x, target\), got Tensor"),
+        (X, None, {"count": 5}, r"a Batch, or an iterable of pairs \(x, target\), got Tensor"),
         (3, None, {"count": 5}, r"iterable of pairs \(x, target\), got int"),
-        ([X], None, {"count": 5}, r"must yield pairs \(x, target\), got Tensor"),
-        ([(X, Y, True)], None, {"count": 5}, r"must yield pairs \(x, target\), got tuple"),
+        ([X], None, {"count": 5}, r"must yield Batches or pairs \(x, target\), got Tensor"),
+        ([(X, Y, True)], None, {"count": 5}, r"must yield Batches or pairs \(x, target\), got tuple"),
         (X, Y[:6], {}, r"same number of steps \(dimension 0\), got \[6, 7\]"),
         (X[:0], Y[:0], {"count": 1}, "at least one step"),
         (torch.tensor(1.0), Y, {}, r"time first, \[T, ...\], got none or a scalar"),

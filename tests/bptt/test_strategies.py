@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime import bptt
+from throughtime.bptt.windows import tensors
 
 EXACT = [
     bptt.Full(),
@@ -68,10 +69,10 @@ def test_values_cross_every_border(problem, strategy, gradient_of):
     y, state = problem.run(problem.x, problem.state)
     torch.testing.assert_close(result.loss, problem.loss(y, problem.target).detach() / 56, rtol=1e-13, atol=0)
     torch.testing.assert_close(
-        bptt.tree.tensors(result.state), bptt.tree.tensors(bptt.detach(state)), rtol=1e-12, atol=1e-14
+        tensors(result.state), tensors(bptt.detach(state)), rtol=1e-12, atol=1e-14
     )
     assert result.count == 7 * 2 * 4
-    assert not any(t.requires_grad for t in [result.loss, *bptt.tree.tensors(result.state)])
+    assert not any(t.requires_grad for t in [result.loss, *tensors(result.state)])
 
 
 @pytest.mark.parametrize("strategy", ALL, ids=str)
@@ -189,8 +190,7 @@ def test_strategies_are_frozen_values(strategy):
 def test_count_targets():
     targets = torch.tensor([[1, -100], [-1, 2]])
     assert bptt.count_targets(targets) == 3
-    assert bptt.count_targets(targets, ignore_index=-1) == 3
-    assert bptt.count_targets({"a": targets, "b": (targets,)}, ignore_index=None) == 8
+    assert bptt.count_targets({"a": targets, "b": (torch.tensor([0.5, float("nan")]), None)}) == 4
 
 
 def test_detach_keeps_the_structure():
