@@ -60,14 +60,13 @@ def read(
                 "lengths with an iterable of pairs cannot be cut: let it yield Batches with their lengths"
             )
         return _from_iterable(run, loss, inputs, state, batch_first)
-    if isinstance(run, nn.Module) and _recurrent(run) and all(x.dim() == 2 for x in _unpacked(inputs)):
-        if batch_first:
-            raise InputError(
-                "inputs [T, D] are one sequence without a batch axis: leave batch_first out, or pass [B, T, D]"
-            )
-        without_batch = lengths is None
-    else:
-        without_batch = False
+    without_batch = (
+        isinstance(inputs, Tensor) and inputs.dim() == 2 and isinstance(run, nn.Module) and _recurrent(run)
+    )
+    if without_batch and batch_first:
+        raise InputError(
+            "inputs [T, D] are one sequence without a batch axis: leave batch_first out, or pass [B, T, D]"
+        )
     batch = _to_batch(run, inputs, targets, lengths, batch_first, counted=counted)
     return Source(*_on_tensors(run, loss, batch_first), batch, None if without_batch else batch_first)
 
@@ -177,7 +176,9 @@ def _on_tensors(
     return run_window, loss_window
 
 
-def _to_batch(run: Any, inputs: Any, targets: Any, lengths: Any, batch_first: bool, *, counted: bool) -> Batch:
+def _to_batch(
+    run: Any, inputs: Any, targets: Any, lengths: Any, batch_first: bool, *, counted: bool
+) -> Batch:
     if isinstance(inputs, PackedSequence):
         if lengths is not None:
             raise InputError("a PackedSequence holds its lengths: leave lengths= out")
@@ -255,8 +256,8 @@ def _one_per_sequence(x: Tensor, target: Tensor, batch_first: bool, with_batch: 
     steps, size = (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
     if target.dim() == 1:
         return with_batch or len(target) == size
-    batched = x.dim() > 2 or not x.is_floating_point()  # otherwise x may be one sequence [T, D]
-    return steps == size and batched and tuple(target.shape[:2]) != (steps, size)
+    has_batch = x.dim() > 2 or not x.is_floating_point()  # otherwise x may be one sequence [T, D]
+    return not with_batch and has_batch and steps == size == target.shape[0] != target.shape[1]
 
 
 def _swapped(tree: Tree) -> Tree:
