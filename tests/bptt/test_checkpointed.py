@@ -72,14 +72,14 @@ def test_it_recomputes_as_many_steps_as_the_schedule_says(tanh, window, slots):
     ],
     ids=str,
 )
-def test_one_unit_has_a_graph_at_a_time(watched, strategy, steps):
-    problem, watch = watched
+def test_one_unit_has_a_graph_at_a_time(live_graphs, strategy, steps):
+    problem, graphs = live_graphs
     strategy.backward(problem.run, problem.loss, problem.x, problem.target, problem.state)
-    assert watch.peak == steps
-    assert watch.alive == 0
+    assert graphs.peak == steps
+    assert graphs.alive == 0
     windows = ((problem.x[t : t + 1], problem.target[t : t + 1]) for t in range(7))
     strategy.backward(problem.run, problem.loss, windows, state=problem.state, reduction="sum")
-    assert watch.peak <= max(steps, 3)
+    assert graphs.peak <= max(steps, 3)
 
 
 @pytest.mark.parametrize("slots", [1, 2, 4])

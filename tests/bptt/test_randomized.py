@@ -112,22 +112,22 @@ def test_the_same_seed_gives_the_same_bits(tanh, strategy, gradient_of):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_graph_reaches_no_further_than_the_last_cut(watched, seed, monkeypatch):
-    problem, watch = watched
+def test_the_graph_reaches_no_further_than_the_last_cut(live_graphs, seed, monkeypatch):
+    problem, graphs = live_graphs
     parts = []
     run = problem.run
 
-    def watching(x, state):
+    def recording(x, state):
         parts.append(state.requires_grad)
         return run(x, state)
 
     bptt.Randomized(2.5).backward(
-        watching, problem.loss, problem.x, problem.target, problem.state,
+        recording, problem.loss, problem.x, problem.target, problem.state,
         generator=torch.Generator().manual_seed(seed),
     )  # fmt: skip
     longest = max(len(run) + 1 for run in "".join("x" if grad else " " for grad in parts).split(" "))
-    assert watch.peak == longest
-    assert watch.alive == 0
+    assert graphs.peak == longest
+    assert graphs.alive == 0
 
 
 @pytest.mark.parametrize("form", ["step", "polynomial"])

@@ -23,7 +23,7 @@ class Source(NamedTuple):
 
     run: Callable[..., tuple[Any, Any]]  # (window, state) -> (outputs, state)
     loss: Callable[[Any, Any], Tensor]  # (outputs, window) -> one number
-    batches: Batch | Iterable[Batch]  # the whole sequence, or an iterable that is pulled one Batch at a time
+    batches: Batch | Iterable[Batch]  # the whole sequence, or an iterable that is read one Batch at a time
     batch_first: bool | None  # how `run` gets its tensors; None: one sequence without a batch axis
 
 

@@ -29,13 +29,13 @@ class Randomized(Strategy):
         polynomial:  c = (alpha - 1) / ((alpha - 2) L + delta)   delta borders after the last cut: 1, 2, ...
 
     with L = mean_length / every. Both have L as mean distance between cuts. For the polynomial form a
-    stretch survives n borders with probability S(n) = prod_{d=1..n} (1 - c_d), which falls like
+    gradient crosses n borders with probability S(n) = prod_{d=1..n} (1 - c_d), which falls like
     n^-(alpha - 1), and its mean sum_{n>=0} S(n) is Gauss's sum 2F1(a - alpha + 2, 1; a + 1; 1) = a / (alpha - 2)
     with a = (alpha - 2) L: that is L.
 
     The weight of a gradient that crosses n borders grows like (1 - 1/L)^-n in the step form and only like
     n^(alpha - 1) in the polynomial one: its variance is smaller at long range. Cutting at random places
-    *without* the weights is biased; `RandomWindow` does that, as a regulariser.
+    *without* the weights is biased; `RandomWindow` does that, as a regularizer.
 
     Cost: one forward and one backward pass. Keeps the activations between two cuts: `mean_length` steps on
     average, sometimes several times that. One draw from `generator` per border; the same seed gives the

@@ -62,7 +62,7 @@ class Strategy(ABC):
             - tensors [T, ...], time first, or pytrees of them; [B, T, ...] with `batch_first`;
             - a PackedSequence, and targets packed alike or padded;
             - a `Batch`, and no targets: then it is `run(window, state)` and `loss(outputs, window)`, windows of the Batch;
-            - an iterable of pairs (x, target) or of Batches, and no targets: consecutive windows, pulled one at a time.
+            - an iterable of pairs (x, target) or of Batches, and no targets: consecutive windows, read one at a time.
         state: None, or a pytree of tensors. A Batch with `reset=True` starts without it. A state that requires grad (a
             learned initial state) gets its gradient, and so do inputs; the state that is returned is detached.
         lengths: int64 [B], steps of each row, 0 to T, for tensors; targets are then per step, [T, B, ...]. `run` gets

@@ -20,7 +20,7 @@ Tree = Any  # nested containers of tensors; None and anything else is left alone
 class Windows:
     """The windows of one sequence, in order and made one at a time; iterate once.
 
-    source: the whole sequence as one Batch, or an iterable of Batches, of which none is pulled ahead.
+    source: the whole sequence as one Batch, or an iterable of Batches, of which none is read ahead.
 
     A whole batch whose inputs or context come out of a graph (an encoder) is detached here: each window would
     otherwise backpropagate through the encoder, whose graph does not survive the first time. `send_upstream`
@@ -37,6 +37,9 @@ class Windows:
             self._batches = [self.whole]
         else:
             self._batches = source
+        self._inputs_have_graph = isinstance(source, Batch) and any(
+            tensor.requires_grad for tensor in tensors(source.inputs)
+        )
 
     def detached(self, tree: Tree) -> Tree:
         """The tree with a leaf in the place of each tensor that requires grad; `send_upstream` goes on from there."""
@@ -62,7 +65,7 @@ class Windows:
                 start = stop
 
     def _on_leaves(self, window: Batch) -> Batch:
-        if self.whole is None or not any(tensor.requires_grad for tensor in tensors(window.inputs)):
+        if not self._inputs_have_graph:
             return window
         inputs = tree_map_only(
             Tensor, lambda tensor: tensor.detach().requires_grad_(tensor.requires_grad), window.inputs
