@@ -1,9 +1,9 @@
-"""Full, truncated and randomised BPTT side by side, from Python.
+"""Full, truncated and randomized BPTT side by side, from Python.
 
     python examples/bptt.py
 
-A small edition of `throughtime compare bptt`, with strategies of your own beside the full gradient: a window that slides, and
-random cuts between blocks of five steps. W stands for the window, 35 steps on the text and 10 on the task.
+A short version of `throughtime compare bptt`: the full gradient, a window that slides by five steps, and random cuts between
+blocks of five steps. W stands for the window, 35 steps on the text and 10 on the task.
 """
 
 from dataclasses import replace
@@ -15,8 +15,8 @@ from throughtime.studies.strategies_table import LEGEND, sentences, table
 
 
 def main(settings: Settings) -> None:
-    """Compare, and print what was found."""
-    found = compare(settings, progress=lambda share, what: print(f"{share:.0%} {what}", flush=True))
+    """Compare, and print the table and its conclusions."""
+    found = compare(settings, progress=lambda fraction, what: print(f"{fraction:.0%} {what}", flush=True))
     print(f"\n{plain(*table(found))}\n\n{LEGEND}\n")
     print("\n".join(sentences(found)))
 

@@ -113,13 +113,13 @@ def problem(request: pytest.FixtureRequest) -> Tanh | TorchLSTM:
 def gradient_of() -> Callable:
     """Return `gradient_of(problem, strategy, ...) -> (gradient of all parameters as one vector, Backward)`."""
 
-    def gradient_of(problem, strategy, *, inputs=None, targets=None, state="given", travel=None, **options):
+    def gradient_of(problem, strategy, *, inputs=None, targets=None, state="of the problem", **options):
         for parameter in problem.parameters:
             parameter.grad = None
         if inputs is None:
             inputs, targets = problem.x, problem.target
         state = problem.state if isinstance(state, str) else state
-        result = (travel or strategy.backward)(problem.run, problem.loss, inputs, targets, state, **options)
+        result = strategy.backward(problem.run, problem.loss, inputs, targets, state, **options)
         return flat([p.grad for p in problem.parameters]), result
 
     return gradient_of
@@ -140,30 +140,30 @@ def flat(gradients: list[Tensor]) -> Tensor:
     return torch.cat([g.flatten() for g in gradients])
 
 
-class Watch:
+class LiveGraphs:
     """Counts the steps whose graph is alive, and remembers the most there were."""
 
     def __init__(self) -> None:
         self.alive = self.peak = 0
 
     def step(self, x: Tensor) -> Tensor:
-        return _Watched.apply(x, self)
+        return _CountedStep.apply(x, self)
 
 
 class _Token:
-    def __init__(self, watch: Watch) -> None:
-        self.watch = watch
-        watch.alive += 1
-        watch.peak = max(watch.peak, watch.alive)
+    def __init__(self, graphs: LiveGraphs) -> None:
+        self.graphs = graphs
+        graphs.alive += 1
+        graphs.peak = max(graphs.peak, graphs.alive)
 
     def __del__(self) -> None:
-        self.watch.alive -= 1
+        self.graphs.alive -= 1
 
 
-class _Watched(torch.autograd.Function):
+class _CountedStep(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, watch: Watch) -> Tensor:
-        ctx.token = _Token(watch) if torch.is_tensor(x) and ctx.needs_input_grad[0] else None
+    def forward(ctx, x: Tensor, graphs: LiveGraphs) -> Tensor:
+        ctx.token = _Token(graphs) if torch.is_tensor(x) and ctx.needs_input_grad[0] else None
         return x.clone()
 
     @staticmethod
@@ -172,8 +172,8 @@ class _Watched(torch.autograd.Function):
 
 
 @pytest.fixture
-def watched(tanh: Tanh) -> tuple[Tanh, Watch]:
-    """The tanh problem, with a watch on the graphs of its steps."""
-    watch, step = Watch(), tanh.step
-    tanh.step = lambda x, h: watch.step(step(x, h))
-    return tanh, watch
+def live_graphs(tanh: Tanh) -> tuple[Tanh, LiveGraphs]:
+    """The tanh problem, with a count of the steps whose graph is alive."""
+    graphs, step = LiveGraphs(), tanh.step
+    tanh.step = lambda x, h: graphs.step(step(x, h))
+    return tanh, graphs

@@ -1,4 +1,4 @@
-"""Checkpointing: the same gradient in less memory, and the schedule that runs the fewest steps again."""
+"""Checkpointing: the same gradient in less memory, and the schedule that recomputes the fewest steps."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from throughtime import bptt
-from throughtime.bptt.revolve import advances, split
+from throughtime.bptt.checkpointed import advances, split
 from throughtime.errors import InputError
 
 
 @cache
 def fewest(units, slots):
-    """The recursion itself: hold the state before unit k, reverse what is after it, then what is before."""
+    """The recursion itself: keep the state before unit k, backpropagate what is after it, then what is before."""
     if units == 1:
         return 0
     if slots == 1:
@@ -27,7 +27,7 @@ def fewest(units, slots):
 
 
 @pytest.mark.parametrize("slots", range(1, 9))
-def test_the_closed_form_is_the_dynamic_programme(slots):
+def test_the_closed_form_equals_the_recursion(slots):
     for units in range(1, 60):
         assert advances(units, slots) == fewest(units, slots)
         if units > 1 and slots > 1:
@@ -46,7 +46,7 @@ def test_a_unit_is_run_at_most_r_times():
 @pytest.mark.parametrize(
     ("window", "slots"), [(1, 1), (1, 2), (1, 3), (1, 7), (2, 2), (3, 1), (1, None), (2, None)]
 )
-def test_it_runs_as_many_steps_again_as_the_schedule_says(tanh, window, slots):
+def test_it_recomputes_as_many_steps_as_the_schedule_says(tanh, window, slots):
     plain, with_graph = [], []
     run = tanh.run
 
@@ -72,19 +72,19 @@ def test_it_runs_as_many_steps_again_as_the_schedule_says(tanh, window, slots):
     ],
     ids=str,
 )
-def test_one_unit_has_a_graph_at_a_time(watched, strategy, steps):
-    problem, watch = watched
+def test_one_unit_has_a_graph_at_a_time(live_graphs, strategy, steps):
+    problem, graphs = live_graphs
     strategy.backward(problem.run, problem.loss, problem.x, problem.target, problem.state)
-    assert watch.peak == steps
-    assert watch.alive == 0
+    assert graphs.peak == steps
+    assert graphs.alive == 0
     windows = ((problem.x[t : t + 1], problem.target[t : t + 1]) for t in range(7))
     strategy.backward(problem.run, problem.loss, windows, state=problem.state, reduction="sum")
-    assert watch.peak <= max(steps, 3)
+    assert graphs.peak <= max(steps, 3)
 
 
 @pytest.mark.parametrize("slots", [1, 2, 4])
-def test_it_holds_as_many_states_as_it_may(tanh, slots):
-    """Every state that `run` returns is watched; held are the slots, and the one on its way."""
+def test_it_keeps_no_more_states_than_slots(tanh, slots):
+    """Every state that `run` returns is counted; kept are the slots, and the current one."""
     alive = peak = 0
 
     class State:
@@ -118,7 +118,7 @@ def test_it_holds_as_many_states_as_it_may(tanh, slots):
     assert alive == 0
 
 
-def test_dropout_drops_the_same_again():
+def test_dropout_is_recomputed_with_the_same_mask():
     torch.manual_seed(4)
     lstm = nn.LSTM(3, 13, num_layers=2, dropout=0.5).double()
     x, target = torch.randn(7, 2, 3).double(), torch.randn(7, 2, 13).double()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime import bptt
+from throughtime.bptt.windows import tensors
 
 EXACT = [
     bptt.Full(),
@@ -43,9 +44,7 @@ def test_the_others_differ(problem, strategy, gradient_of, autograd):
     assert (gradient - expected).norm() > 0.01 * expected.norm()
 
 
-@pytest.mark.parametrize("strategy", EXACT, ids=str)
-def test_the_exact_ones_agree_with_finite_differences(tanh, strategy, gradient_of):
-    gradient, _ = gradient_of(tanh, strategy, reduction="sum")
+def test_the_exact_ones_agree_with_finite_differences(tanh, gradient_of):
     eps, differences = 1e-6, []
     with torch.no_grad():
         for parameter in tanh.parameters:
@@ -58,7 +57,11 @@ def test_the_exact_ones_agree_with_finite_differences(tanh, strategy, gradient_o
                 differences.append((losses[0] - losses[1]) / (2 * eps))
     # 1e-7 of the largest entry: rounding of the loss over eps, which is more than the eps^2 of the formula.
     expected = torch.stack(differences)
-    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-7 * expected.abs().max().item())
+    for strategy in EXACT:
+        gradient, _ = gradient_of(tanh, strategy, reduction="sum")
+        torch.testing.assert_close(
+            gradient, expected, rtol=0, atol=1e-7 * expected.abs().max().item(), msg=str(strategy)
+        )
 
 
 @pytest.mark.parametrize("strategy", ALL, ids=str)
@@ -67,11 +70,9 @@ def test_values_cross_every_border(problem, strategy, gradient_of):
     _, result = gradient_of(problem, strategy)
     y, state = problem.run(problem.x, problem.state)
     torch.testing.assert_close(result.loss, problem.loss(y, problem.target).detach() / 56, rtol=1e-13, atol=0)
-    torch.testing.assert_close(
-        bptt.tree.tensors(result.state), bptt.tree.tensors(bptt.detach(state)), rtol=1e-12, atol=1e-14
-    )
+    torch.testing.assert_close(tensors(result.state), tensors(bptt.detach(state)), rtol=1e-12, atol=1e-14)
     assert result.count == 7 * 2 * 4
-    assert not any(t.requires_grad for t in [result.loss, *bptt.tree.tensors(result.state)])
+    assert not any(t.requires_grad for t in [result.loss, *tensors(result.state)])
 
 
 @pytest.mark.parametrize("strategy", ALL, ids=str)
@@ -189,8 +190,7 @@ def test_strategies_are_frozen_values(strategy):
 def test_count_targets():
     targets = torch.tensor([[1, -100], [-1, 2]])
     assert bptt.count_targets(targets) == 3
-    assert bptt.count_targets(targets, ignore_index=-1) == 3
-    assert bptt.count_targets({"a": targets, "b": (targets,)}, ignore_index=None) == 8
+    assert bptt.count_targets({"a": targets, "b": (torch.tensor([0.5, float("nan")]), None)}) == 4
 
 
 def test_detach_keeps_the_structure():

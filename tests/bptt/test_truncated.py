@@ -68,7 +68,7 @@ def test_sliding_by_more_steps_reaches_the_full_gradient(tanh, gradient_of, auto
 def test_a_detach_in_the_middle_of_the_graph_does_not_slide(tanh, autograd):
     """Detaching the state of `window` steps ago before each backward cuts nothing.
 
-    The step that followed it holds its own edge into the graph, so that every loss still travels all the way
+    The step that followed it holds its own edge into the graph, so that the gradient of every loss still goes all the way
     back; and in place, torch refuses.
     """
 
@@ -112,13 +112,13 @@ def test_a_state_that_requires_grad_is_reached_from_the_first_window_only(tanh):
     ids=str,
 )  # fmt: skip
 @pytest.mark.parametrize("requires_grad", [False, True])
-def test_the_graph_of_a_window_is_gone_before_the_next(watched, strategy, steps, requires_grad):
-    problem, watch = watched
+def test_the_graph_of_a_window_is_gone_before_the_next(live_graphs, strategy, steps, requires_grad):
+    problem, graphs = live_graphs
     state = problem.state.clone().requires_grad_(requires_grad)
     generator = torch.Generator().manual_seed(1)
     strategy.backward(problem.run, problem.loss, problem.x, problem.target, state, generator=generator)
-    assert watch.peak == steps
-    assert watch.alive == 0
+    assert graphs.peak == steps
+    assert graphs.alive == 0
 
 
 def test_random_windows_have_random_lengths_from_the_generator(tanh):

@@ -1,39 +1,36 @@
-"""Checkpointed backpropagation through time: exact, in little memory, by running steps again."""
+"""Backpropagation through time with gradient checkpointing: exact, in little memory, by recomputing windows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil, isqrt
+from math import ceil, comb, isqrt
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from throughtime.bptt.random_state import RandomState
-from throughtime.bptt.revolve import advances, split
-from throughtime.bptt.strategy import Backward, BackwardCall, Loss, Reduction, Run, Tally
-from throughtime.bptt.tree import Tree, collected, detach, hand_on, leaves_of
-from throughtime.bptt.windows import Window, Windows, steps_of
+from throughtime.bptt.strategy import Pass, Strategy
+from throughtime.bptt.windows import Tree, as_leaves, backward_from, detach, take_gradients
+from throughtime.data.batch import Batch
 from throughtime.errors import InputError
 
 
 @dataclass(frozen=True)
-class Checkpointed:
-    """Hold a few states, and run what lies between them again when the gradient arrives: exact.
+class Checkpointed(Strategy):
+    """Keep a few states, and recompute what lies between them in the backward pass: exact.
 
-    The sequence is n units of `window` steps. Going forward only states are held, at most `slots` of them;
-    going backward, a unit is run again from the nearest state, with a graph, and that graph is gone before the
-    next one is built. Which states to hold is chosen so that the fewest steps are run again (`revolve.py`).
+    The sequence is n units of `window` steps. The forward pass keeps only states, at most `slots` of them; the backward
+    pass recomputes unit after unit from the nearest state, with a graph, and that graph is freed before the next one is
+    built. Which states to keep is chosen so that the fewest steps are recomputed (`split`).
 
-    `slots=None` puts the n units into ceil(sqrt(n)) longer ones and holds the state before each.
+    `slots=None` puts the n units into ceil(sqrt(n)) longer ones and keeps the state before each.
 
     Cost: T steps with their backward pass, as in `Full`, plus `advances(n, slots)` units without a graph: n - 1
     if slots >= n, and below r n for the smallest r with n <= C(slots + r, r). Keeps `slots` states (for None,
     ceil(sqrt(n))) and the activations of `window` steps (for None, of `window` ceil(sqrt(n))). The inputs of
-    all windows are kept, also an iterator's. `for_budget` chooses from a number of bytes.
+    all windows are kept, also an iterable's. `for_budget` chooses from a number of bytes.
 
-    A unit is run again with the random state of its first run, so dropout drops the same. `run` must depend on
+    A unit is recomputed with the random state of its first run, so dropout drops the same. `run` must depend on
     nothing else that changes: counters or running averages inside a module are updated more than once. On CUDA
     torch.nn's layers leave their dropout to cuDNN, whose random state cannot be set back: put nn.Dropout between
     single layers instead.
@@ -48,15 +45,15 @@ class Checkpointed:
         if self.window < 1:
             raise InputError(f"window must be at least 1 step, got {self.window}")
         if self.slots is not None and self.slots < 1:
-            raise InputError(f"slots must be at least 1 (the first state is held), got {self.slots}")
+            raise InputError(f"slots must be at least 1 (the first state is kept), got {self.slots}")
 
     @classmethod
     def for_budget(cls, budget: int, steps: int, *, state_bytes: int, step_bytes: int) -> Checkpointed:
-        """Return the strategy that runs the fewest steps again within `budget` bytes.
+        """Return the strategy that recomputes the fewest steps within `budget` bytes.
 
         steps: T. state_bytes: one state, of all layers and the whole batch. step_bytes: the activations that
         autograd keeps for one step. Memory is counted as (slots + 2) state_bytes + window step_bytes; the two
-        are the state on its way forward and the gradient on its way back.
+        are the current state of the forward pass and the gradient of a state.
 
         Raises: InputError if not even one state and one step fit. Cost: O(T) integer arithmetic.
         """
@@ -81,44 +78,147 @@ class Checkpointed:
         _, units, slots = best
         return cls(-(-steps // units), slots)
 
-    def backward(
-        self,
-        run: Run,
-        loss: Loss,
-        inputs: Any,
-        targets: Any = None,
-        state: Tree = None,
-        *,
-        reduction: Reduction = "mean",
-        count: int | None = None,
-        backward: BackwardCall | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Backward:
-        """Reverse the sequence unit by unit. See `Strategy.backward`; nothing is drawn from `generator`."""
-        tally = Tally(loss, targets, reduction, count)
-        windows, units = self._units(inputs, targets)
-        slots = len(units) if self.slots is None else self.slots
-        journey = _Journey(run, tally, units, backward or Tensor.backward)
-        leaves = journey.reverse(state, slots)
-        result = tally.result(journey.final, len(units))
-        hand_on(state, leaves)
-        windows.flow()
-        return result
-
     def describe(self) -> str:
         """Say what it does."""
-        held = "about sqrt(n) states" if self.slots is None else f"{self.slots} states"
-        return f"checkpointed: exact, holds {held}, runs windows of {self.window} steps again"
+        kept = "about sqrt(n) states" if self.slots is None else f"{self.slots} states"
+        return f"checkpointed: exact, keeps {kept}, recomputes windows of {self.window} steps"
 
-    def _units(self, inputs: Any, targets: Any) -> tuple[Windows, list[list[Window]]]:
-        """Return the windows, and the units, each the windows that share a graph."""
-        length = self.window
-        if self.slots is None and targets is not None:
-            length *= _root(ceil(steps_of(inputs, targets) / self.window))  # one long call, not many short
-        windows = Windows(inputs, targets, lambda: length)
-        pieces = list(windows)
-        group = _root(len(pieces)) if self.slots is None and targets is None else 1
-        return windows, [pieces[i : i + group] for i in range(0, len(pieces), group)]
+    def splits(self, steps: int) -> bool:
+        """If there are more steps than are run in one call."""
+        return steps > self._unit_steps(steps)
+
+    def _unit_steps(self, steps: int) -> int:
+        return self.window * (_root(ceil(steps / self.window)) if self.slots is None else 1)
+
+    def _accumulate(self, one_pass: Pass, state: Tree) -> tuple[Tree, int]:
+        units = self._units(one_pass)
+        recompute = _Recompute(one_pass, units, len(units) if self.slots is None else self.slots)
+        leaves = recompute.backward(state)
+        if units:
+            backward_from(state, leaves)
+        return recompute.final, len(units)
+
+    def _units(self, one_pass: Pass) -> list[list[Batch]]:
+        """Return the units, each the windows that share a graph."""
+        whole = one_pass.windows.whole
+        length = (
+            self.window if whole is None else self._unit_steps(whole.steps)
+        )  # one long call, not many short
+        windows = list(one_pass.windows.cut(lambda: length))
+        group = _root(len(windows)) if self.slots is None and whole is None else 1
+        return [windows[i : i + group] for i in range(0, len(windows), group)]
+
+
+class _RandomState(NamedTuple):
+    """The default generators of the CPU and of every CUDA device in use, to recompute with the same dropout."""
+
+    cpu: Tensor
+    cuda: list[Tensor]
+
+    @classmethod
+    def now(cls) -> _RandomState:
+        # Does not start CUDA where nobody uses it.
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+        return cls(torch.get_rng_state(), cuda)
+
+    def restore(self) -> None:
+        torch.set_rng_state(self.cpu)
+        for device, state in enumerate(self.cuda):
+            torch.cuda.set_rng_state(state, device)
+
+
+class _Checkpoint(NamedTuple):
+    """All that is needed to run on from before unit `unit`."""
+
+    unit: int
+    state: Tree
+    random: _RandomState
+
+
+class _Recompute:
+    """The backward pass of one sequence, unit by unit from the last to the first."""
+
+    def __init__(self, one_pass: Pass, units: list[list[Batch]], slots: int) -> None:
+        self._pass = one_pass
+        self._units = units
+        self._slots = slots
+        self.final: Tree = None  # the state after the last step, a constant
+
+    def backward(self, state: Tree) -> Tree:
+        """Run each unit with a graph and backpropagate through it.
+
+        Returns leaves that have collected the gradient of `state`, the state before the first unit.
+        """
+        kept = [_Checkpoint(0, state, _RandomState.now())]
+        leaves: Tree = None
+        after: _RandomState | None = None
+        for unit in reversed(range(len(self._units))):
+            checkpoint = self._before(unit, kept)
+            leaves = self._unit(checkpoint, leaves, last=after is None)
+            after = after or _RandomState.now()
+        if after is not None:
+            after.restore()  # as if everything had been run once
+        return leaves
+
+    def _before(self, unit: int, kept: list[_Checkpoint]) -> _Checkpoint:
+        """Return the state before `unit`, keeping others on the way there while slots are free."""
+        while (first := kept[-1].unit) < unit:
+            # What is free for the units first..unit, the slot of `first` included. If that is the only one, the
+            # split leads straight to `unit`: the current state, not one that is kept.
+            free = self._slots - len(kept) + 1
+            kept.append(self._advance(kept[-1], first + split(unit + 1 - first, free)))
+        return kept.pop()
+
+    def _advance(self, start: _Checkpoint, stop: int) -> _Checkpoint:
+        """Run the units start.unit..stop-1 without a graph."""
+        start.random.restore()
+        state = start.state
+        with torch.no_grad():
+            for unit in self._units[start.unit : stop]:
+                for window in unit:
+                    state = self._pass.run(window, state)[1]
+        # Under autocast, weights that were cast here have no graph; the run with a graph must cast its own.
+        torch.clear_autocast_cache()
+        return _Checkpoint(stop, detach(state), _RandomState.now())
+
+    def _unit(self, start: _Checkpoint, after: Tree, *, last: bool) -> Tree:
+        """Run one unit with its graph, and backpropagate through it.
+
+        after: leaves with the gradient of the state after it. Returns such leaves for the state before it.
+        """
+        start.random.restore()
+        leaves = state = as_leaves(start.state)
+        outputs = []
+        windows = self._units[start.unit]
+        for window in windows:  # all runs before all losses: a loss that draws must not shift the dropout
+            y, state = self._pass.run(window, state)
+            outputs.append(y)
+        losses = [self._pass.loss(y, window) for y, window in zip(outputs, windows, strict=True)]
+        loss = sum(losses[1:], start=losses[0])
+        if last:
+            self.final = detach(state)
+        else:
+            ends, gradients = take_gradients(state, after)
+            loss = _WithStateGradient.apply(loss, gradients, *ends)  # type: ignore[no-untyped-call]
+        self._pass.backward(loss)
+        return leaves
+
+
+class _WithStateGradient(torch.autograd.Function):
+    """The loss of a unit, whose backward pass also starts from the gradient of the unit's last state.
+
+    One backward pass does for both, and a loss scaler's factor, which the state's gradient already contains,
+    is not applied to it twice.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor], *ends: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return loss.view_as(loss)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients[0], None, *ctx.gradients
 
 
 def _root(n: int) -> int:
@@ -126,98 +226,40 @@ def _root(n: int) -> int:
     return isqrt(n - 1) + 1 if n else 1
 
 
-class _Held(NamedTuple):
-    """A checkpoint: all that running on from before unit `unit` needs."""
+def advances(units: int, slots: int) -> int:
+    """Return the fewest forward runs without a graph that `units` units take with `slots` kept states.
 
-    unit: int
-    state: Tree
-    random: RandomState
+    The state before the first unit takes one slot. The run of a unit that is followed at once by its own
+    backward pass does not count: every schedule has `units` of those. It is the value of
 
+        F(1, s) = 0,  F(n, 1) = n (n - 1) / 2,  F(n, s) = min_{0<k<n} k + F(n - k, s - 1) + F(k, s)
 
-class _Journey:
-    """One sequence on its way back."""
+    in closed form: F(n, s) = r n - C(s + r, s + 1), r the smallest number with n <= C(s + r, s), which is how
+    often a unit is run at most.
 
-    def __init__(
-        self, run: Run, tally: Tally, units: list[list[Window]], backward: Callable[..., object]
-    ) -> None:
-        self._run = run
-        self._tally = tally
-        self._units = units
-        self._backward = backward
-        self.final: Tree = None  # the state after the last step, a constant
-
-    def reverse(self, state: Tree, slots: int) -> Tree:
-        """Go through the units from the last to the first, each forward once more and then back.
-
-        Returns leaves of `state` that have collected the gradient of the state before the first unit.
-        """
-        held = [_Held(0, state, RandomState.now())]
-        leaves: Tree = None
-        after: RandomState | None = None
-        for unit in reversed(range(len(self._units))):
-            here = self._before(unit, held, slots)
-            leaves = self._unit(here, leaves, last=after is None)
-            after = after or RandomState.now()
-        if after is not None:
-            after.restore()  # as if everything had been run once
-        return leaves
-
-    def _before(self, unit: int, held: list[_Held], slots: int) -> _Held:
-        """Return the state before `unit`, holding others on the way there while slots are free."""
-        while (first := held[-1].unit) < unit:
-            # What is free for the units first..unit, the slot of `first` included. If that is the only one, the
-            # split leads straight to `unit`: a state on its way, not one that is held.
-            free = slots - len(held) + 1
-            held.append(self._advance(held[-1], first + split(unit + 1 - first, free)))
-        return held.pop()
-
-    def _advance(self, start: _Held, stop: int) -> _Held:
-        """Run the units start.unit..stop-1 without a graph."""
-        start.random.restore()
-        state = start.state
-        with torch.no_grad():
-            for unit in self._units[start.unit : stop]:
-                for window in unit:
-                    state = self._run(window.inputs, state)[1]
-        # Under autocast, weights that were cast here have no graph; the run with a graph must cast its own.
-        torch.clear_autocast_cache()
-        return _Held(stop, detach(state), RandomState.now())
-
-    def _unit(self, here: _Held, later: Tree, *, last: bool) -> Tree:
-        """Run one unit with its graph, and go back through it.
-
-        later: leaves with the gradient of the state after it. Returns such leaves for the state before it.
-        """
-        here.random.restore()
-        leaves = state = leaves_of(here.state)
-        outputs = []
-        windows = self._units[here.unit]
-        for window in windows:  # all runs before all losses: a loss that draws must not shift the dropout
-            y, state = self._run(window.inputs, state)
-            outputs.append(y)
-        shares = [self._tally.add(y, window.target) for y, window in zip(outputs, windows, strict=True)]
-        share = sum(shares[1:], start=shares[0])
-        if last:
-            self.final = detach(state)
-        else:
-            ends, gradients = collected(state, later)
-            share = _Inject.apply(share, gradients, *ends)  # type: ignore[no-untyped-call]
-        self._backward(share)
-        return leaves
-
-
-class _Inject(torch.autograd.Function):
-    """The loss of a unit, whose backward pass also starts the gradient of the unit's last state.
-
-    One backward pass does for both, and a loss scaler's factor, which the state's gradient already carries,
-    is not applied to it twice.
+    Source: Griewank & Walther 2000, ACM TOMS 26(1), proposition 1; Gruslys et al. 2016, arXiv 1606.03401.
     """
+    if slots == 1:
+        return units * (units - 1) // 2
+    r = _repetitions(units, slots)
+    return r * units - comb(slots + r, slots + 1)
 
-    @staticmethod
-    def forward(ctx: Any, share: Tensor, gradients: list[Tensor], *ends: Tensor) -> Tensor:
-        ctx.gradients = gradients
-        return share.view_as(share)
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return gradients[0], None, *ctx.gradients
+def split(units: int, slots: int) -> int:
+    """Return k, the unit before which to keep the next state: the minimizer of `advances`' recursion.
+
+    The later part, n - k units, must fit into r repetitions with one slot fewer, the earlier part, k units,
+    into r - 1 with all slots, and neither into fewer than it needs; the largest such k is taken.
+    """
+    if slots == 1:
+        return units - 1  # no further state can be kept: the last unit comes next
+    r = _repetitions(units, slots)
+    return min(comb(slots + r - 1, slots), units - comb(slots + r - 2, slots - 1))
+
+
+def _repetitions(units: int, slots: int) -> int:
+    """Return the smallest r with units <= C(slots + r, slots)."""
+    r = 0
+    while comb(slots + r, slots) < units:
+        r += 1
+    return r

@@ -1,4 +1,4 @@
-"""Backpropagation through time by hand, for two plain networks: the formulas as code, to read and to test by.
+"""The gradients of two plain networks by explicit formulas, to read and to test against.
 
 Rows are examples, weights are stored as torch stores them, [to, from]. A column formula such as
 `W_qh^T dL/do` is therefore the row `dL_do @ W_qh` here, and products of matrices read from left to right.
@@ -139,11 +139,11 @@ def _check(W_hx: Tensor, W_hh: Tensor, W_qh: Tensor, x: Tensor, h0: Tensor, dL_d
         raise InputError(f"x must have shape [T, B, D] with T >= 1, got {list(x.shape)}")
     (T, B, D), (Q, H) = x.shape, W_qh.shape
     expected = {"W_hx": (H, D), "W_hh": (H, H), "h0": (B, H), "dL_do": (T, B, Q)}
-    given = {"W_hx": W_hx, "W_hh": W_hh, "h0": h0, "dL_do": dL_do}
+    tensors = {"W_hx": W_hx, "W_hh": W_hh, "h0": h0, "dL_do": dL_do}
     for name, shape in expected.items():
-        if given[name].shape != shape:
+        if tensors[name].shape != shape:
             raise InputError(
                 f"{name} must have shape {list(shape)} with x {list(x.shape)} and W_qh {list(W_qh.shape)}, "
-                f"got {list(given[name].shape)}"
+                f"got {list(tensors[name].shape)}"
             )
     return T, H

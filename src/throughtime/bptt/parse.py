@@ -1,4 +1,4 @@
-"""A strategy from a word, as the command line and configuration files write it."""
+"""A strategy from its name and numbers, as the command line and configuration files write it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from throughtime.bptt.checkpointed import Checkpointed
-from throughtime.bptt.full import Full
-from throughtime.bptt.random_window import RandomWindow
 from throughtime.bptt.randomized import Randomized
-from throughtime.bptt.strategy import Strategy
-from throughtime.bptt.truncated import Truncated
+from throughtime.bptt.strategy import Full, Strategy
+from throughtime.bptt.truncated import RandomWindow, Truncated
 from throughtime.errors import InputError, one_of
 
 
 class _Form(NamedTuple):
-    written: str
+    syntax: str
     pattern: str  # of what follows the name; its groups are integers, or absent
     make: Callable[..., Strategy]
 
@@ -52,7 +50,7 @@ _FORMS = {
 
 
 def parse(text: str) -> Strategy:
-    """Return the strategy that a word such as "truncated:35" names.
+    """Return the strategy for a text such as "truncated:35".
 
     full | truncated:WINDOW[/STRIDE] | randomized:MEAN[/EVERY] | polynomial:MEAN[/EVERY] |
     random_window:LOW-HIGH | checkpointed[:WINDOW[/SLOTS]], all numbers in steps, but SLOTS in states.
@@ -64,7 +62,7 @@ def parse(text: str) -> Strategy:
     form = _FORMS[one_of("bptt", name, _FORMS)]
     match = re.fullmatch(form.pattern, colon + numbers, flags=re.ASCII)
     if match is None:
-        raise InputError(f"bptt must read {form.written}, got {text!r}")
+        raise InputError(f"bptt must read {form.syntax}, got {text!r}")
     try:
         return form.make(*(None if group is None else int(group) for group in match.groups()))
     except InputError as error:

@@ -1,8 +1,7 @@
-"""Randomised truncation: random cuts, and a reweighted gradient whose expectation is the full gradient."""
+"""Randomized truncation: random cuts, and a reweighted gradient whose expectation is the full gradient."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from throughtime.bptt.strategy import Backward, BackwardCall, Loss, Reduction, Run, Tally
-from throughtime.bptt.tree import Tree, detach, differentiable
-from throughtime.bptt.windows import Window, Windows
+from throughtime.bptt.strategy import Pass, Strategy
+from throughtime.bptt.windows import Tree, detach, differentiable
+from throughtime.data.batch import Batch
 from throughtime.errors import InputError, one_of
 
 
 @dataclass(frozen=True)
-class Randomized:
-    """Cut at random, and reweight what is not cut: noisy, but unbiased.
+class Randomized(Strategy):
+    """Cut at random, and reweight what is not cut: unbiased, with variance.
 
     At each border between blocks of `every` steps the gradient of the whole state is multiplied by
 
@@ -30,13 +29,13 @@ class Randomized:
         polynomial:  c = (alpha - 1) / ((alpha - 2) L + delta)   delta borders after the last cut: 1, 2, ...
 
     with L = mean_length / every. Both have L as mean distance between cuts. For the polynomial form a
-    stretch survives n borders with probability S(n) = prod_{d=1..n} (1 - c_d), which falls like
+    gradient crosses n borders with probability S(n) = prod_{d=1..n} (1 - c_d), which falls like
     n^-(alpha - 1), and its mean sum_{n>=0} S(n) is Gauss's sum 2F1(a - alpha + 2, 1; a + 1; 1) = a / (alpha - 2)
     with a = (alpha - 2) L: that is L.
 
-    The weight of a gradient that comes n borders far grows like (1 - 1/L)^-n in the step form and only like
+    The weight of a gradient that crosses n borders grows like (1 - 1/L)^-n in the step form and only like
     n^(alpha - 1) in the polynomial one: its variance is smaller at long range. Cutting at random places
-    *without* the weights is biased; `RandomWindow` does that, as a regulariser.
+    *without* the weights is biased; `RandomWindow` does that, as a regularizer.
 
     Cost: one forward and one backward pass. Keeps the activations between two cuts: `mean_length` steps on
     average, sometimes several times that. One draw from `generator` per border; the same seed gives the
@@ -69,70 +68,44 @@ class Randomized:
             return 1 / length
         return (self.alpha - 1) / ((self.alpha - 2) * length + delta)
 
-    def backward(
-        self,
-        run: Run,
-        loss: Loss,
-        inputs: Any,
-        targets: Any = None,
-        state: Tree = None,
-        *,
-        reduction: Reduction = "mean",
-        count: int | None = None,
-        backward: BackwardCall | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Backward:
-        """Go back at every cut, and at the end. See `Strategy.backward`."""
-        device = "cpu" if generator is None else generator.device
-
-        def cut(probability: float) -> bool:
-            draw = torch.rand((), dtype=torch.float64, generator=generator, device=device)
-            return draw.item() < probability
-
-        tally = Tally(loss, targets, reduction, count)
-        windows = Windows(inputs, targets, lambda: self.every)
-        return self._travel(run, tally, windows, state, backward or Tensor.backward, cut)
-
     def describe(self) -> str:
         """Say what it does."""
         unit = "steps" if self.every == 1 else f"steps, in blocks of {self.every}"
         return f"randomized ({self.form}): cut every {self.mean_length:g} {unit} on average, reweighted, unbiased"
 
-    def _travel(
-        self,
-        run: Run,
-        tally: Tally,
-        windows: Windows,
-        state: Tree,
-        backward: Callable[..., object],
-        cut: Callable[[float], bool],
-    ) -> Backward:
-        """Run block by block; `cut(probability)` decides at every border, so that a test can decide instead."""
+    def splits(self, steps: int) -> bool:
+        """If there are more steps than in a block."""
+        return steps > self.every
+
+    def _accumulate(self, one_pass: Pass, state: Tree) -> tuple[Tree, int]:
         pending: Tensor | None = None  # the losses since the last cut, with their graph
-        delta, stretches = 0, 1
-        for window in windows:
+        delta, parts = 0, 1
+        for window in one_pass.windows.cut(lambda: self.every):
             if pending is not None:
                 delta += 1
                 probability = self.cut_probability(delta)
-                if cut(probability):
-                    backward(pending)
+                if _draw(probability, one_pass.generator):
+                    one_pass.backward(pending)
                     pending, state = None, detach(state)
-                    delta, stretches = 0, stretches + 1
+                    delta, parts = 0, parts + 1
                 else:
                     state = _scale_gradient(state, 1 / (1 - probability))
-            state, pending = _run(run, tally, window, state, pending)
-        result = tally.result(detach(state), stretches)
+            state, pending = _run(one_pass, window, state, pending)
         if pending is not None:
-            backward(pending)
-        windows.flow()
-        return result
+            one_pass.backward(pending)
+        return state, parts
 
 
-def _run(run: Run, tally: Tally, window: Window, state: Tree, pending: Tensor | None) -> tuple[Tree, Tensor]:
-    # A function of its own, so that no local keeps the graph of a finished stretch alive.
-    y, state = run(window.inputs, state)
-    share = tally.add(y, window.target)
-    return state, share if pending is None else pending + share
+def _draw(probability: float, generator: torch.Generator | None) -> bool:
+    device = "cpu" if generator is None else generator.device
+    return torch.rand((), dtype=torch.float64, generator=generator, device=device).item() < probability
+
+
+def _run(one_pass: Pass, window: Batch, state: Tree, pending: Tensor | None) -> tuple[Tree, Tensor]:
+    # A function of its own, so that no local keeps the graph before a cut alive.
+    outputs, state = one_pass.run(window, state)
+    loss = one_pass.loss(outputs, window)
+    return state, loss if pending is None else pending + loss
 
 
 class _Scale(torch.autograd.Function):

@@ -1,34 +1,41 @@
-"""What every strategy shares: its one method, its result, and one division for the whole batch."""
+"""What every strategy shares: its one method, its result, and one division for the whole batch; and `Full`."""
 
 from __future__ import annotations
 
+import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from throughtime.bptt.tree import Tree, tensors
+from throughtime.bptt.inputs import check_module, read
+from throughtime.bptt.windows import Tree, Windows, detach
+from throughtime.data.batch import Batch, count_targets
 from throughtime.errors import InputError, one_of
 
-Run = Callable[[Any, Any], tuple[Any, Any]]  # (x, state) -> (y, state); state is None at the start
-Loss = Callable[[Any, Any], Tensor]  # (y, target) -> one number, the SUM over the window's unmasked targets
+Run = Callable[..., tuple[Any, Any]]  # (inputs, state) -> (outputs, state); state is None at the start
+Loss = Callable[[Any, Any], Tensor]  # (outputs, targets) -> one number, the SUM over the unmasked targets
 Reduction = Literal["sum", "mean"]
 BackwardCall = Callable[..., object]  # backward(loss), for Truncated with a stride also retain_graph=True
 
 
 class Backward(NamedTuple):
-    """What one call of `strategy.backward` leaves behind, besides the gradients in `.grad`."""
+    """What one call of `strategy.backward` returns; the gradients are in `.grad`."""
 
     loss: Tensor  # scalar, detached, reduced as asked, in float32 or wider
     count: int  # type: ignore[assignment]  # unmasked targets of the batch; hides tuple.count
     state: Tree  # the state after the last step, detached: the next call's `state`
-    windows: int  # pieces of the sequence that were backpropagated one after another
+    windows: int  # parts of the sequence that were backpropagated one after another
 
 
-@runtime_checkable
-class Strategy(Protocol):
-    """How the gradient travels back through time: a frozen value with one method that does work."""
+class Strategy(ABC):
+    """How far back in time the gradient is computed: a frozen value with one method that does work."""
+
+    runs_whole: ClassVar[bool] = False
+    """Whether `run` gets the whole Batch in one call, whatever its length."""
 
     def backward(
         self,
@@ -38,6 +45,8 @@ class Strategy(Protocol):
         targets: Any = None,
         state: Tree = None,
         *,
+        lengths: Any = None,
+        batch_first: bool = False,
         reduction: Reduction = "mean",
         count: int | None = None,
         backward: BackwardCall | None = None,
@@ -45,35 +54,108 @@ class Strategy(Protocol):
     ) -> Backward:
         """Run the sequence and accumulate its gradient in `.grad`, as `loss.backward()` would.
 
-        run: any module or function `(x, state) -> (y, state)`, x of any number of steps `[t, ...]`, t <= T.
+        run: any module or function `(x, state) -> (y, state)`, x of any number of steps [t, ...], t <= T. What can be
+            seen of a module is checked (`check_module`).
         loss: `(y, target) -> Tensor`, one number: the sum over the window's unmasked targets, `reduction="sum"` of
             torch's losses. As for `loss.backward()`, a loss of several numbers is an error.
-        inputs, targets: tensors `[T, ...]`, time first, or pytrees of them, cut into views; or, with
-            `targets=None`, `inputs` is an iterable of pairs (x, target), pulled one at a time.
-        state: None, or a pytree of tensors. One that requires grad (a learned initial state) gets its
-            gradient, and so do inputs; the state that comes back is detached, so a carried state is a constant.
+        inputs, targets: one of
+            - tensors [T, ...], time first, or pytrees of them; [B, T, ...] with `batch_first`;
+            - a PackedSequence, and targets packed alike or padded;
+            - a `Batch`, and no targets: then it is `run(window, state)` and `loss(outputs, window)`, windows of the Batch;
+            - an iterable of pairs (x, target) or of Batches, and no targets: consecutive windows, read one at a time.
+        state: None, or a pytree of tensors. A Batch with `reset=True` starts without it. A state that requires grad (a
+            learned initial state) gets its gradient, and so do inputs; the state that is returned is detached.
+        lengths: int64 [B], steps of each row, 0 to T, for tensors; targets are then per step, [T, B, ...]. `run` gets
+            `lengths=` [B], the steps of each row inside the window, 0 for a row that has ended. Inputs in the padding may be
+            anything. Targets there reach the loss masked, as IGNORE (-100) if whole numbers and NaN if real numbers, and the
+            loss must leave them out.
+        batch_first: tensors are [B, T, ...], and so are the windows that `run` and `loss` get.
         reduction: "mean" divides once by `count`, never window by window; "sum" does not divide.
-        count: unmasked targets of the whole batch (`count_targets`); by default all elements of `targets`.
+        count: unmasked targets of the whole batch; default: `batch.num_targets`, for tensors `count_targets(targets)`.
         backward: called in place of `loss.backward()` (accelerate's, a loss scaler's).
-        generator: source of the random strategies' draws; by default torch's own.
+        generator: random numbers of the random strategies; by default torch's own.
 
-        Raises: InputError for shapes, windows, counts or losses that cannot be used.
+        Raises: InputError for shapes, windows, counts, modules or losses that cannot be used.
         """
-        ...
+        one_of("reduction", reduction, ("sum", "mean"))
+        source = read(run, loss, inputs, targets, state, lengths, batch_first, counted=count is None)
+        windows = Windows(source.batches)
+        whole = windows.whole
+        if isinstance(run, nn.Module):
+            check_module(run, self, None if whole is None else whole.steps, batch_first=source.batch_first)
+        if count is None and whole is not None and whole.targets is not None:
+            count = whole.num_targets
+        if count is None and reduction == "mean":
+            raise InputError(
+                'reduction="mean" over an iterable of windows, or without targets, needs count, the number of unmasked '
+                'targets in all of them, got None: pass count=, or use reduction="sum"'
+            )
+        if count is not None and count < 1:
+            raise InputError(
+                f"count must be at least 1, got {count}: a batch without targets has no gradient; skip it"
+            )
+        divisor = count if reduction == "mean" and count is not None else 1
+        one_pass = Pass(source.run, source.loss, windows, divisor, backward or Tensor.backward, generator)
+        one_pass.counts = count is None
+        final, number = self._accumulate(one_pass, state if whole is None else windows.detached(state))
+        if one_pass.total is None:
+            raise InputError("inputs must hold at least one window, got an empty iterator")
+        windows.send_upstream()
+        return Backward(one_pass.total, one_pass.seen if count is None else count, detach(final), number)
 
+    @abstractmethod
     def describe(self) -> str:
         """Say in a short phrase what the strategy does, for help texts and logs."""
-        ...
+
+    @abstractmethod
+    def splits(self, steps: int) -> bool:
+        """Tell whether a Batch of that many steps may be given to `run` in more than one call."""
+
+    @abstractmethod
+    def _accumulate(self, one_pass: Pass, state: Tree) -> tuple[Tree, int]:
+        """Run all windows and backpropagate; return the state after the last, and `Backward.windows`."""
 
 
-def count_targets(targets: Tree, ignore_index: int | None = -100) -> int:
-    """Count the targets that are not `ignore_index`: the number that reduction="mean" divides by.
+class Pass:
+    """One call of `Strategy.backward`: what to run, over which windows, and the loss so far.
 
-    targets: a tensor of any shape, or a pytree of them. Cost: one pass; waits for the device.
+    The loss is summed window by window and divided once by the count of the whole batch. The mean of window means
+    is another number as soon as windows are uneven or masked, and summing over T steps where one meant to average
+    changes the gradient T-fold: learning rate and clip threshold with it.
     """
-    if ignore_index is None:
-        return sum(target.numel() for target in tensors(targets))
-    return sum(int((target != ignore_index).sum()) for target in tensors(targets))
+
+    def __init__(
+        self,
+        run: Run,
+        loss: Loss,
+        windows: Windows,
+        divisor: int,
+        backward: BackwardCall,
+        generator: torch.Generator | None,
+    ) -> None:
+        self._run = run
+        self._loss = loss
+        self._divisor = divisor
+        self.windows = windows
+        self.backward = backward
+        self.generator = generator
+        self.total: Tensor | None = None
+        self.counts = False  # whether to count the targets of each window
+        self.seen = 0
+
+    def run(self, window: Batch, state: Tree) -> tuple[Any, Tree]:
+        """Run one window: (outputs, state)."""
+        outputs, state = self._run(window, None if window.reset else state)
+        return outputs, state
+
+    def loss(self, outputs: Any, window: Batch) -> Tensor:
+        """Return what this window adds to the reduced loss, with its graph."""
+        loss = one_number(self._loss(outputs, window))
+        part = loss.sum(dtype=torch.promote_types(loss.dtype, torch.float32)) / self._divisor
+        self.total = part.detach() if self.total is None else self.total + part.detach()
+        if self.counts:
+            self.seen += count_targets(window.targets)
+        return part
 
 
 def one_number(loss: Any) -> Tensor:
@@ -93,43 +175,32 @@ def one_number(loss: Any) -> Tensor:
     return loss
 
 
-class Tally:
-    """The loss of one call: summed window by window, divided once by the count of the whole batch.
+@dataclass(frozen=True)
+class Full(Strategy):
+    """Backpropagate through all steps: exact.
 
-    The mean of window means is another number as soon as windows are uneven or masked, and summing over T
-    steps where one meant to average changes the gradient T-fold: learning rate and clip threshold with it.
+        dL/dW = sum_t sum_{k<=t} dL_t/dh_t (prod_{j=t..k+1} dh_j/dh_{j-1}) d+h_k/dW
+
+    Cost: one forward and one backward pass; keeps the activations of all T steps. Windows of an iterable are
+    run one by one, but the graph and the inputs of all of them are kept, so they must fit in memory.
+    Source: Werbos 1990, Proceedings of the IEEE 78(10).
     """
 
-    def __init__(self, loss: Loss, targets: Any, reduction: Reduction, count: int | None) -> None:
-        one_of("reduction", reduction, ("sum", "mean"))
-        if count is None and targets is not None:
-            count = count_targets(targets, ignore_index=None)
-        if count is None and reduction == "mean":
-            raise InputError(
-                'reduction="mean" over an iterator of windows needs count, the number of unmasked targets in all '
-                'of them, got None: pass count=, or use reduction="sum"'
-            )
-        if count is not None and count < 1:
-            raise InputError(
-                f"count must be at least 1, got {count}: a batch without targets has no gradient; skip it"
-            )
-        self._loss = loss
-        self._divisor = count if reduction == "mean" and count is not None else 1
-        self._count = count
-        self._seen = 0
-        self._total: Tensor | None = None
+    runs_whole: ClassVar[bool] = True
 
-    def add(self, y: Any, target: Any) -> Tensor:
-        """Return this window's share of the reduced loss, with its graph."""
-        loss = one_number(self._loss(y, target))
-        share = loss.sum(dtype=torch.promote_types(loss.dtype, torch.float32)) / self._divisor
-        self._total = share.detach() if self._total is None else self._total + share.detach()
-        if self._count is None:
-            self._seen += count_targets(target, ignore_index=None)
-        return share
+    def describe(self) -> str:
+        """Say what it does."""
+        return "full: the gradient goes back through all steps"
 
-    def result(self, state: Tree, windows: int) -> Backward:
-        """Close the account. `state` must be detached."""
-        if self._total is None:
-            raise InputError("inputs must hold at least one window, got an empty iterator")
-        return Backward(self._total, self._seen if self._count is None else self._count, state, windows)
+    def splits(self, steps: int) -> bool:
+        """Never."""
+        return False
+
+    def _accumulate(self, one_pass: Pass, state: Tree) -> tuple[Tree, int]:
+        losses = []
+        for batch in one_pass.windows.cut(lambda: sys.maxsize):
+            outputs, state = one_pass.run(batch, state)
+            losses.append(one_pass.loss(outputs, batch))
+        if losses:
+            one_pass.backward(sum(losses[1:], start=losses[0]))
+        return state, 1

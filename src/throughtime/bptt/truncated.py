@@ -1,4 +1,4 @@
-"""Truncated backpropagation through time: one cut after every window, or a window that slides."""
+"""Truncated backpropagation through time: windows of a fixed or a random length, or one that slides."""
 
 from __future__ import annotations
 
@@ -6,35 +6,34 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from throughtime.bptt.strategy import Backward, BackwardCall, Loss, Reduction, Run, Tally
-from throughtime.bptt.tree import Tree, detach, hand_on, leaves_of
-from throughtime.bptt.windows import Window, Windows
+from throughtime.bptt.strategy import Pass, Strategy
+from throughtime.bptt.windows import Tree, as_leaves, backward_from, detach
+from throughtime.data.batch import Batch
 from throughtime.errors import InputError
 
 
 @dataclass(frozen=True)
-class Truncated:
-    """Let values cross the border of every window of `window` steps, and no gradient.
+class Truncated(Strategy):
+    """Carry the state over the border of every window of `window` steps, and no gradient.
 
-    `stride=None` cuts the sequence into windows. The loss at a window's first step then travels back one step
-    only, the loss at its last step through all `window` steps.
+    `stride=None` cuts the sequence into windows. The gradient of the loss at a window's first step then goes back one
+    step only, that of the loss at its last step through all `window` steps.
 
     `stride < window` lets the window slide, which is BPTT(h; h') with h = window and h' = stride: after every
-    `stride` steps their loss travels back `window` steps, so that every loss sees at least
+    `stride` steps the gradient of their loss goes back `window` steps, so that every loss sees at least
     `window - stride + 1` steps where there are as many. Detaching the state of `window` steps ago does not do
     that: the step that followed it still holds its edge into the graph, so nothing is cut. Here every `stride`
-    steps have a graph of their own, and the gradient is handed from border to border.
+    steps have a graph of their own, and the gradient is passed from each graph to the one before it.
 
     Biased: what lies further back than the window is taken to have no influence. Equal to `Full` if
-    window >= T. An iterator's windows are cut to size where they are longer, never joined where shorter.
+    window >= T. Batches of an iterable are cut where they are longer than the window, never joined where shorter.
 
-    Cost: one forward pass. Backward once over every step, or window/stride times if the window slides. Keeps
-    the activations of `window` steps, whatever T.
+    Cost: one forward pass. Backward once over every step, or window/stride times if the window slides; a given
+    `backward` is then called as `backward(loss, retain_graph=True)`. Keeps the activations of `window` steps, whatever T.
     Raises: InputError if window or stride is below 1, or window is no multiple of stride.
     Source: Williams & Peng 1990, Neural Computation 2(4).
     """
@@ -55,96 +54,118 @@ class Truncated:
                 f"take window {max(1, round(self.window / self.stride)) * self.stride}"
             )
 
-    def backward(
-        self,
-        run: Run,
-        loss: Loss,
-        inputs: Any,
-        targets: Any = None,
-        state: Tree = None,
-        *,
-        reduction: Reduction = "mean",
-        count: int | None = None,
-        backward: BackwardCall | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Backward:
-        """Go back after every window. See `Strategy.backward`; nothing is drawn from `generator`.
-
-        If the window slides, a given `backward` is called as `backward(loss, retain_graph=True)`.
-        """
-        tally = Tally(loss, targets, reduction, count)
-        backward = backward or Tensor.backward
-        stride = self.stride or self.window
-        windows = Windows(inputs, targets, lambda: stride)
-        if stride == self.window:
-            return cut_every_window(run, tally, windows, state, backward)
-        return _slide(run, tally, windows, state, backward, blocks=self.window // stride)
-
     def describe(self) -> str:
         """Say what it does."""
         if self.stride is None or self.stride == self.window:
             return f"truncated: the gradient is cut every {self.window} steps"
-        return f"truncated: every {self.stride} steps their gradient travels back {self.window} steps"
+        return (
+            f"truncated: every {self.stride} steps the gradient of their loss goes back {self.window} steps"
+        )
+
+    def splits(self, steps: int) -> bool:
+        """If there are more steps than are run in one call."""
+        return steps > (self.stride or self.window)
+
+    def _accumulate(self, one_pass: Pass, state: Tree) -> tuple[Tree, int]:
+        stride = self.stride or self.window
+        if stride == self.window:
+            return _cut_every_window(one_pass, state, lambda: stride)
+        return _slide(one_pass, state, stride, self.window // stride)
 
 
-def cut_every_window(
-    run: Run, tally: Tally, windows: Windows, state: Tree, backward: Callable[..., object]
-) -> Backward:
-    """Run, go back and forget the graph, window by window; the state crosses as a constant."""
+@dataclass(frozen=True)
+class RandomWindow(Strategy):
+    """Truncate like `Truncated`, with the length of every window drawn evenly from low..high.
+
+    Biased: nothing is reweighted, so the expectation is not the full gradient (that is `Randomized`). What it
+    gains is that the cuts fall at other places in every epoch, so that no step is always the first of its
+    window. The loss is divided by the count of the whole batch, so that long windows weigh more by themselves
+    and the learning rate need not follow the length.
+
+    Cost: one forward and one backward pass; keeps the activations of at most `high` steps. One draw from
+    `generator` per window.
+    Raises: InputError unless 1 <= low <= high.
+    Source: Merity, Keskar & Socher 2017, arXiv 1708.02182, section 4.1 (variable length BPTT).
+    """
+
+    low: int
+    high: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.low <= self.high:
+            raise InputError(
+                f"low and high must be numbers of steps with 1 <= low <= high, got {self.low} and {self.high}"
+            )
+
+    def describe(self) -> str:
+        """Say what it does."""
+        return f"random window: the gradient is cut every {self.low} to {self.high} steps, not reweighted"
+
+    def splits(self, steps: int) -> bool:
+        """If there are more steps than in the shortest window."""
+        return steps > self.low
+
+    def _accumulate(self, one_pass: Pass, state: Tree) -> tuple[Tree, int]:
+        generator = one_pass.generator
+        device = "cpu" if generator is None else generator.device
+
+        def length() -> int:
+            return int(torch.randint(self.low, self.high + 1, (), generator=generator, device=device))
+
+        return _cut_every_window(one_pass, state, length)
+
+
+def _cut_every_window(one_pass: Pass, state: Tree, length: Callable[[], int]) -> tuple[Tree, int]:
+    """Run, backpropagate and free the graph, window by window; the state is carried as a constant."""
     number = 0
-    for window in windows:
-        state = _window(run, tally, window, state, backward)
+    for window in one_pass.windows.cut(length):
+        state = _one_window(one_pass, window, state)
         number += 1
-    result = tally.result(state, number)
-    windows.flow()
-    return result
+    return state, number
 
 
-def _window(run: Run, tally: Tally, window: Window, state: Tree, backward: Callable[..., object]) -> Tree:
-    # A function of its own, so that the graph is gone with the locals before the next window is run.
-    y, state = run(window.inputs, state)
-    backward(tally.add(y, window.target))
+def _one_window(one_pass: Pass, window: Batch, state: Tree) -> Tree:
+    # A function of its own, so that the graph is freed with the locals before the next window is run.
+    outputs, state = one_pass.run(window, state)
+    one_pass.backward(one_pass.loss(outputs, window))
     return detach(state)
 
 
 class _Block(NamedTuple):
     """`stride` steps with a graph of their own."""
 
-    entry: Tree  # the state they started from, as leaves: the gradient at the border is collected here
-    exit: Tree  # the state they ended in, with the graph
+    start: Tree  # the state before them, as leaves that collect its gradient
+    end: Tree  # the state after them, with the graph
 
 
-def _slide(
-    run: Run, tally: Tally, windows: Windows, state: Tree, backward: Callable[..., object], blocks: int
-) -> Backward:
-    """Keep the last `blocks` graphs; the newest loss goes through all of them, border by border."""
+def _slide(one_pass: Pass, state: Tree, stride: int, blocks: int) -> tuple[Tree, int]:
+    """Keep the last `blocks` graphs; the newest loss is backpropagated through all of them, one after another."""
     kept: deque[_Block] = deque()
-    given, first_entry = state, None
+    initial, first_start = state, None
     number = 0
-    for window in windows:
+    for window in one_pass.windows.cut(lambda: stride):
         if len(kept) == blocks:
             kept.popleft()  # before the next block is built: never more than `window` steps are alive
-        kept.append(_block(run, tally, window, state, backward))
-        _travel(kept)
+        kept.append(_block(one_pass, window, state))
+        _backward_through(kept)
         if number == 0:
-            first_entry = kept[0].entry
-        state = kept[-1].exit
+            first_start = kept[0].start
+        state = kept[-1].end
         number += 1
-    result = tally.result(detach(state), number)
-    hand_on(given, first_entry)
-    windows.flow()
-    return result
+    if number:
+        backward_from(initial, first_start)
+    return state, number
 
 
-def _block(run: Run, tally: Tally, window: Window, state: Tree, backward: Callable[..., object]) -> _Block:
-    """Run the newest block and send its loss as far back as its entry."""
-    entry = leaves_of(state)
-    y, end = run(window.inputs, entry)
-    backward(tally.add(y, window.target), retain_graph=True)
-    return _Block(entry, end)
+def _block(one_pass: Pass, window: Batch, state: Tree) -> _Block:
+    """Run the newest block and backpropagate its loss to its start."""
+    start = as_leaves(state)
+    outputs, end = one_pass.run(window, start)
+    one_pass.backward(one_pass.loss(outputs, window), retain_graph=True)
+    return _Block(start, end)
 
 
-def _travel(kept: deque[_Block]) -> None:
-    """Carry the gradient from the entry of the newest block to the entry of the oldest."""
+def _backward_through(kept: deque[_Block]) -> None:
+    # A function of its own, so that no local keeps the oldest block alive while the next one is run.
     for newer, older in pairwise(reversed(kept)):
-        hand_on(older.exit, newer.entry, retain_graph=True)
+        backward_from(older.end, newer.start, retain_graph=True)

@@ -1,114 +1,141 @@
-"""Cut a sequence into windows: views of tensors, or pieces of what an iterator yields."""
+"""Cut batches into windows, and carry gradients across the cuts by hand.
+
+States and inputs are pytrees: tensors inside tuples, NamedTuples, lists, dicts, registered classes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from throughtime.bptt.tree import Tree, tensors
-from throughtime.errors import InputError
+from throughtime.data.batch import Batch
 
-
-class Window(NamedTuple):
-    """Some consecutive steps."""
-
-    inputs: Any  # [t, ...]
-    target: Any  # [t, ...]
-
-
-def steps_of(inputs: Tree, target: Tree) -> int:
-    """Return T, the number of steps that all tensors of a pair share.
-
-    Raises: InputError if there is no tensor, no step, or not the same number of steps everywhere.
-    """
-    leaves = tensors(inputs) + tensors(target)
-    if not leaves or any(leaf.dim() == 0 for leaf in leaves):
-        raise InputError("inputs and targets must be tensors with time first, [T, ...], got none or a scalar")
-    lengths = sorted({leaf.shape[0] for leaf in leaves})
-    if len(lengths) > 1:
-        raise InputError(
-            f"inputs and targets must have the same number of steps (dimension 0), got {lengths}: "
-            "put time first, as in [T, B, F]"
-        )
-    if lengths[0] == 0:
-        raise InputError("inputs must have at least one step (dimension 0), got 0")
-    return lengths[0]
-
-
-def pull(inputs: Any, targets: Any) -> Iterator[Window]:
-    """Yield the one pair of tensors whole, or the pairs of an iterator one at a time, never ahead.
-
-    Raises: InputError if `inputs` is neither, or yields something other than pairs.
-    """
-    if targets is not None:
-        steps_of(inputs, targets)
-        yield Window(inputs, targets)
-        return
-    if isinstance(inputs, Tensor) or not isinstance(inputs, Iterable):
-        raise InputError(
-            f"inputs without targets must be an iterable of pairs (x, target), got {type(inputs).__name__}: "
-            "pass targets= too, or an iterator of windows"
-        )
-    for pair in inputs:
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise InputError(
-                f"an iterator of windows must yield pairs (x, target), got {type(pair).__name__}: "
-                "map it, as in ((w.inputs, w.targets) for w in windows)"
-            )
-        steps_of(*pair)
-        yield Window(*pair)
+Tree = Any  # nested containers of tensors; None and anything else is left alone
 
 
 class Windows:
-    """The windows of a sequence in order, made one at a time; iterate once.
+    """The windows of one sequence, in order and made one at a time; iterate once.
 
-    length: gives the next window's number of steps. A piece never joins two pulled windows, and the last
-    piece of a tensor, or of a pulled window, may be shorter.
+    source: the whole sequence as one Batch, or an iterable of Batches, of which none is read ahead.
 
-    Tensors that come out of a graph (the features of an encoder) are cut off it here: each window would
-    otherwise send its gradient through the whole encoder, whose graph does not survive the first. `flow`
-    sends all of it through once, at the end. Windows that an iterator yields keep the graph they came with.
+    A whole batch whose inputs or context come out of a graph (an encoder) is detached here: each window would
+    otherwise backpropagate through the encoder, whose graph does not survive the first time. `send_upstream`
+    does it once, at the end. Batches of an iterable keep the graph they came with.
     """
 
-    def __init__(self, inputs: Any, targets: Any, length: Callable[[], int]) -> None:
-        self._inputs = inputs
-        self._targets = targets
-        self._length = length
-        self._upstream = targets is not None and any(t.requires_grad for t in tensors(inputs))
-        self._leaves: list[list[Tensor]] = []
+    def __init__(self, source: Batch | Iterable[Batch]) -> None:
+        self._upstream: list[tuple[Tensor, Tensor]] = []  # (tensor with a graph, the leaf in its place)
+        self._input_leaves: list[list[Tensor]] = []  # for each window
+        self.whole: Batch | None = None
+        self._batches: Iterable[Batch]
+        if isinstance(source, Batch):
+            self.whole = source._replace(context=self.detached(source.context))
+            self._batches = [self.whole]
+        else:
+            self._batches = source
+        self._inputs_have_graph = isinstance(source, Batch) and any(
+            tensor.requires_grad for tensor in tensors(source.inputs)
+        )
 
-    def __iter__(self) -> Iterator[Window]:
-        for whole in pull(self._inputs, self._targets):
-            steps, start = steps_of(*whole), 0
+    def detached(self, tree: Tree) -> Tree:
+        """The tree with a leaf in the place of each tensor that requires grad; `send_upstream` goes on from there."""
+
+        def leaf(tensor: Tensor) -> Tensor:
+            if tensor.requires_grad:
+                self._upstream.append((tensor, tensor.detach().requires_grad_()))
+                return self._upstream[-1][1]
+            return tensor
+
+        return tree_map_only(Tensor, leaf, tree)
+
+    def cut(self, length: Callable[[], int]) -> Iterator[Batch]:
+        """Yield windows; `length()` gives the number of steps of the next one.
+
+        A window never joins two Batches of an iterable, and the last window of a Batch may be shorter.
+        """
+        for batch in self._batches:
+            steps, start = batch.steps, 0
             while start < steps:
-                stop = min(start + self._length(), steps)
-                inputs, target = (_steps(part, start, stop) for part in whole)
-                if self._upstream:
-                    inputs = tree_map_only(
-                        Tensor, lambda t: t.detach().requires_grad_(t.requires_grad), inputs
-                    )
-                    self._leaves.append(tensors(inputs))
-                yield Window(inputs, target)
+                stop = min(start + length(), steps)
+                yield self._on_leaves(batch.window(start, stop))
                 start = stop
 
-    def flow(self) -> None:
-        """Send the gradient that reached the inputs on to where they came from. Call it once, last."""
-        if not self._upstream:
-            return
+    def _on_leaves(self, window: Batch) -> Batch:
+        if not self._inputs_have_graph:
+            return window
+        inputs = tree_map_only(
+            Tensor, lambda tensor: tensor.detach().requires_grad_(tensor.requires_grad), window.inputs
+        )
+        self._input_leaves.append(tensors(inputs))
+        return window._replace(inputs=inputs)
+
+    def send_upstream(self) -> None:
+        """Continue into the graphs of inputs, context and initial state, all at once. Call it once, last."""
         roots, gradients = [], []
-        for source, pieces in zip(tensors(self._inputs), zip(*self._leaves, strict=True), strict=True):
-            if source.requires_grad:
+        for source, leaf in self._upstream:
+            if leaf.grad is not None:
                 roots.append(source)
-                gradients.append(
-                    torch.cat([torch.zeros_like(p) if p.grad is None else p.grad for p in pieces])
-                )
-        torch.autograd.backward(roots, gradients)
+                gradients.append(leaf.grad)
+        if self.whole is not None and self._input_leaves:
+            for source, leaves in zip(
+                tensors(self.whole.inputs), zip(*self._input_leaves, strict=True), strict=True
+            ):
+                if source.requires_grad:
+                    roots.append(source)
+                    gradients.append(
+                        torch.cat([torch.zeros_like(p) if p.grad is None else p.grad for p in leaves])
+                    )
+        if roots:
+            torch.autograd.backward(roots, gradients)
 
 
-def _steps(tree: Tree, start: int, stop: int) -> Tree:
-    """Return steps start..stop-1 of every tensor, as views."""
-    return tree_map_only(Tensor, lambda t: t[start:stop], tree)
+def tensors(tree: Tree) -> list[Tensor]:
+    """Return the tensors of a pytree, in the one order that every function of this file uses."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def detach(state: Tree) -> Tree:
+    """Return the same values as constants: no gradient flows through them.
+
+    Any pytree; None stays None. Nothing is copied: the tensors share the storage of `state`.
+    """
+    return tree_map_only(Tensor, Tensor.detach, state)
+
+
+def as_leaves(tree: Tree) -> Tree:
+    """Return `tree` as new leaf tensors, whose `.grad` collects the gradient that arrives here.
+
+    Integer and boolean tensors become constants. Nothing is copied.
+    """
+    return tree_map_only(Tensor, lambda t: t.detach().requires_grad_(differentiable(t)), tree)
+
+
+def differentiable(tensor: Tensor) -> bool:
+    """Tell whether a tensor of this dtype can carry a gradient."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def take_gradients(source: Tree, leaves: Tree) -> tuple[list[Tensor], list[Tensor]]:
+    """Take the gradients that `leaves = as_leaves(source)` have collected, paired with the tensors of `source`.
+
+    The leaves' `.grad` is emptied, so that the next backward pass starts from zero. Tensors that no gradient
+    reached, and tensors of `source` that are constants, are left out.
+    """
+    roots, gradients = [], []
+    for tensor, leaf in zip(tensors(source), tensors(leaves), strict=True):
+        gradient, leaf.grad = leaf.grad, None
+        if gradient is not None and tensor.requires_grad:
+            roots.append(tensor)
+            gradients.append(gradient)
+    return roots, gradients
+
+
+def backward_from(source: Tree, leaves: Tree, *, retain_graph: bool = False) -> None:
+    """Backpropagate into the graph of `source` the gradient that its `leaves` have collected."""
+    roots, gradients = take_gradients(source, leaves)
+    if roots:
+        torch.autograd.backward(roots, gradients, retain_graph=retain_graph)
