@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,12 @@ Record = dict[str, Any]
 
 
 def append(path: Path, record: Record) -> None:
-    """Add one line. A line that a killed writer left torn goes first, so that the new one is not glued to it.
+    """Add one line. NaN and infinities, which JSON has no form for, become null.
 
-    Raises: InputError for a record that is not JSON; RunError when it cannot be written (the file is as it
-    was).
+    An incomplete last line, left by a writer that was killed, is removed first.
+    Raises: InputError for a record that is not JSON; RunError when it cannot be written (the file is as it was).
     """
-    try:
-        line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
-    except (TypeError, ValueError) as error:
-        raise InputError(f"a history record must be JSON values: {error}") from None
+    line = _line(record)
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -41,30 +39,30 @@ def append(path: Path, record: Record) -> None:
 
 
 def read(path: Path) -> list[Record]:
-    """All whole lines; a last line without its end, torn by a kill, is not a record.
+    """All complete lines; a last line without its end, left by a writer that was killed, is not a record.
 
     Raises: RunError naming the first line that is not a JSON object.
     """
     try:
-        *lines, _torn = read_whole(path).split(b"\n")
+        *lines, _incomplete = read_whole(path).split(b"\n")
     except FileNotFoundError:
         return []
     return [_parse(line, path, number) for number, line in enumerate(lines, start=1)]
 
 
 def rewind(path: Path, step: int) -> None:
-    """Drop the records after `step`, and a torn line; records that have no "step" stay. Whole or not at all.
+    """Drop the records after `step`, and an incomplete line; records that have no "step" stay. Whole or not at all.
 
     Raises: as `read`; RunError when it cannot be written.
     """
     if not path.exists():
         return
     kept = [record for record in read(path) if not _is_after(record, step)]
-    write_whole(path, b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in kept))
+    write_whole(path, b"".join(map(_line, kept)))
 
 
 def sync(path: Path) -> None:
-    """Bring what was appended to the disk."""
+    """Bring appended lines to the disk."""
     if not path.exists():
         return
     try:
@@ -77,13 +75,29 @@ def sync(path: Path) -> None:
         raise cannot_write(path, error) from None
 
 
+def _line(record: Record) -> bytes:
+    try:
+        return json.dumps(_finite(record), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"a history record must be JSON values: {error}") from None
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for each number that is NaN or infinite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
 def _is_after(record: Record, step: int) -> bool:
     at = record.get("step")
     return isinstance(at, (int, float)) and at > step
 
 
 def _end_of_last_line(descriptor: int) -> int:
-    """The size of the file without a torn last line."""
+    """The size of the file without an incomplete last line."""
     end = os.fstat(descriptor).st_size
     while end and os.pread(descriptor, 1, end - 1) != b"\n":
         end -= 1

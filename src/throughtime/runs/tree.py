@@ -18,14 +18,13 @@ Tree = Any  # None | bool | int | float | str | Tensor | list[Tree] | tuple[Tree
 def save_tree(path: Path, tree: Tree) -> None:
     """Write nested dicts (keys str or int), lists and tuples of None, bool, int, float, str and tensors.
 
-    What comes back is equal to the bit, NaN and infinities included, with tensors on the CPU. A NamedTuple
-    comes back as a plain tuple: a file that names classes would choose what code runs; rebuild it with
-    `State(*values)`.
+    Loading returns the same bits, NaN and infinities included, with tensors on the CPU. A NamedTuple is loaded as a
+    plain tuple, as a file that names classes would choose what code runs: rebuild it with `State(*values)`.
     Raises: InputError naming the place of a value of another type; RunError when the file cannot be written.
     """
     tensors: dict[str, Tensor] = {}
-    skeleton = json.dumps(_take_apart(tree, "", tensors))
-    save_tensors(path, tensors, {"tree": skeleton})
+    structure = json.dumps(_flatten(tree, "", tensors))
+    save_tensors(path, tensors, {"tree": structure})
 
 
 def load_tree(path: Path) -> Tree:
@@ -35,41 +34,44 @@ def load_tree(path: Path) -> Tree:
     """
     tensors, metadata = load_tensors(path)
     try:
-        return _put_together(json.loads(metadata["tree"]), tensors)
+        return _unflatten(json.loads(metadata["tree"]), tensors)
     except (KeyError, TypeError, ValueError, RecursionError):
         raise RunError(f"{path} holds tensors, but not a checkpoint of ours") from None
 
 
-def _take_apart(node: Tree, place: str, tensors: dict[str, Tensor]) -> Any:
-    """The JSON form: lists stay, all else that is not a JSON value is an object with one named entry."""
+def _flatten(node: Tree, place: str, tensors: dict[str, Tensor]) -> Any:
+    """The structure as JSON, tensors replaced by their names in `tensors`.
+
+    Lists stay lists; a tensor, tuple or dict becomes an object whose one key says which it is.
+    """
     if node is None or isinstance(node, (bool, int, float, str)):
         return node
     if isinstance(node, Tensor):
-        name = f"{len(tensors)}{place}"  # numbered, as two places can read alike: "a/b" and "a" -> "b"
+        name = f"{len(tensors)}{place}"  # numbered, as two places can have one path: "a/b" and "a" -> "b"
         tensors[name] = node
         return {"tensor": name}
     if isinstance(node, (list, tuple)):
-        items = [_take_apart(item, f"{place}/{index}", tensors) for index, item in enumerate(node)]
+        items = [_flatten(item, f"{place}/{index}", tensors) for index, item in enumerate(node)]
         return items if isinstance(node, list) else {"tuple": items}
     if isinstance(node, Mapping):
         for key in node:
             if not isinstance(key, (str, int)) or isinstance(key, bool):
                 raise InputError(f"keys of a checkpoint must be str or int, got {key!r} at {place or '/'}")
-        return {"dict": [[key, _take_apart(item, f"{place}/{key}", tensors)] for key, item in node.items()]}
+        return {"dict": [[key, _flatten(item, f"{place}/{key}", tensors)] for key, item in node.items()]}
     kinds = "None, bool, int, float, str, tensors, and lists, tuples and dicts of these"
     raise InputError(f"a checkpoint holds {kinds}, got {type(node).__name__} at {place or '/'}")
 
 
-def _put_together(node: Any, tensors: dict[str, Tensor]) -> Tree:
+def _unflatten(node: Any, tensors: dict[str, Tensor]) -> Tree:
     if isinstance(node, list):
-        return [_put_together(item, tensors) for item in node]
+        return [_unflatten(item, tensors) for item in node]
     if not isinstance(node, dict):
         return node
     ((kind, value),) = node.items()
     if kind == "tensor":
         return tensors[value]
     if kind == "tuple":
-        return tuple(_put_together(item, tensors) for item in value)
+        return tuple(_unflatten(item, tensors) for item in value)
     if kind == "dict":
-        return {key: _put_together(item, tensors) for key, item in value}
+        return {key: _unflatten(item, tensors) for key, item in value}
     raise ValueError(f"unknown node {kind!r}")

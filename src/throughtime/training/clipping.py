@@ -1,7 +1,6 @@
-"""Clipping: a step of the optimiser must not be as large as the largest gradient happens to be.
+"""Gradient clipping, by norm, which keeps the direction, or by value, which does not.
 
-By norm the gradient keeps its direction, by value it does not. The norm before clipping is always told: it is
-how one sees a gradient explode.
+The norm before clipping is always returned: an exploding gradient is seen by it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from throughtime.training.config import clip_of
 
 
 class Clipped(NamedTuple):
-    """What clipping saw. Both are scalars on the gradients' device; reading them waits for it."""
+    """The result of clipping. Both are scalars on the gradients' device; reading them waits for the device."""
 
     norm: Tensor  # of all gradients together, before clipping
     changed: Tensor  # bool: whether any gradient was changed
@@ -29,8 +28,8 @@ class Clipped(NamedTuple):
 class Clip(Protocol):
     """Changes gradients in place."""
 
-    def __call__(self, parameters: Iterable[Tensor]) -> Clipped:
-        """Clip the `.grad` of the parameters; one without a gradient is left out."""
+    def __call__(self, parameters: Tensor | Iterable[Tensor]) -> Clipped:
+        """Clip the `.grad` of the parameters; one without a gradient is skipped."""
         ...
 
 
@@ -40,7 +39,7 @@ class ClipNorm:
 
     threshold: float
 
-    def __call__(self, parameters: Iterable[Tensor]) -> Clipped:
+    def __call__(self, parameters: Tensor | Iterable[Tensor]) -> Clipped:
         norm = clip_norm_(parameters, self.threshold)
         return Clipped(norm, norm > self.threshold)
 
@@ -51,27 +50,28 @@ class ClipValue:
 
     threshold: float
 
-    def __call__(self, parameters: Iterable[Tensor]) -> Clipped:
-        parameters = list(parameters)
+    def __call__(self, parameters: Tensor | Iterable[Tensor]) -> Clipped:
+        parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
         largest = get_total_norm(gradients(parameters), norm_type=math.inf)
         return Clipped(clip_value_(parameters, self.threshold), largest > self.threshold)
 
 
 @dataclass(frozen=True)
 class NoClip:
-    """Only tell the norm."""
+    """Only return the norm."""
 
-    def __call__(self, parameters: Iterable[Tensor]) -> Clipped:
+    def __call__(self, parameters: Tensor | Iterable[Tensor]) -> Clipped:
         norm = get_total_norm(gradients(parameters))
         return Clipped(norm, torch.zeros_like(norm, dtype=torch.bool))
 
 
-def clip_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+def clip_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> Tensor:
     """G <- g * min(1, max_norm / ||g||), with ||g|| the norm of all gradients together.
 
-    Exactly that: a gradient within the norm keeps its bits, and there is no small number in the denominator.
-    Returns: ||g|| before, a scalar tensor. It is not finite when a gradient is not: then the gradients are not
-    to be used, and nothing here hides it.
+    A gradient within the norm keeps its bits, and there is no epsilon in the denominator.
+    Args: parameters, tensors with `.grad`, or one tensor, as `torch.nn.utils.clip_grad_norm_`.
+    Returns: ||g|| before, a scalar tensor. It is not finite when a gradient is not: then the gradients are not to
+    be used.
     Raises: InputError if max_norm is not above 0.
     Source: Pascanu, Mikolov & Bengio 2013, arXiv 1211.5063.
     """
@@ -83,9 +83,10 @@ def clip_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     return norm
 
 
-def clip_value_(parameters: Iterable[Tensor], max_value: float) -> Tensor:
-    """Bring every element of the gradients into [-max_value, max_value]; the direction may change.
+def clip_value_(parameters: Tensor | Iterable[Tensor], max_value: float) -> Tensor:
+    """Clamp every element of the gradients to [-max_value, max_value]; the direction may change.
 
+    Args: parameters, tensors with `.grad`, or one tensor, as `torch.nn.utils.clip_grad_value_`.
     Returns: the norm of all gradients together before, a scalar tensor.
     Raises: InputError if max_value is not above 0.
     """
@@ -108,8 +109,9 @@ def parse(spec: str) -> Clip:
     return ClipNorm(threshold) if kind == "norm" else ClipValue(threshold)
 
 
-def gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
-    """The gradients that are there."""
+def gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    """The gradients of one or several tensors, those that have one."""
+    parameters = [parameters] if isinstance(parameters, Tensor) else parameters
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
