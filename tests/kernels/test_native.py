@@ -12,9 +12,10 @@ import torch
 from throughtime.cells.gru import GRURecurrence
 from throughtime.cells.lstm import LSTMRecurrence
 from throughtime.cells.rnn import RNNRecurrence
-from throughtime.kernels.native import function, library, rows
+from throughtime.kernels.native import library
+from throughtime.kernels.native.recurrence import autograd, rows
 from throughtime.kernels.reference import unroll
-from throughtime.layers.noise import zoneout_masks
+from throughtime.layers.stack import zoneout_masks
 
 KINDS = {"rnn": RNNRecurrence, "gru": GRURecurrence, "lstm": LSTMRecurrence}
 # Relative to the largest value of a tensor: sums of up to 10^3 rounded products in float32, and through large weights.
@@ -80,7 +81,7 @@ def both(
             order = torch.arange(batch) if where.order is None else where.order
             if h_mask is not None:
                 recurrence.h_mask = h_mask[order]
-            y, final = function.run(
+            y, final, _ = autograd.run(
                 recurrence, where, where.pack(given), tuple(s[order] for s in start), reverse, zone
             )
             y = where.unpack(y)
@@ -164,7 +165,7 @@ def test_a_graph_can_be_used_twice_and_differentiated_twice():
     x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
     state = (torch.randn(2, 5, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64))
     where = rows.rows_of(x, None)
-    y, _ = function.run(recurrence, where, where.pack(x), state, False)
+    y, _, _ = autograd.run(recurrence, where, where.pack(x), state, False)
     first = torch.autograd.grad(y.sin().sum(), x, retain_graph=True)[0]
     assert torch.equal(first, torch.autograd.grad(y.sin().sum(), x, retain_graph=True)[0])
     once = torch.autograd.grad(y.sin().sum(), x, create_graph=True)[0]

@@ -9,9 +9,9 @@ import torch
 from tests.kernels.test_native import KINDS, SIZES, TOLERANCE, assert_close, both
 
 import throughtime as tt
-from throughtime.kernels.native import function, rows
+from throughtime.kernels.native.recurrence import autograd, rows
 from throughtime.kernels.reference import unroll
-from throughtime.layers.noise import zoneout_masks
+from throughtime.layers.stack import zoneout_masks
 
 reason = tt.backends(tt.Call("rnn", extras=("zoneout", "layer_norm"))).rows[1]
 pytestmark = pytest.mark.skipif(not reason[1], reason=f"native: {reason[2]}")
@@ -100,9 +100,9 @@ def test_zoneout_has_an_effect_and_the_masks_are_obeyed():
     zone = zoneout_masks(state, 7, (0.5, 0.5), True)
     zone.keep[0][:, :, 1] = zone.keep[1][:, :, 2] = True
     where = rows.rows_of(x, None)
-    y, (h, c) = function.run(recurrence, where, where.pack(x), state, False, zone)
+    y, (h, c), _ = autograd.run(recurrence, where, where.pack(x), state, False, zone)
     assert torch.equal(h[:, 1], state[0][:, 1]) and torch.equal(c[:, 2], state[1][:, 2])
-    assert not torch.allclose(y, function.run(recurrence, where, where.pack(x), state, False)[0])
+    assert not torch.allclose(y, autograd.run(recurrence, where, where.pack(x), state, False)[0])
 
 
 def leaves(kind, options, dtype=torch.float64):
@@ -135,7 +135,7 @@ def test_a_graph_can_be_used_twice_and_differentiated_twice(name, lengths):
     where = rows.rows_of(x, lengths)
     order = torch.arange(3) if where.order is None else where.order
     recurrence.h_mask = recurrence.h_mask[order]
-    y, _ = function.run(recurrence, where, where.pack(x), tuple(s[order] for s in state), False, zone)
+    y, _, _ = autograd.run(recurrence, where, where.pack(x), tuple(s[order] for s in state), False, zone)
     first = torch.autograd.grad(y.sin().sum(), [x, *weights], retain_graph=True)
     again = torch.autograd.grad(y.sin().sum(), [x, *weights], retain_graph=True)
     once = torch.autograd.grad(y.sin().sum(), [x, *weights], create_graph=True)
@@ -165,8 +165,8 @@ def test_the_memory_of_every_step_and_its_gradient(name, lengths):
     where = rows.rows_of(x, lengths)
     order = torch.arange(3) if where.order is None else where.order
     wanted = where.pack(torch.stack(every))
-    found = function.run_with_memories(
-        recurrence, where, where.pack(x), tuple(s[order] for s in state), False, zone
+    found = autograd.run(
+        recurrence, where, where.pack(x), tuple(s[order] for s in state), False, zone, cell_states=True
     )[2]
     torch.testing.assert_close(found, wanted)
     for create_graph in (False, True):
@@ -184,8 +184,8 @@ def test_the_memory_of_every_step_and_its_gradient(name, lengths):
         for a, b in zip(*gradients, strict=True):
             torch.testing.assert_close(a, b)
     with torch.no_grad():
-        quiet = function.run_with_memories(
-            recurrence, where, where.pack(x), tuple(s[order] for s in state), False, zone
+        quiet = autograd.run(
+            recurrence, where, where.pack(x), tuple(s[order] for s in state), False, zone, cell_states=True
         )
     torch.testing.assert_close(quiet[2], wanted)
 
