@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from throughtime.kernels.native.function import run_with_memories
-from throughtime.kernels.native.rows import rows_of
+from throughtime.kernels.native.recurrence.autograd import run
+from throughtime.kernels.native.recurrence.rows import rows_of
 from throughtime.layers import LSTM
 
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -29,8 +29,8 @@ class Native(nn.Module):
         zero = x.new_zeros(1, x.shape[1], layer.hidden_sizes[0])
         h, c = (zero, zero) if hx is None else hx
         rows = rows_of(x, None)
-        y, finals, memories = run_with_memories(recurrence, rows, rows.pack(x), (h[0], c[0]), False)
-        both = torch.cat([rows.unpack(y), rows.unpack(memories)], -1)
+        y, finals, cell_states = run(recurrence, rows, rows.pack(x), (h[0], c[0]), False, cell_states=True)
+        both = torch.cat([rows.unpack(y), rows.unpack(cell_states)], -1)
         return both, tuple(value.unsqueeze(0) for value in finals)
 
 

@@ -17,13 +17,15 @@ import torch
 from benchmarks.plan import Plan
 from benchmarks.progress import told
 from throughtime.bench.recurrences import CELLS, Shape, data, runs_on, training
-from throughtime.kernels.native import products
 from throughtime.kernels.native.library import Library
+from throughtime.kernels.native.recurrence import compute
 
 PARTS = {  # by what is called: (of, name)
     "loop, forward": ((Library, "forward"),),
     "loop, backward": ((Library, "backward"),),
-    "products": tuple((products, name) for name in ("forward", "back", "accumulate")),
+    "products": tuple(
+        (compute, name) for name in ("input_projection", "input_gradient", "accumulate_weight_gradient")
+    ),
 }
 WARM = 2
 

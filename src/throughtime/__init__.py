@@ -22,9 +22,8 @@ _HOMES = {
     "cells.mingru": ["MinGRUCell"],
     "cells.rnn": ["RNNCell"],
     "layers": ["GRU", "LSTM", "RNN", "Recurrent", "Trace", "scan"],
-    "kernels.dispatch": ["backends", "use_backend"],
+    "kernels.dispatch": ["Call", "backends", "use_backend"],
     "training.clipping": ["clip_norm_", "clip_value_"],
-    "kernels.call": ["Call"],
     "errors": ["BackendError", "InputError", "RunError", "ThroughtimeError"],
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -61,8 +60,7 @@ if TYPE_CHECKING:
         RNNCell,
     )
     from throughtime.errors import BackendError, InputError, RunError, ThroughtimeError
-    from throughtime.kernels.call import Call
-    from throughtime.kernels.dispatch import backends, use_backend
+    from throughtime.kernels.dispatch import Call, backends, use_backend
     from throughtime.layers import GRU, LSTM, RNN, Recurrent, Trace, scan
     from throughtime.training.clipping import clip_norm_, clip_value_
 

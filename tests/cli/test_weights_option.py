@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from throughtime.kernels.native.generator import Generator, unavailable
+from throughtime.kernels.native.generation.generator import Generator, unavailable
 from throughtime.runs import Run
 from throughtime.runtime.engine import Engine
 from throughtime.tasks import TextTask

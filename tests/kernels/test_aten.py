@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import throughtime as tt
-from throughtime.kernels.aten import AtenBackend, CudnnBackend, Stack
+from throughtime.kernels import aten
+from throughtime.kernels.aten import Stack
 
 T, B, D, H = 7, 4, 5, 13
 LENGTHS = torch.tensor([4, 7, 1, 5])
@@ -26,12 +27,9 @@ def leaves(value: Any) -> list[Tensor]:
     return [value] if isinstance(value, Tensor) else [leaf for part in value for leaf in leaves(part)]
 
 
-@pytest.mark.parametrize("backend", [AtenBackend(), CudnnBackend()], ids=lambda b: b.name)
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
 @pytest.mark.parametrize(("name", "options"), LAYERS, ids=str)
-def test_it_runs_what_the_reference_runs(
-    name: str, options: dict[str, Any], lengths: Tensor | None, backend: AtenBackend
-) -> None:
+def test_it_runs_what_the_reference_runs(name: str, options: dict[str, Any], lengths: Tensor | None) -> None:
     # The packed path is CUDA's; its operations are torch's own and run on the CPU too, so the sorting, the states and the
     # padding are tested without the device.
     layer = getattr(tt, name)(D, H, 2, bidirectional=True, backend="reference", **options).double()
@@ -47,7 +45,7 @@ def test_it_runs_what_the_reference_runs(
     wanted = [x.requires_grad_(), *(s.requires_grad_() for s in states), *layer.parameters()]
 
     stack = Stack(tuple(layer._bind(number) for number in range(4)), 2, True, 0.0, True)
-    y, finals = backend.run(stack, x, states, lengths)
+    y, finals = aten.run(stack, x, states, lengths)
     found = [y, *finals]
     expected = leaves(layer(x, tuple(states) if name == "LSTM" else states[0], lengths=lengths))
     torch.testing.assert_close(found, expected)

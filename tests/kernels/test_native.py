@@ -1,20 +1,23 @@
-"""The native recurrence against the float64 reference: outputs, final states and all gradients."""
+"""The native recurrence against the float64 reference: outputs, final states and all gradients, on every instruction set."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 import torch
+from tests.kernels.instruction_sets import libraries
 
 from throughtime.cells.gru import GRURecurrence
 from throughtime.cells.lstm import LSTMRecurrence
 from throughtime.cells.rnn import RNNRecurrence
-from throughtime.kernels.native import function, library, rows
+from throughtime.kernels.native import library
+from throughtime.kernels.native.recurrence import autograd, rows
 from throughtime.kernels.reference import unroll
-from throughtime.layers.noise import zoneout_masks
+from throughtime.layers.stack import zoneout_masks
 
 KINDS = {"rnn": RNNRecurrence, "gru": GRURecurrence, "lstm": LSTMRecurrence}
 # Relative to the largest value of a tensor: sums of up to 10^3 rounded products in float32, and through large weights.
@@ -50,7 +53,7 @@ def both(
     proj_size=0,
     layer_norm=False,
 ):
-    """(reference, native): outputs, final states and gradients of one random call with large weights."""
+    """(reference, native of each instruction set): outputs, final states and gradients of one random call, large weights."""
     steps, batch, features, hidden = size
     draw = lambda *shape: torch.randn(shape, dtype=torch.float64)  # noqa: E731
     terms = {"bias": bias, "layer_norm": layer_norm, "peepholes": peepholes, "proj_size": proj_size}
@@ -80,7 +83,7 @@ def both(
             order = torch.arange(batch) if where.order is None else where.order
             if h_mask is not None:
                 recurrence.h_mask = h_mask[order]
-            y, final = function.run(
+            y, final, _ = autograd.run(
                 recurrence, where, where.pack(given), tuple(s[order] for s in start), reverse, zone
             )
             y = where.unpack(y)
@@ -95,27 +98,55 @@ def both(
         loss.backward()
         return [y, *final, inputs.grad, *(s.grad for s in start), *(p.grad for p in parameters.values())]
 
-    return run(torch.float64, False), run(dtype, True)
+    natives = []
+    for library_of_a_set in libraries():
+        with mock.patch.object(autograd, "load", lambda found=library_of_a_set: found):
+            natives.append(run(dtype, True))
+    return run(torch.float64, False), natives
 
 
-def assert_close(reference, native, dtype):
-    for wanted, got in zip(reference, native, strict=True):
-        assert got.dtype == dtype
-        # Not below 0.1: through a saturated unit a gradient is 1 - h^2, the difference of two nearly equal numbers.
-        scale = wanted.abs().max().clamp_min(0.1) if wanted.numel() else 1
-        torch.testing.assert_close(got.double() / scale, wanted / scale, rtol=0, atol=TOLERANCE[dtype])
+def assert_close(reference, natives, dtype):
+    assert natives
+    for native in natives:
+        for wanted, got in zip(reference, native, strict=True):
+            assert got.dtype == dtype
+            # Not below 0.1: through a saturated unit a gradient is 1 - h^2, the difference of two nearly equal numbers.
+            scale = wanted.abs().max().clamp_min(0.1) if wanted.numel() else 1
+            torch.testing.assert_close(got.double() / scale, wanted / scale, rtol=0, atol=TOLERANCE[dtype])
+
+
+def same_bits(first, second):
+    """Whether two results of `both` are equal, on every instruction set."""
+    return all(
+        torch.equal(a, b)
+        for one, two in zip(first, second, strict=True)
+        for a, b in zip(one, two, strict=True)
+    )
+
+
+# Of full or ragged, forward or reverse, plain or (no bias, recurrent dropout): each pair of values once.
+WAYS = (
+    {"ragged": False, "reverse": False},
+    {"ragged": True, "reverse": True},
+    {"ragged": False, "reverse": True, "bias": False, "masked": True},
+    {"ragged": True, "reverse": False, "bias": False, "masked": True},
+)
+
+
+@pytest.fixture(params=range(3), ids=("first", "avx2", "portable"))
+def instruction_set(request, monkeypatch):
+    """Each instruction set that runs here, for a test that does not compare them by `both`."""
+    if request.param >= len(libraries()):
+        pytest.skip("does not run here")
+    monkeypatch.setattr(autograd, "load", lambda: libraries()[request.param])
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_the_reference(kind, size, dtype):
-    for ragged in (False, True):
-        for reverse in (False, True):
-            assert_close(*both(kind, size, dtype, ragged=ragged, reverse=reverse), dtype)
-            assert_close(
-                *both(kind, size, dtype, ragged=ragged, reverse=reverse, bias=False, masked=True), dtype
-            )
+    for way in WAYS:
+        assert_close(*both(kind, size, dtype, **way), dtype)
 
 
 @pytest.mark.parametrize("ragged", [False, True])
@@ -150,9 +181,10 @@ def test_two_threads_give_the_same_bits_each_time(kind, batch):
             results.append(native)
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert same_bits(*results)
 
 
+@pytest.mark.usefixtures("instruction_set")
 def test_a_graph_can_be_used_twice_and_differentiated_twice():
     torch.manual_seed(0)
     recurrence = LSTMRecurrence.bind(
@@ -164,7 +196,7 @@ def test_a_graph_can_be_used_twice_and_differentiated_twice():
     x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
     state = (torch.randn(2, 5, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64))
     where = rows.rows_of(x, None)
-    y, _ = function.run(recurrence, where, where.pack(x), state, False)
+    y, _, _ = autograd.run(recurrence, where, where.pack(x), state, False)
     first = torch.autograd.grad(y.sin().sum(), x, retain_graph=True)[0]
     assert torch.equal(first, torch.autograd.grad(y.sin().sum(), x, retain_graph=True)[0])
     once = torch.autograd.grad(y.sin().sum(), x, create_graph=True)[0]
@@ -186,22 +218,14 @@ def test_vanishing_gradients_leave_the_caller_mode_as_it_was():
     assert (tiny * 0.5).item() != 0
 
 
-@pytest.mark.parametrize(("isa", "products"), [("avx2", "torch"), ("portable", "native")])
-def test_every_instruction_set_that_runs_here(isa, products):
-    """The same tests in a process that is told which code to use, and whose products over all steps."""
-    if os.environ.get("THROUGHTIME_ISA"):
-        pytest.skip("inside such a process already")
-    environment = {**os.environ, "THROUGHTIME_ISA": isa, "THROUGHTIME_PRODUCTS": products}
-    probe = "from throughtime.kernels.native.library import load; print(load() if isinstance(load(), str) else '')"
-    reason = subprocess.run(
-        [sys.executable, "-c", probe], env=environment, capture_output=True, text=True
-    ).stdout.strip()
-    if reason:
-        pytest.skip(reason)
-    options = __file__.replace(".py", "_options.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, options]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+def test_the_instruction_sets_are_what_they_are_called():
+    """Else the tests above would compare one of them with itself."""
+    found = [library.isa for library in libraries()]
+    assert found[0] == library.load().isa
+    if not os.environ.get("THROUGHTIME_ISA"):
+        assert found[-1] == "portable"
+        assert len({library.handle._handle for library in libraries()}) == len(found)
+        assert len({library.panels for library in libraries()}) == len(set(found))
 
 
 @pytest.mark.parametrize(

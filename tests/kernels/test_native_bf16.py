@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import throughtime as tt
-from throughtime.kernels.native import compute, library, precision
+from throughtime.kernels.native import library
+from throughtime.kernels.native.recurrence import call, precision
 
 pytestmark = pytest.mark.skipif(isinstance(library.load(), str), reason=f"native: {library.load()}")
 
@@ -31,13 +32,21 @@ def arithmetic(monkeypatch, request):
     """The arithmetic of that name, for one test."""
     monkeypatch.setenv("THROUGHTIME_BF16", request.param)
     precision.arithmetic.cache_clear()
+    if request.param in INSTRUCTIONS and isinstance(reason := precision.arithmetic(), str):
+        precision.arithmetic.cache_clear()
+        pytest.skip(reason)
     yield request.param
     monkeypatch.undo()
     precision.arithmetic.cache_clear()
 
 
-every_arithmetic = pytest.mark.parametrize("arithmetic", ["off", "emulated", "tiles"], indirect=True)
-emulations = pytest.mark.parametrize("arithmetic", ["emulated", "tiles"], indirect=True)
+INSTRUCTIONS = {
+    "avx512": "emulated",
+    "amx": "tiles",
+}  # where the processor has them, and their emulation in plain code
+EMULATIONS = tuple(INSTRUCTIONS.values())
+every_arithmetic = pytest.mark.parametrize("arithmetic", ["off", *EMULATIONS, *INSTRUCTIONS], indirect=True)
+rounding = pytest.mark.parametrize("arithmetic", [*EMULATIONS, *INSTRUCTIONS], indirect=True)
 
 
 def rounded(value):
@@ -136,7 +145,7 @@ def test_without_instructions_it_is_float32_on_rounded_numbers(name, lengths, ar
     assert all(torch.equal(a, b.bfloat16()) for a, b in zip(found, wanted, strict=True))
 
 
-@emulations
+@rounding
 @pytest.mark.parametrize("batch", [3, 21])
 @pytest.mark.parametrize("name", ["rnn", "gru", "lstm"])
 def test_a_step_rounds_the_state_that_it_multiplies_and_no_other(name, batch, arithmetic, monkeypatch):
@@ -163,9 +172,9 @@ def test_a_step_rounds_the_state_that_it_multiplies_and_no_other(name, batch, ar
     assert float((pick(found) - pick(exact)).abs().max()) > 1e-4
 
 
-@emulations
+@rounding
 @pytest.mark.parametrize("threads", [1, 2])
-def test_emulations_differ_from_float32_and_repeat_themselves(threads, arithmetic):
+def test_bfloat16_products_differ_from_float32_and_repeat_themselves(threads, arithmetic):
     torch.manual_seed(0)
     layer = layer_of("gru", 64)
     x, states = inputs_of(layer, batch=24, hidden=64)
@@ -216,13 +225,29 @@ def test_autocast_rounds_inputs_and_matrices_and_nothing_else(name, arithmetic):
     assert_close(found, wanted)  # the gradient of the outputs came in bfloat16
 
 
+@pytest.mark.parametrize("arithmetic", INSTRUCTIONS, indirect=True)
+@pytest.mark.parametrize(("batch", "hidden"), [(1, 8), (3, 16), (19, 31), (16, 64), (40, 131)])
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_processor_s_instructions_give_the_bits_of_their_emulation(
+    name, batch, hidden, arithmetic, monkeypatch
+):
+    torch.manual_seed(0)
+    layer = layer_of(name, hidden, bidirectional=True) if name != "lstm with all" else layer_of(name, 13)
+    x, states = inputs_of(layer, batch=batch, hidden=layer.hidden_size)
+    found = numbers(layer, x, states, None, torch.float32, "native", autocast=True)
+    monkeypatch.setenv("THROUGHTIME_BF16", INSTRUCTIONS[arithmetic])
+    precision.arithmetic.cache_clear()
+    expected = numbers(layer, x, states, None, torch.float32, "native", autocast=True)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 @every_arithmetic
-def test_pieces_give_what_the_whole_gives(arithmetic, monkeypatch):
+def test_chunks_give_what_the_whole_gives(arithmetic, monkeypatch):
     torch.manual_seed(0)
     layer = layer_of("gru", bidirectional=True)
     x, states = inputs_of(layer, steps=29)
     whole = numbers(layer, x, states, None, torch.bfloat16, "native")
-    monkeypatch.setattr(compute, "PIECE", 7 * 200 * 4)  # a few rows
+    monkeypatch.setattr(call, "CHUNK_BYTES", 7 * 200 * 4)  # a few rows
     # A sum over all steps is rounded once for every piece where torch multiplies bfloat16.
     assert_close(numbers(layer, x, states, None, torch.bfloat16, "native"), whole, 0.01)
 

@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import throughtime as tt
 from throughtime.kernels import dispatch
-from throughtime.kernels.native import function, library, precision, rows
+from throughtime.kernels.native import library
+from throughtime.kernels.native.recurrence import autograd, precision, rows
 
 pytestmark = pytest.mark.skipif(isinstance(library.load(), str), reason=f"native: {library.load()}")
 
@@ -39,7 +40,7 @@ def test_memories_of_every_step_come_in_the_state_s_dtype():
     x, states = x.bfloat16(), tuple(s[0].bfloat16() for s in states)
     where = rows.rows_of(x, None)
     recurrence = layer._bind(0)
-    y, final, every = function.run_with_memories(recurrence, where, where.pack(x), states, False)
+    y, final, every = autograd.run(recurrence, where, where.pack(x), states, False, cell_states=True)
     assert {v.dtype for v in (y, *final, every)} == {torch.bfloat16}
     assert torch.equal(every[-B:], final[1])
 

@@ -7,7 +7,8 @@ import torch
 from tests.kernels.test_native import KINDS, assert_close, both
 
 import throughtime as tt
-from throughtime.kernels.native import compute, function, library, rows
+from throughtime.kernels.native import library
+from throughtime.kernels.native.recurrence import autograd, call, rows
 from throughtime.kernels.reference import unroll
 
 pytestmark = pytest.mark.skipif(isinstance(library.load(), str), reason=f"native: {library.load()}")
@@ -109,7 +110,7 @@ def test_pieces_and_inference_give_the_same(name, lengths, monkeypatch):
     with torch.no_grad():
         y, _ = layer(x, hx_of(states), lengths=lengths)
     assert torch.equal(y, whole[0])
-    monkeypatch.setattr(compute, "PIECE", 7 * 200 * 8)  # a few rows
+    monkeypatch.setattr(call, "CHUNK_BYTES", 7 * 200 * 8)  # a few rows
     for one, other in zip(whole, numbers(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
     with torch.no_grad():
@@ -149,7 +150,7 @@ def test_the_memories_of_inference():
 
     wanted, _ = unroll(recurrence, x, state, observe=observe)
     where = rows.rows_of(x, None)
-    y, _, memories = function.run_with_memories(recurrence, where, where.pack(x), state, False)
+    y, _, memories = autograd.run(recurrence, where, where.pack(x), state, False, cell_states=True)
     torch.testing.assert_close(where.unpack(y), wanted)
     torch.testing.assert_close(where.unpack(memories), torch.stack(every))
 
@@ -183,4 +184,4 @@ def test_half_a_norm_is_refused(missing):
     with pytest.raises(
         RuntimeError, match="layer norm must have gain_ih, gain_hh and in an LSTM gain_c, got "
     ):
-        function.run(recurrence, where, where.pack(x), state, False)
+        autograd.run(recurrence, where, where.pack(x), state, False)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
-from tests.kernels.test_native import KINDS, SIZES, TOLERANCE, assert_close, both
+from tests.kernels.test_native import (
+    KINDS,
+    SIZES,
+    TOLERANCE,
+    WAYS,
+    assert_close,
+    both,
+    instruction_set,  # noqa: F401  a fixture
+    same_bits,
+)
 
 import throughtime as tt
-from throughtime.kernels.native import function, rows
+from throughtime.kernels.native.recurrence import autograd, rows
 from throughtime.kernels.reference import unroll
-from throughtime.layers.noise import zoneout_masks
+from throughtime.layers.stack import zoneout_masks
 
 reason = tt.backends(tt.Call("rnn", extras=("zoneout", "layer_norm"))).rows[1]
 pytestmark = pytest.mark.skipif(not reason[1], reason=f"native: {reason[2]}")
@@ -64,10 +71,8 @@ def test_equals_the_reference(name, size, dtype):
         pytest.skip("no projection is smaller than one unit")
     if "layer_norm" in options and dtype == torch.float32 and min(size[2:]) == 1:
         pytest.skip("what does not depend on the scale of one number has a gradient of rounding errors")
-    for ragged, reverse in itertools.product((False, True), repeat=2):
-        assert_close(*both(kind, size, dtype, ragged=ragged, reverse=reverse, **options), dtype)
-        result = both(kind, size, dtype, ragged=ragged, reverse=reverse, bias=False, masked=True, **options)
-        assert_close(*result, dtype)
+    for way in WAYS:
+        assert_close(*both(kind, size, dtype, **way, **options), dtype)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -89,9 +94,10 @@ def test_two_threads_give_the_same_bits_each_time(name, batch):
             results.append(native)
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert same_bits(*results)
 
 
+@pytest.mark.usefixtures("instruction_set")
 def test_zoneout_has_an_effect_and_the_masks_are_obeyed():
     """A unit whose mask is set at every step never leaves its first value."""
     torch.manual_seed(0)
@@ -100,9 +106,9 @@ def test_zoneout_has_an_effect_and_the_masks_are_obeyed():
     zone = zoneout_masks(state, 7, (0.5, 0.5), True)
     zone.keep[0][:, :, 1] = zone.keep[1][:, :, 2] = True
     where = rows.rows_of(x, None)
-    y, (h, c) = function.run(recurrence, where, where.pack(x), state, False, zone)
+    y, (h, c), _ = autograd.run(recurrence, where, where.pack(x), state, False, zone)
     assert torch.equal(h[:, 1], state[0][:, 1]) and torch.equal(c[:, 2], state[1][:, 2])
-    assert not torch.allclose(y, function.run(recurrence, where, where.pack(x), state, False)[0])
+    assert not torch.allclose(y, autograd.run(recurrence, where, where.pack(x), state, False)[0])
 
 
 def leaves(kind, options, dtype=torch.float64):
@@ -115,6 +121,7 @@ def leaves(kind, options, dtype=torch.float64):
     return KINDS[kind].bind(weights, **equation[kind]), list(weights.values())
 
 
+@pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize("lengths", [None, torch.tensor([2, 0, 4])], ids=["full", "ragged"])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_graph_can_be_used_twice_and_differentiated_twice(name, lengths):
@@ -135,7 +142,7 @@ def test_a_graph_can_be_used_twice_and_differentiated_twice(name, lengths):
     where = rows.rows_of(x, lengths)
     order = torch.arange(3) if where.order is None else where.order
     recurrence.h_mask = recurrence.h_mask[order]
-    y, _ = function.run(recurrence, where, where.pack(x), tuple(s[order] for s in state), False, zone)
+    y, _, _ = autograd.run(recurrence, where, where.pack(x), tuple(s[order] for s in state), False, zone)
     first = torch.autograd.grad(y.sin().sum(), [x, *weights], retain_graph=True)
     again = torch.autograd.grad(y.sin().sum(), [x, *weights], retain_graph=True)
     once = torch.autograd.grad(y.sin().sum(), [x, *weights], create_graph=True)
@@ -146,9 +153,10 @@ def test_a_graph_can_be_used_twice_and_differentiated_twice(name, lengths):
             torch.testing.assert_close(a, b)
 
 
+@pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize("lengths", [None, torch.tensor([2, 0, 4])], ids=["full", "ragged"])
 @pytest.mark.parametrize("name", ["lstm", "lstm zoneout", "lstm layer norm", "lstm everything"])
-def test_the_memory_of_every_step_and_its_gradient(name, lengths):
+def test_the_cell_state_of_every_step_and_its_gradient(name, lengths):
     torch.manual_seed(0)
     options = OPTIONS.get(name, ("lstm", {}))[1]
     recurrence, weights = leaves("lstm", options)
@@ -165,8 +173,8 @@ def test_the_memory_of_every_step_and_its_gradient(name, lengths):
     where = rows.rows_of(x, lengths)
     order = torch.arange(3) if where.order is None else where.order
     wanted = where.pack(torch.stack(every))
-    found = function.run_with_memories(
-        recurrence, where, where.pack(x), tuple(s[order] for s in state), False, zone
+    found = autograd.run(
+        recurrence, where, where.pack(x), tuple(s[order] for s in state), False, zone, cell_states=True
     )[2]
     torch.testing.assert_close(found, wanted)
     for create_graph in (False, True):
@@ -184,8 +192,8 @@ def test_the_memory_of_every_step_and_its_gradient(name, lengths):
         for a, b in zip(*gradients, strict=True):
             torch.testing.assert_close(a, b)
     with torch.no_grad():
-        quiet = function.run_with_memories(
-            recurrence, where, where.pack(x), tuple(s[order] for s in state), False, zone
+        quiet = autograd.run(
+            recurrence, where, where.pack(x), tuple(s[order] for s in state), False, zone, cell_states=True
         )
     torch.testing.assert_close(quiet[2], wanted)
 
@@ -202,6 +210,7 @@ LAYERS = [
 ]
 
 
+@pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("lengths", [None, torch.tensor([4, 0, 7, 1])], ids=["full", "ragged"])
 @pytest.mark.parametrize(("name", "options"), LAYERS, ids=str)

@@ -10,8 +10,9 @@ import torch
 from throughtime.cells.gru import GRURecurrence
 from throughtime.cells.lstm import LSTMRecurrence
 from throughtime.cells.rnn import RNNRecurrence
-from throughtime.kernels.native import library, operators
-from throughtime.kernels.native.compute import Given
+from throughtime.kernels.native import library
+from throughtime.kernels.native.recurrence import operators
+from throughtime.kernels.native.recurrence.call import CallTensors
 from throughtime.kernels.reference import Zoneout, unroll
 
 pytestmark = [
@@ -89,7 +90,7 @@ def test_compiled_with_noise_in_one_graph(kind, lengths):
 def arguments(kind, lengths=None, dtype=torch.float64):
     recurrence, x, state, _, _ = make(kind)
     cast = lambda v: None if v is None else v.detach().to(dtype).requires_grad_()  # noqa: E731
-    weights = [cast(getattr(recurrence, name, None)) for name in Given._fields[3:]]
+    weights = [cast(getattr(recurrence, name, None)) for name in CallTensors._fields[3:]]
     c0 = cast(state[1]) if len(state) > 1 else None
     name = kind.split(" with ")[0]
     return [cast(x), cast(state[0]), c0, weights, lengths, [], [], name, "tanh", False]
@@ -108,7 +109,7 @@ def test_torch_finds_them_well_behaved(kind, lengths):
         )
         y, h, c, *kept = torch.ops.throughtime.recurrence_kept.default(*given)
         needs = [value is not None for value in (*given[:3], *given[3])]
-        needs[Given._fields.index("h_mask")] = False
+        needs[CallTensors._fields.index("h_mask")] = False
         gradients = [torch.randn_like(y), torch.randn_like(h), torch.randn_like(c) if c.numel() else None]
         torch.library.opcheck(
             torch.ops.throughtime.recurrence_backward.default, (*given, kept, gradients, needs)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from throughtime.kernels.native import products
-from throughtime.kernels.native.given import Plan
 from throughtime.kernels.native.library import Library, load
-from throughtime.kernels.native.rows import full_rows
+from throughtime.kernels.native.recurrence import compute
+from throughtime.kernels.native.recurrence.call import Plan
+from throughtime.kernels.native.recurrence.rows import full_rows
 
 library = load()
 if isinstance(library, str):
@@ -61,17 +61,17 @@ def test_products_against_float64(sizes, dtype, native):
     use = plan(native)
 
     dx = torch.full_like(x, torch.nan)
-    products.back(use, rows, weight, dx, size)
+    compute.input_gradient(use, rows, weight, dx, size)
     assert error(dx, real.double() @ weight.double()) < limit(dtype)
 
     dweight = torch.full_like(weight, torch.nan)
-    products.accumulate(use, rows, x, dweight, size, True)
+    compute.accumulate_weight_gradient(use, rows, x, dweight, size, True)
     expected = real.double().t() @ x.double()
     assert error(dweight, expected) < limit(dtype)
-    products.accumulate(use, rows, x, dweight, size, False)
+    compute.accumulate_weight_gradient(use, rows, x, dweight, size, False)
     assert error(dweight, 2 * expected) < limit(dtype)
 
-    products.forward(use, x, weight, rows, size)
+    compute.input_projection(use, x, weight, rows, size)
     blocks = rows.reshape(n, gates, size)
     expected = (x.double() @ weight.double().t()).view(n, gates, hidden)
     assert error(blocks[..., :hidden], expected) < limit(dtype)
@@ -82,7 +82,7 @@ def test_products_against_float64(sizes, dtype, native):
 def test_infinite_rows_stay_in_their_rows_and_out_of_the_padding(native):
     x, weight, rows, _, size = matrices(20, 6, 3, 7, torch.float32)
     x[4, 2] = torch.inf
-    products.forward(plan(native), x, weight, rows, size)
+    compute.input_projection(plan(native), x, weight, rows, size)
     blocks = rows.reshape(20, 3, size)
     assert (blocks[..., 7:] == 0).all()
     assert blocks[4, :, :7].isinf().all()
@@ -93,12 +93,12 @@ def test_infinite_rows_stay_in_their_rows_and_out_of_the_padding(native):
 def test_no_rows_are_no_gradient(native):
     x, weight, rows, _, size = matrices(3, 6, 3, 7, torch.float32)
     dweight = torch.full_like(weight, torch.nan)
-    products.accumulate(plan(native), rows[:0], x[:0], dweight, size, True)
+    compute.accumulate_weight_gradient(plan(native), rows[:0], x[:0], dweight, size, True)
     assert (dweight == 0).all()
-    products.accumulate(plan(native), rows[:0], x[:0], dweight.fill_(3), size, False)
+    compute.accumulate_weight_gradient(plan(native), rows[:0], x[:0], dweight.fill_(3), size, False)
     assert (dweight == 3).all()
-    products.forward(plan(native), x[:0], weight, rows[:0], size)
-    products.back(plan(native), rows[:0], weight, x[:0], size)
+    compute.input_projection(plan(native), x[:0], weight, rows[:0], size)
+    compute.input_gradient(plan(native), rows[:0], weight, x[:0], size)
 
 
 def test_factors_as_they_lie():
@@ -108,11 +108,11 @@ def test_factors_as_they_lie():
     assert x.is_neg()
     assert x.stride(1) != 1
     dweight = torch.empty_like(weight)
-    products.accumulate(plan(True), rows, x, dweight, size, True)
+    compute.accumulate_weight_gradient(plan(True), rows, x, dweight, size, True)
     assert error(dweight, real.double().t() @ x.double()) < limit(torch.float32)
     apart = torch.stack([weight, -weight], 2)[..., 0]
     dx = torch.empty(50, 6)
-    products.back(plan(True), rows, apart, dx, size)
+    compute.input_gradient(plan(True), rows, apart, dx, size)
     assert error(dx, real.double() @ weight.double()) < limit(torch.float32)
 
 
@@ -126,8 +126,8 @@ def test_the_same_bits_with_any_number_of_threads(dtype):
             torch.set_num_threads(threads)
             x, weight, rows, _, size = matrices(*sizes, dtype)
             dx, dweight = torch.empty_like(x), torch.empty_like(weight)
-            products.back(plan(True), rows, weight, dx, size)
-            products.accumulate(plan(True), rows, x, dweight, size, True)
+            compute.input_gradient(plan(True), rows, weight, dx, size)
+            compute.accumulate_weight_gradient(plan(True), rows, x, dweight, size, True)
             found.append((dx, dweight))
     finally:
         torch.set_num_threads(before)
@@ -139,14 +139,14 @@ def test_the_same_bits_with_any_number_of_threads(dtype):
 def test_bfloat16_factors_are_torchs():
     x, weight, rows, real, size = matrices(50, 6, 3, 7, torch.float32)
     use = plan(True, bf16=1)
-    assert not products.native(use, 6)
+    assert not compute.uses_library(use, 6)
     dx = torch.empty_like(x)
-    products.back(use, rows, weight, dx, size)
+    compute.input_gradient(use, rows, weight, dx, size)
     rounded = real.bfloat16().double() @ weight.bfloat16().double()
     assert error(dx, rounded) < 0.05  # torch's sums come back rounded too
     dweight = torch.empty_like(weight)
-    products.accumulate(use, rows, x, dweight, size, True)
+    compute.accumulate_weight_gradient(use, rows, x, dweight, size, True)
     assert error(dweight, real.bfloat16().double().t() @ x.bfloat16().double()) < 0.05
-    products.forward(use, x, weight, rows, size)
+    compute.input_projection(use, x, weight, rows, size)
     expected = (x.bfloat16().double() @ weight.bfloat16().double().t()).view(50, 3, 7)
     assert error(rows.reshape(50, 3, size)[..., :7], expected) < 0.05

@@ -1,4 +1,4 @@
-"""A cell of one's own: over time with `scan`, and as a layer with `Recurrent`."""
+"""Custom cells: over time with `scan`, and as a layer with `Recurrent`."""
 
 from __future__ import annotations
 
@@ -214,9 +214,13 @@ def test_a_state_of_one_row_is_not_spread_over_the_batch_in_silence() -> None:
         tt.scan(cell, x, tt.HiddenState(one))
     with pytest.raises(ValueError, match=r"hx\[0\] must have one row for each of the 4 rows"):
         tt.Recurrent(cell)(x, [tt.HiddenState(one)])
-    with pytest.raises(ValueError, match=r"state must be a tuple of tensors, .* got Tensor"):
+    with pytest.raises(
+        ValueError, match=r"state must be a tuple of tensors \[B, ...\], got one tensor \[4, 13\]"
+    ):
         tt.scan(cell, x, torch.zeros(B, H))
-    with pytest.raises(ValueError, match=r"hx\[0\] must be a tuple of tensors, .* got Tensor"):
+    with pytest.raises(
+        ValueError, match=r"hx\[0\] must be a tuple of tensors \[B, ...\], got one tensor \[4, 13\]"
+    ):
         tt.Recurrent(cell)(x, torch.zeros(1, B, H))
 
 
@@ -254,12 +258,113 @@ def test_a_function_that_needs_more_than_the_input_size_is_refused() -> None:
         tt.Recurrent(tt.MinGRUCell, D)
 
 
-def test_states_that_are_no_tuples_are_named() -> None:
-    x = torch.randn(T, B, D)
-    for run in (lambda: tt.scan(NoTuple(D, H), x), lambda: tt.Recurrent(NoTuple(D, H))(x)):
+def runs(cell: tt.Cell, x: Tensor, lengths: Tensor | None = None) -> list[Any]:
+    """The ways in which a cell is run over time: over one layer, and over each of two directions."""
+    return [
+        lambda: tt.scan(cell, x, lengths=lengths),
+        lambda: tt.scan(cell, x, lengths=lengths, reverse=True),
+        lambda: tt.Recurrent(cell)(x, lengths=lengths),
+        lambda: tt.Recurrent(lambda features: cell, D, bidirectional=True).trace(x, lengths=lengths),
+    ]
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
+def test_a_bare_tensor_as_a_state_is_refused(lengths: Tensor | None) -> None:
+    for run in runs(NoTuple(D, H), torch.randn(T, B, D), lengths):
         with pytest.raises(
-            ValueError, match=r"what step of NoTuple returns must be a tuple of tensors, .* got Tensor"
+            tt.InputError,
+            match=r"^what step of NoTuple returns must be a tuple of tensors \[B, ...\], got one tensor \[4, 13\]: make it "
+            r"one, as throughtime.HiddenState\(h\) is$",
         ):
             run()
+
+
+def test_a_bare_tensor_as_the_initial_state_is_refused() -> None:
+    class Bare(LeakyCell):
+        def initial_state(self, batch: int, **_: Any) -> Any:
+            return torch.zeros(batch, self.hidden_size)
+
+    with pytest.raises(tt.InputError, match="initial_state of Bare must be a tuple of tensors"):
+        tt.scan(Bare(D, H), torch.randn(T, B, D), lengths=LENGTHS)
+    with pytest.raises(tt.InputError, match="initial_state of Bare must be a tuple of tensors"):
+        tt.Recurrent(Bare(D, H))
+
+
+def test_a_state_with_more_tensors_than_before_is_refused() -> None:
+    class Growing(LeakyCell):
+        def step(self, state: Any, u: Tensor) -> Any:
+            return (*state, u)
+
+    for run in runs(Growing(D, H), torch.randn(T, B, D), LENGTHS):
+        with pytest.raises(tt.InputError, match=r"what step of Growing returns must have 1 tensors, .* got 2"):
+            run()
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
+def test_a_state_changed_in_place_is_refused(lengths: Tensor | None, mode: Any) -> None:
+    class InPlace(LeakyCell):
+        def step(self, state: Any, u: Tensor) -> Any:
+            return tt.HiddenState(state.h.mul_(0.9).add_(u.detach()))
+
+    class InPlaceLater(CountingCell):
+        """Only a second tensor, and not at the first step."""
+
+        def step(self, state: Any, u: Tensor) -> Any:
+            if bool(state.seen[0] >= 2):
+                state.grid.add_(1)
+            return super().step(state, u)
+
+    lengths = None if lengths is None else lengths.clamp(min=3)
+    for cell in (InPlace(D, H), InPlaceLater(D, D)):
+        with mode():
+            for run in runs(cell, torch.randn(T, B, D), lengths)[: 4 if cell.hidden_size == H else 2]:
+                with pytest.raises(
+                    tt.InputError,
+                    match=rf"^step of {type(cell).__name__} must not change its state in place: ",
+                ):
+                    run()
+
+
+def test_a_cell_that_keeps_nan_or_its_state_object_is_not_refused() -> None:
+    class Still(LeakyCell):
+        def step(self, state: Any, u: Tensor) -> Any:
+            return state
+
+    start = tt.HiddenState(torch.full((B, H), float("nan")))
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            y, final = tt.scan(Still(D, H), torch.randn(T, B, D), tt.HiddenState(start.h.clone()))
+            assert y.isnan().all() and final.h.isnan().all()
+
+
+def test_a_projection_that_is_no_single_tensor_is_refused() -> None:
+    class Pair(LeakyCell):
+        def project(self, x: Tensor) -> Any:
+            return self.mix(x), x
+
+        def step(self, state: Any, u: Any) -> Any:
+            return tt.HiddenState(u[0])
+
+    for lengths in (None, LENGTHS):
+        for run in runs(Pair(D, H), torch.randn(T, B, D), lengths):
+            with pytest.raises(
+                tt.InputError,
+                match=r"^project of Pair must return one tensor \[T, B, ...\], got tuple: join its parts with torch.cat",
+            ):
+                run()
+
+    class LastOnly(LeakyCell):
+        def project(self, x: Tensor) -> Tensor:
+            return self.mix(x[-1])
+
+    for run in runs(LastOnly(D, H), torch.randn(T, B, D)):
+        with pytest.raises(
+            tt.InputError, match=r"project of LastOnly must return one row for each of the 7 steps"
+        ):
+            run()
+
+
+def test_an_input_that_is_no_tensor_is_refused() -> None:
     with pytest.raises(TypeError, match=r"x must be a tensor \[T, B, ...\], got list"):
         tt.scan(LeakyCell(D, H), [1.0])  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from torch import nn
 from throughtime.data import CharVocabulary
 from throughtime.errors import BackendError, InputError
 from throughtime.kernels.dispatch import use_backend
-from throughtime.kernels.native.generator import unavailable
+from throughtime.kernels.native.generation.generator import unavailable
 from throughtime.layers import GRU, LSTM, RNN
 from throughtime.models import Aligned, OneHot
 from throughtime.runtime import Session, generate

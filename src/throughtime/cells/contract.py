@@ -1,13 +1,13 @@
-"""What a recurrence must offer to be run over time, stacked, reversed and trained.
+"""The interface of a cell that can be run over time, stacked, reversed and trained.
 
-A cell of one's own is a class with two methods:
+A custom cell is a class with two methods:
 
     class LeakyCell(tt.Cell):
         def __init__(self, input_size: int, hidden_size: int):
             super().__init__(input_size, hidden_size)
             self.mix = torch.nn.Linear(input_size, hidden_size)
 
-        def project(self, x):                 # all that needs no state: done once for every step
+        def project(self, x):                 # the part that needs no state: called once for all steps
             return self.mix(x)
 
         def step(self, state, u):             # u = project(x) of this step
@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 
 State = tuple[Tensor, ...]
-"""What is carried from step to step: a NamedTuple of tensors, batch first. The first one is the output."""
+"""The state carried from step to step: a NamedTuple of tensors, batch first. The first one is the output."""
 
 
 class HiddenState(NamedTuple):
-    """The state of a cell with nothing but a hidden vector."""
+    """The state of a cell whose state is one hidden vector."""
 
     h: Tensor  # [B, H] output of the last step, and its recurrent input
 
@@ -36,7 +36,8 @@ class HiddenState(NamedTuple):
 class Cell(nn.Module):
     """One step of one recurrence; base class of every cell.
 
-    A subclass writes `step`, mostly `project`, and `initial_state` where its state is more than one hidden vector.
+    A subclass defines `step`, usually `project`, and `initial_state` where its state is more than one hidden vector.
+    `project` returns one tensor; `step` returns a new tuple of tensors and leaves the old state unchanged.
 
     Args:
         input_size: number of features of one input step.
@@ -65,7 +66,7 @@ class Cell(nn.Module):
         )
 
     def gates(self, state: State, u: Tensor) -> dict[str, Tensor]:
-        """What one would like to look at inside a step, by name; used by `trace` only."""
+        """The intermediate values of a step, by name; used by `trace` only."""
         return {}
 
     def forward(self, input: Tensor, hx: State | None = None) -> State:

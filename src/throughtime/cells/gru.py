@@ -3,12 +3,12 @@
     r_t = sigmoid(W_ir x_t + b_ir + W_hr h_{t-1} + b_hr)                  reset
     z_t = sigmoid(W_iz x_t + b_iz + W_hz h_{t-1} + b_hz)                  update: 1 keeps the old state
     n_t = tanh(W_in x_t + b_in + r_t * (W_hn h_{t-1} + b_hn))             candidate, reset_after=True  (torch, cuDNN, Keras)
-    n_t = tanh(W_in x_t + b_in + W_hn (r_t * h_{t-1}) + b_hn)             candidate, reset_after=False (Cho et al., the course)
+    n_t = tanh(W_in x_t + b_in + W_hn (r_t * h_{t-1}) + b_hn)             candidate, reset_after=False (Cho et al.)
     h_t = (1 - z_t) * n_t + z_t * h_{t-1}
 
 The two candidates are different functions, not two ways to compute one; ONNX calls the choice `linear_before_reset`.
-Rows of weight_ih, weight_hh and the biases are in the order r, z, n. The course's W_xr is weight_ih[:H].T, its b_r is
-bias_ih[:H] + bias_hh[:H], and so on. Cho et al. swap the roles of z and 1 - z. The plain RNN is the case r = 1 and z = 0.
+Rows of weight_ih, weight_hh and the biases are in the order r, z, n: W_ir is weight_ih[:H], and so on.
+Cho et al. swap the roles of z and 1 - z. The plain RNN is the case r = 1 and z = 0.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from throughtime.cells.contract import Cell, HiddenState, State
-from throughtime.cells.owned import OwnedCell
-from throughtime.cells.recurrence import Recurrence, zeros
+from throughtime.cells.recurrence import OwnedCell, Recurrence, zeros
 
 
 class GRURecurrence(Recurrence):
@@ -59,7 +58,7 @@ class GRURecurrence(Recurrence):
         a = F.linear(h, self.weight_hh[rows])
         return F.layer_norm(a, a.shape[-1:], self.gain_hh[rows], bias)
 
-    def normalise(self, a: Tensor, gain: Tensor | None, bias: Tensor | None) -> Tensor:
+    def normalize(self, a: Tensor, gain: Tensor | None, bias: Tensor | None) -> Tensor:
         """Layer norm of the two gates together and of the candidate by itself, as Ba et al. do."""
         if gain is None:
             return a
@@ -80,8 +79,8 @@ class GRUCell(GRURecurrence, OwnedCell):
     Args:
         input_size, hidden_size: features of the input D and of the state H.
         bias: False leaves bias_ih and bias_hh out.
-        reset_after: True is torch's candidate, False the course's; see the equations.
-        layer_norm: normalise both linear maps.
+        reset_after: True is torch's candidate, False that of Cho et al.; see the equations.
+        layer_norm: normalize both linear maps.
 
     Call: `cell(input [B, D] or [D], hx [B, H] or [H] or None) -> h`. Cost: 3*H*(D+H) multiplications a row.
     Raises: ValueError, RuntimeError with torch.nn's words for wrong shapes.

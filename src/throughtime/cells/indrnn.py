@@ -1,4 +1,4 @@
-"""IndRNN: every unit remembers only itself (Li et al. 2018, arXiv 1803.04831).
+"""IndRNN: every unit is connected only to itself (Li et al. 2018, arXiv 1803.04831).
 
     h_t = relu(W x_t + b + w * h_{t-1})
 

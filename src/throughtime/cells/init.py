@@ -1,4 +1,4 @@
-"""How a recurrence's parameters start. The recurrent blocks decide whether the gradient vanishes or explodes at first."""
+"""Initialization of a recurrence's parameters. The recurrent blocks decide whether the gradient vanishes or explodes at first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCHEMES = ("torch", "orthogonal", "identity", "xavier")
 
 
 @torch.no_grad()
-def initialise(
+def initialize(
     parameters: Mapping[str, Tensor], hidden_size: int, scheme: str = "torch", forget_bias: float = 0.0
 ) -> None:
     """Fill one cell's parameters in place, by their names.

@@ -1,4 +1,4 @@
-"""The layer-normalised LSTM, written against the cell contract alone (Ba, Kiros & Hinton 2016, arXiv 1607.06450, eq. 20-22).
+"""The layer-normalized LSTM, written against the cell contract alone (Ba, Kiros & Hinton 2016, arXiv 1607.06450, eq. 20-22).
 
     [i f g o] = LN_hh(W_hh h_{t-1}) + LN_ih(W_ih x_t) + b
     c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)
@@ -17,7 +17,7 @@ from throughtime.cells.lstm import LSTMState
 
 
 class LayerNormLSTMCell(Cell):
-    """One step of a layer-normalised LSTM.
+    """One step of a layer-normalized LSTM.
 
     Args: input_size D, hidden_size H.
     Parameters: linear maps `ih` and `hh` without biases, norms `norm_ih`, `norm_hh` over 4*H and `norm_c` over H.

@@ -3,14 +3,14 @@
     i_t = sigmoid(W_ii x_t + b_ii + W_hi h_{t-1} + b_hi   [+ p_i * c_{t-1}])    input gate
     f_t = sigmoid(W_if x_t + b_if + W_hf h_{t-1} + b_hf   [+ p_f * c_{t-1}])    forget gate
     g_t = tanh   (W_ig x_t + b_ig + W_hg h_{t-1} + b_hg)                        candidate
-    c_t = f_t * c_{t-1} + i_t * g_t                                             memory
+    c_t = f_t * c_{t-1} + i_t * g_t                                             cell state
     o_t = sigmoid(W_io x_t + b_io + W_ho h_{t-1} + b_ho   [+ p_o * c_t])        output gate
     h_t = o_t * tanh(c_t)                                 [W_hr (o_t * tanh(c_t)) with proj_size]
 
 [p]: peepholes (Gers & Schmidhuber 2000; Graves 2013, arXiv 1308.0850). [W_hr]: projection (Sak et al. 2014, arXiv 1402.1128).
-With layer norm h_t = o_t * tanh(LN(c_t)), and both linear maps are normalised (Ba et al. 2016, arXiv 1607.06450).
-Rows of weight_ih, weight_hh and the biases are in the order i, f, g, o. The course's W_xi is weight_ih[:H].T, its b_i is
-bias_ih[:H] + bias_hh[:H], its C~ is g.
+With layer norm h_t = o_t * tanh(LN(c_t)), and both linear maps are normalized (Ba et al. 2016, arXiv 1607.06450).
+Rows of weight_ih, weight_hh and the biases are in the order i, f, g, o. W_ii is
+weight_ih[:H], b_ii is bias_ih[:H], and so on.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from throughtime.cells.contract import Cell, State
-from throughtime.cells.owned import OwnedCell
-from throughtime.cells.recurrence import Recurrence, zeros
+from throughtime.cells.recurrence import OwnedCell, Recurrence, zeros
 
 
 class LSTMState(NamedTuple):
-    """The output and the memory."""
+    """The output and the cell state."""
 
     h: Tensor  # [B, H] output of the last step, and its recurrent input ([B, proj_size] with a projection)
-    c: Tensor  # [B, H] memory
+    c: Tensor  # [B, H] cell state
 
 
 class LSTMRecurrence(Recurrence):
@@ -93,13 +92,13 @@ class LSTMCell(LSTMRecurrence, OwnedCell):
     """One step of an LSTM, with torch.nn.LSTMCell's arguments, parameters and shapes.
 
     Args:
-        input_size, hidden_size: features of the input D and of the memory H.
+        input_size, hidden_size: features of the input D and of the cell state H.
         bias: False leaves bias_ih and bias_hh out.
-        peepholes: let the gates see the memory; adds weight_peephole [3*H].
-        forget_bias: added to the forget gate's bias at the start; 1 remembers by default
+        peepholes: connect the cell state to the gates; adds weight_peephole [3*H].
+        forget_bias: added to the forget gate's bias at initialization; 1 makes the cell keep its state at first
             (Jozefowicz, Zaremba & Sutskever 2015, ICML).
         proj_size: features of h after a linear projection, less than H; 0 for none.
-        layer_norm: normalise both linear maps and the memory on its way out.
+        layer_norm: normalize both linear maps and the cell state that the output is computed from.
 
     Call: `cell(input [B, D] or [D], (h, c) or None) -> (h, c)`. Cost: 4*H*(D+H) multiplications a row.
     Raises: ValueError, RuntimeError with torch.nn's words for wrong shapes.

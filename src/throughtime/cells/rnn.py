@@ -2,8 +2,8 @@
 
     h_t = phi(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)        phi: tanh, relu, sigmoid or identity
 
-The course writes H_t = phi(X_t W_xh + H_{t-1} W_hh + b_h) with examples as rows. torch.nn stores the transposes and two
-biases: W_xh = weight_ih.T, the course's W_hh = weight_hh.T, b_h = bias_ih + bias_hh.
+Textbooks often write H_t = phi(X_t W_xh + H_{t-1} W_hh + b_h) with examples as rows; torch.nn stores the transposed weights and
+two biases, so W_xh = weight_ih.T, their W_hh = weight_hh.T, b_h = bias_ih + bias_hh.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from throughtime.cells.contract import Cell, HiddenState, State
-from throughtime.cells.owned import OwnedCell
-from throughtime.cells.recurrence import Recurrence, zeros
+from throughtime.cells.recurrence import OwnedCell, Recurrence, zeros
 from throughtime.errors import InputError, nearest
 
 NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -63,7 +62,7 @@ class RNNCell(RNNRecurrence, OwnedCell):
         input_size, hidden_size: features of the input D and of the state H.
         bias: False leaves bias_ih and bias_hh out.
         nonlinearity: "tanh", "relu", "sigmoid" or "identity" (a linear network).
-        layer_norm: normalise both linear maps.
+        layer_norm: normalize both linear maps.
 
     Call: `cell(input [B, D] or [D], hx [B, H] or [H] or None) -> h` of hx's shape. Cost: H*(D+H) multiplications a row.
     Raises: ValueError, RuntimeError with torch.nn's words for wrong shapes; InputError for an unknown nonlinearity.

@@ -1,7 +1,7 @@
-"""Who runs a call, and why the others do not.
+"""Which backends there are, which calls each of them runs, and who runs a call.
 
 Each backend answers `refusal(call)`: None, or the reason in words. The first that does not refuse runs the call; a backend
-that was asked for by name runs it or raises its reason. Nothing changes backend in silence.
+that was asked for by name runs it or raises its reason. There is no silent fallback.
 """
 
 from __future__ import annotations
@@ -9,12 +9,47 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+import torch
+from torch.autograd import forward_ad
 
 from throughtime.errors import BackendError, one_of
-from throughtime.kernels.aten import AtenBackend, CudnnBackend
-from throughtime.kernels.call import Call
-from throughtime.kernels.native.backend import NativeBackend
+from throughtime.kernels.native.recurrence import operators, precision
+
+
+class Call(NamedTuple):
+    """A call of a recurrent layer as plain data: choosing a backend needs neither the tensors nor the hardware."""
+
+    cell: str  # "rnn", "gru", "lstm", or the name of a cell's class
+    extras: tuple[str, ...] = ()  # what torch.nn's layer cannot do: "layer_norm", "peepholes", ...
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    ragged: bool = False  # rows of different lengths
+    empty_rows: bool = False  # a row of length zero
+    # "torch.func", "forward-mode AD", "torch.compile" or "torch.jit.trace" when the call is under one
+    transform: str = ""
+    autocast: bool = False  # under torch.autocast on the CPU
+    projected: bool = False  # an LSTM whose output is projected, proj_size > 0
+
+
+def active_transform() -> str:
+    """The function transform that is active now, or ""."""
+    # What changes the derivatives comes first: a compiled torch.func.vmap is a vmap.
+    if torch._C._are_functorch_transforms_active():
+        return "torch.func"
+    if forward_ad._current_level >= 0:
+        return "forward-mode AD"
+    if torch.compiler.is_compiling():
+        return "torch.compile"  # or torch.export
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit.trace"
+    return ""
+
+
+def under_autocast(device: str) -> bool:
+    """Whether torch.autocast is on for the CPU and the call runs there; on CUDA no backend depends on it."""
+    return device == "cpu" and torch.is_autocast_enabled("cpu")
 
 
 class Backend(Protocol):
@@ -23,10 +58,135 @@ class Backend(Protocol):
     name: str
 
     @property
-    def runs(self) -> str: ...  # in words, for people
+    def runs(self) -> str: ...  # in words
 
     def unavailable(self) -> str | None: ...
     def refusal(self, call: Call) -> str | None: ...
+
+
+class CudnnBackend:
+    """torch's CUDA recurrences: cuDNN."""
+
+    name = "cudnn"
+    runs = "RNN (tanh, relu), GRU (reset after), LSTM as in torch.nn; full and ragged batches on CUDA"
+
+    def unavailable(self) -> str | None:
+        """Why there is no cuDNN here, or None."""
+        if not torch.cuda.is_available():
+            return "torch sees no CUDA device"
+        if not torch.backends.cudnn.enabled:
+            return "torch.backends.cudnn.enabled is False"
+        if not torch.backends.cudnn.is_available():  # type: ignore[no-untyped-call]
+            return "this torch was built without cuDNN"
+        return None
+
+    def refusal(self, call: Call) -> str | None:
+        """Why this call cannot run here, or None."""
+        if call.device != "cuda":
+            return f"cudnn runs on CUDA, this call is on {call.device}"
+        if call.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            return f"cudnn has no recurrence for {call.dtype}"
+        if call.empty_rows:
+            return "cudnn cannot run a row of length zero"
+        return _torch_refusal(self.name, call)
+
+
+def _torch_refusal(name: str, call: Call) -> str | None:
+    """Why neither of torch's backends can run this call, or None."""
+    if call.cell not in ("rnn", "gru", "lstm"):
+        return f"{name} has no kernel for {call.cell}"
+    if call.extras:
+        return f"{name} has no kernel for {call.cell} with {', '.join(call.extras)}"
+    if call.transform:
+        return f"{name} cannot run under {call.transform}"
+    return None
+
+
+_NATIVE_EXTRAS = (
+    "layer_norm",
+    "zoneout",
+    "reset_after=False",
+    "peepholes",
+    "recurrent_dropout",
+    "different hidden sizes",
+    "nonlinearity=sigmoid",
+    "nonlinearity=identity",
+)
+
+
+class NativeBackend:
+    """C++ on the CPU."""
+
+    name = "native"
+
+    @property
+    def runs(self) -> str:
+        """What it can run."""
+        done = "RNN, GRU, LSTM with every option; full and ragged batches; float32, float64"
+        return f"{done}; {precision.in_words()}"
+
+    def unavailable(self) -> str | None:
+        """Why the library is not there, or None."""
+        return operators.MISSING
+
+    def refusal(self, call: Call) -> str | None:
+        """Why this call cannot run here, or None."""
+        if call.device != "cpu":
+            return f"native runs on the CPU, this call is on {call.device}"
+        if call.cell not in ("rnn", "gru", "lstm"):
+            return f"native has no kernel for {call.cell}"
+        unknown = [extra for extra in call.extras if extra not in _NATIVE_EXTRAS]
+        if unknown:
+            return f"native has no kernel for {call.cell} with {', '.join(unknown)}"
+        if call.dtype not in (torch.float32, torch.float64, torch.bfloat16):
+            name = str(call.dtype).removeprefix("torch.")
+            return f"native computes in float32, float64 and bfloat16, this call is in {name}"
+        if call.transform == "torch.compile":
+            return _graph_refusal(call)
+        if call.transform:
+            return f"native cannot run under {call.transform}"
+        if call.dtype == torch.bfloat16 or call.autocast:
+            return _bfloat16_refusal()
+        return None
+
+
+def _bfloat16_refusal() -> str | None:
+    """Why a call in bfloat16 or under autocast cannot run here, or None."""
+    if (
+        torch._C._len_torch_dispatch_stack()
+    ):  # the operators that a dispatch mode sees take float32 and float64 only
+        return "native computes in float32 and float64 only under a torch_dispatch mode, without autocast"
+    found = precision.arithmetic()
+    return found if isinstance(found, str) else None
+
+
+def _graph_refusal(call: Call) -> str | None:
+    """Why a compiled graph cannot hold this call as operators, or None."""
+    if call.autocast or call.dtype not in (torch.float32, torch.float64):
+        return f"native computes in float32 and float64 only under {call.transform}, without autocast"
+    return None
+
+
+class AtenBackend:
+    """torch's CPU recurrences: fast on a full batch."""
+
+    name = "aten"
+    runs = "RNN (tanh, relu), GRU (reset after), LSTM as in torch.nn; full batches on the CPU"
+
+    def unavailable(self) -> str | None:
+        """Why nothing at all can run here, or None."""
+        return None
+
+    def refusal(self, call: Call) -> str | None:
+        """Why this call cannot run here, or None."""
+        if call.device != "cpu":
+            return f"aten runs on the CPU, this call is on {call.device}"
+        if call.ragged:
+            return "aten runs full batches only: torch's packed loop on the CPU is many times slower than the padded one"
+        if call.autocast and call.cell == "lstm":
+            # oneDNN has no such primitive on processors without bfloat16 instructions, and torch does not ask it first.
+            return "aten does not run an LSTM under autocast: torch's kernel fails there on many processors"
+        return _torch_refusal(self.name, call)
 
 
 class ReferenceBackend:
@@ -61,7 +221,7 @@ _demand = _Demand()
 def use_backend(name: str | None) -> Iterator[None]:
     """Every layer called in this block (and thread) runs on the backend of that name, or raises its reason.
 
-    A layer's own `backend=` argument goes before this. None lifts an outer demand. A compiled layer is compiled again for it.
+    A layer's own `backend=` argument takes precedence. None lifts an outer demand. A compiled layer is compiled again for it.
     Raises: InputError for an unknown name.
     """
     if name is not None:
@@ -91,7 +251,7 @@ def choose(call: Call, demanded: str | None = None) -> Backend:
 
 
 class Report:
-    """Who runs what here; `print` it, or look at `rows`: (backend, does it run, why)."""
+    """Which backends run here; `print` it, or read `rows`: (backend, does it run, why)."""
 
     def __init__(self, title: str, rows: list[tuple[str, bool, str]]) -> None:
         self.title = title
@@ -105,7 +265,7 @@ class Report:
 
 
 def backends(explain: Call | None = None) -> Report:
-    """Who runs recurrences on this machine, in the order in which they are asked, and why the others do not.
+    """Which backends run recurrences on this machine, in the order in which they are asked, and why the others do not.
 
     With `explain` (a `throughtime.Call`, or what `layer.call(...)` returns) the answer is for that call.
     """

@@ -1,29 +1,27 @@
-"""What RNN, GRU and LSTM layers share: torch.nn's arguments, parameters and forms of input, over a recurrence.
+"""The base class of the RNN, GRU and LSTM layers: torch.nn's arguments, parameters and forms of input.
 
-A layer owns parameters named as torch.nn names them (weight_ih_l0, weight_hh_l0_reverse, ...), binds one recurrence to them for
-each layer and direction, and asks dispatch who runs the call.
+A layer owns parameters with torch.nn's names (weight_ih_l0, weight_hh_l0_reverse, ...), binds one recurrence to them for each
+layer and direction, and runs the call on the backend that dispatch chooses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence as Many
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from throughtime.cells.init import initialise
+from throughtime.cells.init import initialize
 from throughtime.cells.recurrence import Recurrence
 from throughtime.errors import one_of
-from throughtime.kernels import dispatch
-from throughtime.kernels.aten import AtenBackend, Stack
-from throughtime.kernels.call import Call, active_transform, under_autocast
-from throughtime.kernels.native.backend import NativeBackend
+from throughtime.kernels import aten, dispatch
+from throughtime.kernels.aten import Stack
+from throughtime.kernels.dispatch import Call, active_transform, under_autocast
 from throughtime.layers import checks
-from throughtime.layers.running import Noise, on_native, on_reference
-from throughtime.layers.sequence import Sequence, unpack
+from throughtime.layers.sequence import PaddedBatch, unpack, values_known
+from throughtime.layers.stack import on_native, on_reference
 from throughtime.layers.states import Stacked, StateForm
 from throughtime.layers.trace import Trace, Tracer
 
@@ -32,10 +30,10 @@ class RecurrentLayer(nn.Module):
     """Base of the drop-in layers; see `RNN`, `GRU`, `LSTM`.
 
     Keyword arguments beyond torch.nn:
-        layer_norm: normalise the linear maps (Ba, Kiros & Hinton 2016).
-        recurrent_dropout: share of hidden units that the linear map does not see, one mask for a whole call
+        layer_norm: normalize the linear maps (Ba, Kiros & Hinton 2016).
+        recurrent_dropout: fraction of hidden units that are dropped before the recurrent linear map, one mask for a whole call
             (Gal & Ghahramani 2016).
-        zoneout: share of units that keep their value in a step (Krueger et al. 2016); for an LSTM also a pair (h, c).
+        zoneout: fraction of units that keep their value in a step (Krueger et al. 2016); for an LSTM also a pair (h, c).
         init: "torch", "orthogonal", "identity" or "xavier"; see `throughtime.cells.init`.
         backend: run on this backend or raise its reason; None lets dispatch choose.
         hidden_size: also a sequence, one size for each layer. States are then tuples of [B, H] instead of one tensor.
@@ -47,7 +45,7 @@ class RecurrentLayer(nn.Module):
     def __init__(
         self,
         input_size: int,
-        hidden_size: int | Many[int],
+        hidden_size: int | Sequence[int],
         num_layers: int = 1,
         bias: bool = True,
         batch_first: bool = False,
@@ -64,6 +62,7 @@ class RecurrentLayer(nn.Module):
         forget_bias: float = 0.0,
         backend: str | None = None,
         options: Mapping[str, Any],
+        extras: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         checks.check_arguments(input_size, num_layers, bias, batch_first, dropout)
@@ -90,6 +89,7 @@ class RecurrentLayer(nn.Module):
         self.forget_bias = forget_bias
         self.backend = backend if backend is None else one_of("backend", backend, dispatch.NAMES)
         self.options = dict(options)  # of the recurrence itself: nonlinearity, reset_after, peepholes
+        self._extras = extras  # those of them that torch.nn's layer does not have, as in `Call`
         outputs = tuple(proj_size or size for size in self.hidden_sizes)
         self._form = StateForm.of(self.state_type, outputs, self.hidden_sizes, self._directions)
         self._names: list[dict[str, str]] = []
@@ -115,14 +115,14 @@ class RecurrentLayer(nn.Module):
         return [[getattr(self, name) for name in names.values()] for names in self._names]
 
     def flatten_parameters(self) -> None:
-        """Nothing: kept because callers of torch.nn's layers call it."""
+        """No effect: for callers of torch.nn's layers."""
 
     def reset_parameters(self) -> None:
-        """Start again from the layer's own `init`."""
+        """Initialize all parameters again by the layer's `init`."""
         for number, names in enumerate(self._names):
             tensors = {name: getattr(self, attribute) for name, attribute in names.items()}
             size = self.hidden_sizes[number // self._directions]
-            initialise(tensors, size, self.init, self.forget_bias)
+            initialize(tensors, size, self.init, self.forget_bias)
 
     def call(self, input: Tensor, lengths: Tensor | None = None) -> Call:
         """This call as plain data, for `throughtime.backends(explain=...)`."""
@@ -131,19 +131,15 @@ class RecurrentLayer(nn.Module):
         extras += ["different hidden sizes"] * (len(set(self.hidden_sizes)) > 1)
         return Call(
             cell=self.recurrence.kind,
-            extras=(*extras, *self._extras()),
+            extras=(*extras, *self._extras),
             device=input.device.type,
             dtype=input.dtype,
             ragged=lengths is not None,
-            empty_rows=lengths is not None and checks.values_known(lengths) and bool((lengths == 0).any()),
+            empty_rows=lengths is not None and values_known(lengths) and bool((lengths == 0).any()),
             transform=active_transform(),
             autocast=under_autocast(input.device.type),
             projected=self.proj_size > 0,
         )
-
-    def _extras(self) -> list[str]:
-        """Options of this recurrence that torch.nn's layer does not have."""
-        return []
 
     def forward(
         self, input: Tensor | PackedSequence, hx: Any = None, *, lengths: Tensor | None = None
@@ -153,50 +149,47 @@ class RecurrentLayer(nn.Module):
         Args:
             input: [T, B, D]; [B, T, D] with batch_first; [T, D]; or a PackedSequence.
             hx: the state before the first step; zeros by default.
-            lengths: [B] whole numbers; what lies beyond a row's length is never read (it may be NaN), outputs there are zero,
+            lengths: [B] whole numbers; input beyond a row's length is never read (it may be NaN), outputs there are zero,
                 and the final state is that after the row's last real step.
 
         Returns: outputs in the input's form, and the final state [layers * directions, B, H] (a pair of them for an LSTM).
         Raises: torch.nn's errors for wrong shapes; BackendError if a backend asked for by name cannot run the call.
         """
-        sequence, components = self._read(input, hx, lengths)
-        backend = dispatch.choose(self.call(sequence.x, sequence.lengths), self.backend)
+        batch, components = self._read(input, hx, lengths)
+        backend = dispatch.choose(self.call(batch.x, batch.lengths), self.backend).name
         stack, form = self._stack(), self._form
-        if isinstance(backend, AtenBackend):
-            whole = [c for c in components if isinstance(c, Tensor)]
-            y, finals = backend.run(stack, sequence.x, whole, sequence.lengths)
-            return sequence.output(y), form.give(finals, sequence)
-        run = on_native if isinstance(backend, NativeBackend) else on_reference
-        y, states = run(stack, self._noise, sequence, form.split(components, self.state_type))
-        return sequence.output(y), form.give(form.join(states), sequence)
+        if backend in ("aten", "cudnn"):
+            tensors = [c for c in components if isinstance(c, Tensor)]
+            y, finals = aten.run(stack, batch.x, tensors, batch.lengths)
+            return batch.output(y), form.give(finals, batch)
+        run = on_native if backend == "native" else on_reference
+        y, states = run(stack, batch, form.split(components, self.state_type))
+        return batch.output(y), form.give(form.join(states), batch)
 
     def trace(
         self, input: Tensor | PackedSequence, hx: Any = None, *, lengths: Tensor | None = None
     ) -> Trace:
-        """Run as `forward` does and keep every step's states and gates, by name.
+        """Run as `forward` does and return every step's states and gates, by name.
 
         Returns: Trace(output, hx, steps): `trace.steps["l0"]["c"]` is [T, B, H], time first, rows in the caller's order (also
         of a PackedSequence), zero in the padding; "l0_reverse" is the other direction. Everything is differentiable.
         Runs on the reference; memory: all states and gates.
         """
-        sequence, components = self._read(input, hx, lengths)
-        tracer, form = Tracer(sequence), self._form
+        batch, components = self._read(input, hx, lengths)
+        tracer, form = Tracer(batch), self._form
         states = form.split(components, self.state_type)
-        y, finals = on_reference(self._stack(), self._noise, sequence, states, tracer)
+        y, finals = on_reference(self._stack(), batch, states, tracer)
         steps = {
             f"l{n // self._directions}" + "_reverse" * (n % self._directions): s
             for n, s in tracer.steps.items()
         }
-        return Trace(sequence.output(y), form.give(form.join(finals), sequence), steps)
+        return Trace(batch.output(y), form.give(form.join(finals), batch), steps)
 
     def _stack(self) -> Stack:
-        """What runs: the recurrences of all layers and directions, over this layer's parameters."""
+        """The recurrences of all layers and directions, over this layer's parameters, and the options of the call."""
         recurrences = tuple(self._bind(number) for number in range(len(self._names)))
-        return Stack(recurrences, self.num_layers, self.bidirectional, self.dropout, self.training)
-
-    @property
-    def _noise(self) -> Noise:
-        return Noise(self.recurrent_dropout, self.zoneout)
+        options = self.dropout, self.training, self.recurrent_dropout, self.zoneout
+        return Stack(recurrences, self.num_layers, self.bidirectional, *options)
 
     def _bind(self, number: int) -> Recurrence:
         """The recurrence of one layer and direction, over this layer's parameters."""
@@ -205,17 +198,17 @@ class RecurrentLayer(nn.Module):
 
     def _read(
         self, input: Tensor | PackedSequence, hx: Any, lengths: Tensor | None
-    ) -> tuple[Sequence, list[Stacked]]:
+    ) -> tuple[PaddedBatch, list[Stacked]]:
         """The input with time first, and the components of the state in the order of its rows."""
         dtype = getattr(self, self._names[0]["weight_ih"]).dtype
-        sequence = unpack(type(self).__name__, input, lengths, self.input_size, dtype, self.batch_first)
-        ragged = sequence.lengths
-        if ragged is not None and checks.values_known(ragged) and bool((ragged == sequence.x.shape[0]).all()):
-            sequence = sequence._replace(lengths=None)
-        return sequence, self._form.read(hx, sequence)
+        batch = unpack(type(self).__name__, input, lengths, self.input_size, dtype, self.batch_first)
+        ragged = batch.lengths
+        if ragged is not None and values_known(ragged) and bool((ragged == batch.x.shape[0]).all()):
+            batch = batch._replace(lengths=None)
+        return batch, self._form.read(hx, batch)
 
     def extra_repr(self) -> str:
-        """The sizes and whatever differs from torch.nn's defaults."""
+        """The sizes and the options that differ from torch.nn's defaults."""
         shown = [f"{self.input_size}, {self.hidden_size}"]
         defaults: dict[str, Any] = {
             "proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False,

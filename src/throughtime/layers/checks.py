@@ -1,4 +1,4 @@
-"""What torch.nn's recurrent layers refuse, in torch.nn's own words, so that a drop-in fails as the original does."""
+"""Checks of constructor arguments, of cells and of their states; torch.nn's arguments fail with torch.nn's own words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from throughtime.cells.contract import Cell
+from throughtime.cells.contract import Cell, State
+from throughtime.errors import InputError
 
 
 def check_arguments(
@@ -63,33 +64,12 @@ def check_hidden_sizes(hidden_size: Any, num_layers: int, proj_size: int) -> tup
 
 
 def check_rate(name: str, value: Any) -> float:
-    """A probability below 1: at 1 nothing of the state would ever move."""
+    """A probability below 1: at 1 the state would never change."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise ValueError(
-            f"{name} must be a number in [0, 1), got {value!r}: it is the share of units that is left out"
+            f"{name} must be a number in [0, 1), got {value!r}: it is the fraction of units that is dropped or kept"
         )
     return float(value)
-
-
-def check_input(x: Tensor, dims: int, input_size: int, dtype: torch.dtype) -> None:
-    """The dtype, number of dimensions and features of a layer's input."""
-    if x.dtype != dtype and not torch._C._is_any_autocast_enabled():
-        raise ValueError(
-            f"RNN input dtype ({x.dtype}) does not match weight dtype ({dtype}). "
-            f"Convert input: input.to({dtype}), or convert model: model.to({x.dtype})"
-        )
-    if x.dim() != dims:
-        raise RuntimeError(f"input must have {dims} dimensions, got {x.dim()}")
-    if x.shape[-1] != input_size:
-        raise RuntimeError(
-            f"input.size(-1) must be equal to input_size. Expected {input_size}, got {x.shape[-1]}"
-        )
-
-
-def check_state_size(value: Tensor, expected: tuple[int, ...], name: str) -> None:
-    """One tensor of hx, [layers * directions, batch, size]."""
-    if value.shape != expected:
-        raise RuntimeError(f"Expected {name} size {expected}, got {list(value.shape)}")
 
 
 def check_cell(cell: Any) -> Cell:
@@ -141,57 +121,66 @@ def make_cell(make: Any, features: int) -> Cell:
 def check_cell_state(state: Any, batch: int | None, name: str = "state") -> None:
     """A cell's state: a tuple of tensors [B, ...], or of [...] with batch None.
 
-    One row would otherwise be broadcast over the batch in silence.
+    One row would otherwise be broadcast over the batch silently.
     """
     if not isinstance(state, tuple) or not all(isinstance(value, Tensor) and value.dim() for value in state):
-        raise ValueError(
-            f"{name} must be a tuple of tensors, as the cell's initial_state makes it, got {type(state).__name__}"
+        what = f"one tensor {list(state.shape)}" if isinstance(state, Tensor) else type(state).__name__
+        raise InputError(
+            f"{name} must be a tuple of tensors [B, ...], got {what}: make it one, as throughtime.HiddenState(h) is"
         )
     for value in state:
         if batch is not None and value.shape[0] != batch:
-            raise ValueError(
+            raise InputError(
                 f"{name} must have one row for each of the {batch} rows of the input, got a tensor {list(value.shape)}"
             )
 
 
-def check_state_dtype(value: Tensor, x: Tensor, name: str) -> None:
-    """One tensor of hx must be of the input's dtype and on its device; under autocast the dtypes may differ."""
-    if value.device != x.device:
-        raise RuntimeError(
-            f"{name} must be on the input's device, {x.device}, got {value.device}: move it with .to()"
-        )
-    if value.dtype != x.dtype and not torch._C._is_any_autocast_enabled():
-        raise RuntimeError(
-            f"{name} must have the input's dtype, {x.dtype}, got {value.dtype}: convert it with .to()"
-        )
+class CheckedCell:
+    """A cell for the loop over time, with checks of what its methods return: mistakes there would give a wrong result."""
 
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        self.name = type(cell).__name__
 
-_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-
-
-def check_lengths(lengths: Tensor, steps: int, batch: int) -> Tensor:
-    """Return lengths as int64 [B], each between 0 and T."""
-    if not isinstance(lengths, Tensor):
-        lengths = torch.as_tensor(lengths)
-    if lengths.dtype not in _WHOLE or lengths.dim() != 1:
-        raise ValueError(
-            f"lengths must be whole numbers of shape [{batch}], got {lengths.dtype} of shape {list(lengths.shape)}"
-        )
-    if lengths.shape[0] != batch:
-        raise ValueError(
-            f"lengths must have one number for each of the {batch} rows of the batch, got {lengths.shape[0]}"
-        )
-    if batch and values_known(lengths):
-        low, high = int(lengths.min()), int(lengths.max())
-        if low < 0 or high > steps:
-            raise ValueError(
-                f"lengths must lie between 0 and the {steps} steps of the input, got {low} to {high}: "
-                "count steps, and pad the input to the longest"
+    def project(self, x: Tensor) -> Tensor:
+        """`cell.project`, which must return one tensor [T, ...]."""
+        u = self.cell.project(x)
+        if not isinstance(u, Tensor):
+            raise InputError(
+                f"project of {self.name} must return one tensor [T, B, ...], got {type(u).__name__}: join its parts with "
+                "torch.cat, and take them apart in step"
             )
-    return lengths.to(torch.int64)
+        if u.dim() == 0 or u.shape[0] != x.shape[0]:
+            raise InputError(
+                f"project of {self.name} must return one row for each of the {x.shape[0]} steps, got {list(u.shape)}: it is "
+                "called once with all steps [T, B, D]"
+            )
+        return u
+
+    def step(self, state: State, u: Tensor) -> State:
+        """`cell.step`, which must return a state like the one before and leave that as it is."""
+        before = _fingerprint(state)
+        new = self.cell.step(state, u)
+        check_cell_state(new, u.shape[0], f"what step of {self.name} returns")
+        if len(new) != len(state):
+            raise InputError(
+                f"what step of {self.name} returns must have {len(state)} tensors, as the state before, got {len(new)}"
+            )
+        if before != _fingerprint(state):
+            raise InputError(
+                f"step of {self.name} must not change its state in place: every step's state is an output, and the gradient "
+                "needs it; return new tensors, such as h * 0.9 in the place of h.mul_(0.9)"
+            )
+        return new
 
 
-def values_known(tensor: Tensor) -> bool:
-    """Whether a tensor's numbers can be looked at: not on the meta device, nor in a graph that is being traced or mapped."""
-    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    return not traced and tensor.device.type != "meta"
+def _fingerprint(state: State) -> list[Any]:
+    """What an in-place operation changes: torch's version counters, or the bytes in inference mode, which has no counters."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return []
+    return [_bytes(value) if value.is_inference() else value._version for value in state]
+
+
+def _bytes(value: Tensor) -> bytes:
+    # On the CPU only: elsewhere each step would wait for the device.
+    return value.contiguous().view(torch.uint8).numpy().tobytes() if value.is_cpu else b""

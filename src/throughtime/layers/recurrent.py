@@ -1,4 +1,4 @@
-"""Any cell as a layer: stacked, in both directions, with dropout and lengths."""
+"""Any cell over time (`scan`), and as a layer: stacked, in both directions, with dropout and lengths."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.cells.contract import Cell, State
 from throughtime.kernels.reference import Steppable, rebuild, unroll
-from throughtime.layers.checks import check_arguments, check_cell_state, check_maker, make_cell
-from throughtime.layers.sequence import unpack
-from throughtime.layers.stack import run_stack
-from throughtime.layers.states import reorder
+from throughtime.layers.checks import (
+    CheckedCell,
+    check_arguments,
+    check_cell,
+    check_cell_state,
+    check_maker,
+    make_cell,
+)
+from throughtime.layers.sequence import check_lengths, unpack
+from throughtime.layers.stack import reorder, run_stack
 from throughtime.layers.trace import Trace, Tracer
 
 
@@ -26,7 +32,7 @@ class Recurrent(nn.Module):
 
     Args:
         cell: a cell, or a function that makes one from its number of input features; stacking and two directions need the
-            function, because every layer and direction has weights of its own.
+            function, because every layer and direction has its own weights.
         input_size: features of the input; needed with a function.
         num_layers, bidirectional, dropout, batch_first: as in torch.nn.
 
@@ -49,8 +55,8 @@ class Recurrent(nn.Module):
         if isinstance(cell, Cell):
             if num_layers != 1 or bidirectional:
                 raise ValueError(
-                    f"{num_layers} layers in {directions} direction(s) need {num_layers * directions} cells with weights "
-                    f"of their own, got one {type(cell).__name__}: give a function that makes one from its input size"
+                    f"{num_layers} layers in {directions} direction(s) need {num_layers * directions} cells with their "
+                    f"own weights, got one {type(cell).__name__}: give a function that makes one from its input size"
                 )
             input_size = cell.input_size
         else:
@@ -95,16 +101,16 @@ class Recurrent(nn.Module):
         *,
         lengths: Tensor | None = None,
     ) -> Trace:
-        """Run as `forward` does and keep every step's states and whatever the cell's `gates` shows, by name."""
+        """Run as `forward` does and return every step's states and the cell's `gates`, by name."""
         return Trace(*self._run(input, hx, lengths, traced=True))
 
     def _run(
         self, input: Tensor | PackedSequence, hx: Sequence[State] | None, lengths: Tensor | None, traced: bool
     ) -> tuple[Any, tuple[State, ...], dict[str, dict[str, Tensor]]]:
         dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.get_default_dtype())
-        sequence = unpack("Recurrent", input, lengths, self.input_size, dtype, self.batch_first)
-        x = sequence.x
-        tracer = Tracer(sequence) if traced else None
+        batch = unpack("Recurrent", input, lengths, self.input_size, dtype, self.batch_first)
+        x = batch.x
+        tracer = Tracer(batch) if traced else None
         if hx is None:
             states = [
                 self._cell(n).initial_state(x.shape[1], device=x.device, dtype=x.dtype)
@@ -116,17 +122,15 @@ class Recurrent(nn.Module):
                     f"hx must have one state for each of {len(self.cells)} layers and directions, got {len(hx)}"
                 )
             for n, state in enumerate(hx):
-                check_cell_state(state, x.shape[1] if sequence.batched else None, f"hx[{n}]")
-            given = [s if sequence.batched else rebuild(s, [v.unsqueeze(0) for v in s]) for s in hx]
-            states = [reorder(s, sequence.order) for s in given]
+                check_cell_state(state, x.shape[1] if batch.batched else None, f"hx[{n}]")
+            rows = [s if batch.batched else rebuild(s, [v.unsqueeze(0) for v in s]) for s in hx]
+            states = [reorder(s, batch.order) for s in rows]
 
         def run(number: int, cell: Steppable, x: Tensor, state: State, reverse: bool) -> tuple[Tensor, State]:
-            observe = None if tracer is None else tracer.watch(number, cell)
-            y, final = unroll(cell, x, state, lengths=sequence.lengths, reverse=reverse, observe=observe)
-            check_cell_state(final, x.shape[1], f"what step of {type(cell).__name__} returns")
-            return y, final
+            observe = None if tracer is None else tracer.watch(number, self.cells[number])
+            return unroll(cell, x, state, lengths=batch.lengths, reverse=reverse, observe=observe)
 
-        cells = [self._cell(n) for n in range(len(self.cells))]
+        cells = [CheckedCell(self._cell(n)) for n in range(len(self.cells))]
         y, finals = run_stack(
             cells,
             x,
@@ -136,14 +140,14 @@ class Recurrent(nn.Module):
             dropout=self.dropout,
             training=self.training,
         )
-        finals = [reorder(s, sequence.restore) for s in finals]
-        if not sequence.batched:
+        finals = [reorder(s, batch.restore) for s in finals]
+        if not batch.batched:
             finals = [rebuild(s, [v.squeeze(0) for v in s]) for s in finals]
         directions = 2 if self.bidirectional else 1
         steps = {} if tracer is None else {
             f"l{n // directions}" + "_reverse" * (n % directions): kept for n, kept in tracer.steps.items()
         }  # fmt: skip
-        return sequence.output(y), tuple(finals), steps
+        return batch.output(y), tuple(finals), steps
 
     def _cell(self, number: int) -> Cell:
         cell = self.cells[number]
@@ -159,3 +163,38 @@ class Recurrent(nn.Module):
             "batch_first": False,
         }
         return ", ".join(f"{k}={getattr(self, k)}" for k, v in defaults.items() if getattr(self, k) != v)
+
+
+def scan(
+    cell: Cell, x: Tensor, state: State | None = None, *, lengths: Tensor | None = None, reverse: bool = False
+) -> tuple[Tensor, State]:
+    """Run a cell over a sequence.
+
+    Args:
+        cell: any `Cell`, also a custom one.
+        x: [T, B, D], time first.
+        state: the state before the first step; the cell's own initial state by default.
+        lengths: [B] real steps of each row; padding is never read and may be NaN.
+        reverse: from each row's last real step back to its first.
+
+    Returns: outputs [T, B, H] (the state's first tensor at each step; zero in the padding), and the state after the last
+    real step.
+    Raises: TypeError for anything but a cell, ValueError for an input, a state or lengths that do not fit, InputError for a
+        `project` or `step` that does not return what the loop needs or changes the state in place.
+    Cost: T steps of the cell; activations of all steps while a gradient is wanted.
+    """
+    check_cell(cell)
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor [T, B, ...], got {type(x).__name__}")
+    if x.dim() < 2 or x.shape[0] == 0:
+        raise ValueError(f"x must be [T, B, ...] with at least one step, got {list(x.shape)}")
+    if lengths is not None:
+        lengths = check_lengths(lengths, x.shape[0], x.shape[1])
+    if state is not None:
+        check_cell_state(state, x.shape[1])
+    else:
+        state = cell.initial_state(
+            x.shape[1], device=x.device, dtype=x.dtype if x.is_floating_point() else None
+        )
+        check_cell_state(state, x.shape[1], f"initial_state of {type(cell).__name__}")
+    return unroll(CheckedCell(cell), x, state, lengths=lengths, reverse=reverse)

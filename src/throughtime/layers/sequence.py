@@ -1,4 +1,4 @@
-"""The forms in which torch.nn takes a batch of sequences, brought to one, [T, B, D] with lengths, and back."""
+"""torch.nn's forms of input (batched or not, batch first, packed) converted to one, [T, B, D] with lengths, and back."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from throughtime.layers.checks import check_input, check_lengths
+_WHOLE_NUMBERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-class Sequence(NamedTuple):
-    """A batch with time first, and the way back to the form it came in."""
+class PaddedBatch(NamedTuple):
+    """A batch with time first, and the function that converts outputs to the caller's form."""
 
     x: Tensor  # [T, B, D]
     lengths: Tensor | None  # int64 [B]; None when every row has T steps
     output: Callable[[Tensor], Any]  # [T, B, H] to the caller's form
     batched: bool
-    order: Tensor | None = (
-        None  # int64 [B]: which of the caller's rows each row of x is; None for the same order
-    )
-    restore: Tensor | None = None  # int64 [B]: the way back
+    # int64 [B]: which of the caller's rows each row of x is; None for the same order
+    order: Tensor | None = None
+    restore: Tensor | None = None  # int64 [B], the inverse
 
 
 def unpack(
@@ -32,8 +31,8 @@ def unpack(
     input_size: int,
     dtype: torch.dtype,
     batch_first: bool,
-) -> Sequence:
-    """Read a layer's input: 2-D, 3-D (batch first or not), or packed."""
+) -> PaddedBatch:
+    """Convert a layer's input: 2-D, 3-D (batch first or not), or packed."""
     if isinstance(input, PackedSequence):
         return _unpack_packed(input, lengths, input_size, dtype)
     if input.dim() not in (2, 3):
@@ -49,24 +48,24 @@ def unpack(
             )
         x = input.unsqueeze(1)
         check_input(x, 3, input_size, dtype)
-        return Sequence(x, None, lambda y: y.squeeze(1), False)
+        return PaddedBatch(x, None, lambda y: y.squeeze(1), False)
     check_input(input, 3, input_size, dtype)
     x = input.transpose(0, 1) if batch_first else input
     steps, batch = x.shape[:2]
     if lengths is not None:
         lengths = check_lengths(lengths, steps, batch)
-    return Sequence(x, lengths, _batch_first if batch_first else _same, True)
+    return PaddedBatch(x, lengths, _batch_first if batch_first else _same, True)
 
 
 def _unpack_packed(
     packed: PackedSequence, lengths: Tensor | None, input_size: int, dtype: torch.dtype
-) -> Sequence:
+) -> PaddedBatch:
     if lengths is not None:
         raise ValueError("a PackedSequence carries its lengths: leave lengths= out")
     check_input(packed.data, 2, input_size, dtype)
-    # The rows stay in the packed order inside; only the states are given back in the caller's.
+    # Inside the rows stay in the packed order; only states are returned in the caller's.
     if torch.compiler.is_compiling():
-        return _unpack_in_a_graph(packed)
+        return _unpack_by_index(packed)
     x, row_lengths = torch._VF._pad_packed_sequence(
         packed.data, packed.batch_sizes, False, 0.0, len(packed.batch_sizes)
     )
@@ -75,11 +74,11 @@ def _unpack_packed(
         data, _ = torch._VF._pack_padded_sequence(y, row_lengths, False)
         return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
 
-    return Sequence(x, row_lengths, output, True, packed.sorted_indices, packed.unsorted_indices)
+    return PaddedBatch(x, row_lengths, output, True, packed.sorted_indices, packed.unsorted_indices)
 
 
-def _unpack_in_a_graph(packed: PackedSequence) -> Sequence:
-    """The same by indices: torch's own operation has no shape before its numbers are known."""
+def _unpack_by_index(packed: PackedSequence) -> PaddedBatch:
+    """The same by indices, for compiled graphs: the shape of torch's own operation depends on its values."""
     if packed.sorted_indices is None:
         raise ValueError(
             "a PackedSequence in a compiled graph must know its order: pack it with enforce_sorted=False, "
@@ -87,7 +86,7 @@ def _unpack_in_a_graph(packed: PackedSequence) -> Sequence:
         )
     counts = packed.batch_sizes  # [T], on the CPU
     steps, batch, device = len(counts), len(packed.sorted_indices), packed.data.device
-    first = counts.cumsum(0) - counts  # [T] where each step's rows begin
+    first = counts.cumsum(0) - counts  # [T] first row of each step
     rows = torch.arange(batch)
     real = rows < counts[:, None]  # [T, B]
     index = torch.where(real, first[:, None] + rows, 0).flatten().to(device)
@@ -100,7 +99,7 @@ def _unpack_in_a_graph(packed: PackedSequence) -> Sequence:
         data = y.reshape(steps * batch, y.shape[-1]).index_select(0, index.to(device))
         return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
 
-    return Sequence(x, real.sum(0), output, True, packed.sorted_indices, packed.unsorted_indices)
+    return PaddedBatch(x, real.sum(0), output, True, packed.sorted_indices, packed.unsorted_indices)
 
 
 def _batch_first(value: Tensor) -> Tensor:
@@ -109,3 +108,46 @@ def _batch_first(value: Tensor) -> Tensor:
 
 def _same(value: Tensor) -> Tensor:
     return value
+
+
+def check_input(x: Tensor, dims: int, input_size: int, dtype: torch.dtype) -> None:
+    """The dtype, number of dimensions and features of a layer's input."""
+    if x.dtype != dtype and not torch._C._is_any_autocast_enabled():
+        raise ValueError(
+            f"RNN input dtype ({x.dtype}) does not match weight dtype ({dtype}). "
+            f"Convert input: input.to({dtype}), or convert model: model.to({x.dtype})"
+        )
+    if x.dim() != dims:
+        raise RuntimeError(f"input must have {dims} dimensions, got {x.dim()}")
+    if x.shape[-1] != input_size:
+        raise RuntimeError(
+            f"input.size(-1) must be equal to input_size. Expected {input_size}, got {x.shape[-1]}"
+        )
+
+
+def check_lengths(lengths: Tensor, steps: int, batch: int) -> Tensor:
+    """Return lengths as int64 [B], each between 0 and T."""
+    if not isinstance(lengths, Tensor):
+        lengths = torch.as_tensor(lengths)
+    if lengths.dtype not in _WHOLE_NUMBERS or lengths.dim() != 1:
+        raise ValueError(
+            f"lengths must be whole numbers of shape [{batch}], got {lengths.dtype} of shape {list(lengths.shape)}"
+        )
+    if lengths.shape[0] != batch:
+        raise ValueError(
+            f"lengths must have one number for each of the {batch} rows of the batch, got {lengths.shape[0]}"
+        )
+    if batch and values_known(lengths):
+        low, high = int(lengths.min()), int(lengths.max())
+        if low < 0 or high > steps:
+            raise ValueError(
+                f"lengths must lie between 0 and the {steps} steps of the input, got {low} to {high}: "
+                "count steps, and pad the input to the longest"
+            )
+    return lengths.to(torch.int64)
+
+
+def values_known(tensor: Tensor) -> bool:
+    """Whether a tensor's values can be read: not on the meta device, nor while compiling or under torch.func."""
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return not traced and tensor.device.type != "meta"

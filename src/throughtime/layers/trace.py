@@ -10,26 +10,25 @@ from torch import Tensor
 
 from throughtime.cells.contract import State
 from throughtime.kernels.reference import Observe
-from throughtime.layers.sequence import Sequence
+from throughtime.layers.sequence import PaddedBatch
 
 
 class Trace(NamedTuple):
-    """What `forward` returns, and what happened on the way."""
+    """What `forward` returns, and the states and gates of every step."""
 
     output: Any  # as forward's
     hx: Any  # as forward's
-    steps: dict[
-        str, dict[str, Tensor]
-    ]  # "l0", "l0_reverse", "l1", ... -> name of the state or gate -> [T, B, H]
+    # "l0", "l0_reverse", "l1", ... -> name of the state or gate -> [T, B, H]
+    steps: dict[str, dict[str, Tensor]]
 
 
 class Tracer:
     """Collects states and gates while the reference runs."""
 
-    def __init__(self, sequence: Sequence) -> None:
-        self.num_steps = sequence.x.shape[0]
-        self.lengths = sequence.lengths
-        self.restore = sequence.restore
+    def __init__(self, batch: PaddedBatch) -> None:
+        self.num_steps = batch.x.shape[0]
+        self.lengths = batch.lengths
+        self.restore = batch.restore
         self._kept: dict[int, dict[str, list[Tensor]]] = {}
 
     def watch(self, number: int, recurrence: Any) -> Observe:

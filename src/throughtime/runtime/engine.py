@@ -9,8 +9,13 @@ from torch import Tensor, nn
 
 from throughtime.errors import BackendError
 from throughtime.kernels import dispatch
-from throughtime.kernels.native.backend import NativeBackend
-from throughtime.kernels.native.generator import Generator, GeneratorLayer, GeneratorState, unavailable
+from throughtime.kernels.dispatch import NativeBackend
+from throughtime.kernels.native.generation.generator import (
+    Generator,
+    GeneratorLayer,
+    GeneratorState,
+    unavailable,
+)
 from throughtime.layers import GRU, LSTM, RNN
 from throughtime.models.embeddings import OneHot
 from throughtime.models.many_to_many import ManyToMany

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from throughtime.errors import BackendError, InputError, one_of
-from throughtime.kernels.native.generator_weights import WEIGHTS
+from throughtime.kernels.native.generation.packing import WEIGHTS
 from throughtime.runtime import sampling
 from throughtime.runtime.engine import Engine, refusal
 from throughtime.runtime.session import Session

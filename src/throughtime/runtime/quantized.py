@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from throughtime.errors import BackendError, one_of
-from throughtime.kernels.native.generator_weights import WEIGHTS, store
-from throughtime.kernels.native.panels import folds
+from throughtime.kernels.native.generation.packing import WEIGHTS, folds, quantize
 from throughtime.models.many_to_many import ManyToMany
 from throughtime.runtime.engine import embedding_of, native_layers, refusal
 
@@ -22,7 +21,7 @@ def with_quantized_weights(model: nn.Module, weights: str) -> ManyToMany:
     the head shares the embedding's weight.
 
     Args:
-        weights: "float32" (a plain copy), "bf16" or "int8"; see `throughtime.kernels.native.generator_weights.store`.
+        weights: "float32" (a plain copy), "bf16" or "int8"; see `throughtime.kernels.native.generation.packing.quantize`.
 
     Raises: BackendError with the engine's reason for a model that it cannot run; InputError for other `weights`.
     Cost: a copy of the model.
@@ -34,12 +33,12 @@ def with_quantized_weights(model: nn.Module, weights: str) -> ManyToMany:
     layers, embedding = native_layers(quantized), embedding_of(quantized)
     with torch.no_grad():
         for number, layer in enumerate(layers):
-            layer.weight_hh.copy_(store(layer.weight_hh, weights).widened())
+            layer.weight_hh.copy_(quantize(layer.weight_hh, weights).dequantize())
             if number or not folds(layer, embedding):
-                layer.weight_ih.copy_(store(layer.weight_ih, weights).widened())
+                layer.weight_ih.copy_(quantize(layer.weight_ih, weights).dequantize())
         head = quantized.head.weight
         # A new parameter, as the old one may be the embedding's too.
         quantized.head.weight = nn.Parameter(
-            store(head.detach(), weights).widened().clone(), requires_grad=head.requires_grad
+            quantize(head.detach(), weights).dequantize().clone(), requires_grad=head.requires_grad
         )
     return quantized

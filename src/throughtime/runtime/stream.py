@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from throughtime.kernels.native.generator import GeneratorState, Undrawable
+from throughtime.kernels.native.generation.generator import GeneratorState, SamplingError
 from throughtime.runtime.engine import Engine
 from throughtime.runtime.session import Session, State
 
@@ -56,7 +56,7 @@ def _chunk(
 ) -> tuple[list[int], GeneratorState]:
     """Up to `size` symbols, as many as can be drawn.
 
-    Raises: Undrawable if that is none.
+    Raises: SamplingError if that is none.
     """
 
     def run(count: int) -> tuple[list[int], GeneratorState]:
@@ -73,10 +73,10 @@ def _chunk(
 
     try:
         return run(size)
-    except Undrawable as error:
-        if not error.drawn:
+    except SamplingError as error:
+        if not error.num_sampled:
             raise
-        return run(error.drawn)
+        return run(error.num_sampled)
 
 
 def _later(

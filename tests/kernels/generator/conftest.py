@@ -11,9 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from throughtime.kernels.native.generator import Generator, GeneratorLayer, GeneratorState
-from throughtime.kernels.native.generator_weights import store
-from throughtime.kernels.native.panels import folds
+from throughtime.kernels.native.generation.generator import Generator, GeneratorLayer, GeneratorState
+from throughtime.kernels.native.generation.packing import folds, quantize
 from throughtime.kernels.reference import unroll
 from throughtime.layers import GRU, LSTM, RNN
 
@@ -46,11 +45,11 @@ class Model:
             layer = GeneratorLayer(kind, **given, nonlinearity=options.get("nonlinearity", "tanh"))
             self.layers.append(layer)
             rounded = ["weight_hh"] if n == 0 and folds(layer, self.embedding) else ["weight_hh", "weight_ih"]
-            kept = given | {name: store(given[name], weights).widened() for name in rounded}
+            kept = given | {name: quantize(given[name], weights).dequantize() for name in rounded}
             self.recurrences.append(KINDS[kind].recurrence.bind(kept, **options))
             before = size
         self.head, self.head_bias = draw(symbols, before) * 3 / before**0.5, draw(symbols) if bias else None
-        self.kept_head = store(self.head, weights).widened()
+        self.kept_head = quantize(self.head, weights).dequantize()
         self.native = Generator(self.layers, self.head, self.head_bias, self.embedding, weights=weights)
 
     def logits(self, ids: Tensor, state: GeneratorState) -> GeneratorState:

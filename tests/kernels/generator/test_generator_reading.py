@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from throughtime.kernels.native.generator import Generator, GeneratorLayer, unavailable
+from throughtime.kernels.native.generation.generator import Generator, GeneratorLayer, unavailable
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason=f"native: {unavailable()}")
 
@@ -60,7 +60,7 @@ def test_a_table_that_would_be_too_large_is_left_out(
 ) -> None:
     for kind in KINDS:
         with monkeypatch.context() as patch:
-            patch.setattr("throughtime.kernels.native.panels._TABLE_BYTES", 0)
+            patch.setattr("throughtime.kernels.native.generation.packing._TABLE_BYTES", 0)
             model = network(kind, 29, 7, (18, 5))
         assert model.native._table is None
         start, ids = model.start(5), torch.randint(29, (4, 5))
@@ -116,7 +116,9 @@ def test_every_instruction_set_that_runs_here(isa: str) -> None:
     if os.environ.get("THROUGHTIME_ISA"):
         pytest.skip("inside such a process already")
     environment = {**os.environ, "THROUGHTIME_ISA": isa}
-    probe = "from throughtime.kernels.native.generator import unavailable; print(unavailable() or '')"
+    probe = (
+        "from throughtime.kernels.native.generation.generator import unavailable; print(unavailable() or '')"
+    )
     reason = subprocess.run(
         [sys.executable, "-c", probe], env=environment, capture_output=True, text=True, check=True
     )

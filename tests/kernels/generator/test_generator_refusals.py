@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from throughtime.errors import InputError
-from throughtime.kernels.native.generator import (
+from throughtime.kernels.native.generation.generator import (
     Generator,
     GeneratorLayer,
     GeneratorState,
-    Undrawable,
+    SamplingError,
     unavailable,
 )
 
@@ -22,18 +22,18 @@ pytestmark = pytest.mark.skipif(unavailable() is not None, reason=f"native: {una
 
 def test_what_cannot_be_drawn_is_said_with_how_far_it_came(constant: Any) -> None:
     native = constant(torch.tensor([0.0, math.nan]))
-    with pytest.raises(Undrawable, match="diverged") as caught:
+    with pytest.raises(SamplingError, match="diverged") as caught:
         native.run(5)
-    assert caught.value.drawn == 1  # the first was drawn from the initial logits
+    assert caught.value.num_sampled == 1  # the first was drawn from the initial logits
     assert native.run(1)[0].shape == (1, 1)
     for bad in (math.nan, math.inf):
-        with pytest.raises(Undrawable, match="diverged"):
+        with pytest.raises(SamplingError, match="diverged"):
             native.run(1, native.initial()._replace(logits=torch.tensor([[0.0, bad]])), temperature=0)
     assert (
         native.run(1, native.initial()._replace(logits=torch.tensor([[0.0, math.nan]])), banned=[1])[0].item()
         == 0
     )
-    with pytest.raises(Undrawable, match="nothing left"):
+    with pytest.raises(SamplingError, match="nothing left"):
         native.run(1, banned=[0, 1])
 
 
@@ -42,9 +42,9 @@ def test_a_failure_is_the_same_with_two_threads(network: Any, threads: Any) -> N
     start = model.start(16)
     start.h[0][11] = math.nan
     for count in (1, 2):
-        with threads(count), pytest.raises(Undrawable) as caught:
+        with threads(count), pytest.raises(SamplingError) as caught:
             model.native.run(400, start)
-        assert caught.value.drawn == 1
+        assert caught.value.num_sampled == 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Symbols from a recurrent language model, many in one native call: draw, all layers, head, and again."""
+"""Sampling from a recurrent language model, many symbols in one native call."""
 
 from __future__ import annotations
 
@@ -11,55 +11,60 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from throughtime.errors import BackendError, InputError, one_of
-from throughtime.kernels.native.generator_abi import CallStruct, LayerStruct, unavailable
-from throughtime.kernels.native.generator_checks import check_ids, check_options, check_shapes, check_tensor
-from throughtime.kernels.native.generator_weights import WEIGHTS
-from throughtime.kernels.native.layout import pad
-from throughtime.kernels.native.library import Library, load
-from throughtime.kernels.native.panels import (
-    ACTIVATIONS,
+from throughtime.kernels.native.generation.interface import (
+    CallStruct,
+    LayerStruct,
+    check_ids,
+    check_options,
+    check_shapes,
+    check_tensor,
+    unavailable,
+)
+from throughtime.kernels.native.generation.packing import (
     GATES,
     LOGIT_BLOCK,
+    WEIGHTS,
     GeneratorLayer,
     pack_head,
     pack_layer,
     table,
 )
+from throughtime.kernels.native.library import ACTIVATIONS, Library, load, pad
 
-__all__ = ["Generator", "GeneratorLayer", "GeneratorState", "Undrawable", "unavailable"]
+__all__ = ["Generator", "GeneratorLayer", "GeneratorState", "SamplingError", "unavailable"]
 
-# Multiplications in one native call: well under a second, after which Python may hear Ctrl-C.
+# Multiplications in one native call: well under a second, after which Python can handle Ctrl-C.
 _WORK = 1e9
 
 
 class GeneratorState(NamedTuple):
-    """Where generation stands: a value that later calls never change."""
+    """The state of generation: a value that later calls never change."""
 
     h: tuple[Tensor, ...]  # each layer's [B, H]
     c: tuple[Tensor, ...]  # each LSTM layer's [B, H]
-    logits: Tensor  # [B, V] of what comes next
-    position: int = 0  # number of the next step: with the seed and the row, it decides the draw
+    logits: Tensor  # [B, V] of the next symbol
+    position: int = 0  # number of the next step: with the seed and the row, it determines the random number
 
 
-class Undrawable(InputError):
-    """The next symbol cannot be drawn; `drawn` is how many could be before it."""
+class SamplingError(InputError):
+    """The next symbol cannot be sampled; `num_sampled` is how many were before it."""
 
-    def __init__(self, message: str, drawn: int) -> None:
+    def __init__(self, message: str, num_sampled: int) -> None:
         super().__init__(message)
-        self.drawn = drawn
+        self.num_sampled = num_sampled
 
 
 class Generator:
-    """The loop of generation over packed weights; arithmetic in float32 on the CPU.
+    """The generation loop over packed weights; arithmetic in float32 on the CPU.
 
     Args:
         layers: from the input to the output, in any mixture of kinds; each reads the H of the one before.
         head_weight, head_bias: [V, H of the last layer], [V] or None.
         embedding: [V, D of the first layer]; None: symbols are one-hot, D = V.
-        weights: how they are kept: "float32"; "bf16", half the memory; "int8", a quarter of it and a scale for each
-            row (`generator_weights.store`). For every matrix that a symbol is multiplied by: W_hh, W_ih, the head.
+        weights: how they are stored: "float32"; "bf16", half the memory; "int8", a quarter of it and a scale for each
+            row (`packing.quantize`). Applies to every matrix of a step: W_hh, W_ih, the head.
 
-    The weights are copied: later changes of the tensors are not seen. Embedding, W_ih of the first layer and its biases become
+    The weights are copied: later changes of the tensors have no effect. Embedding, W_ih of the first layer and its biases become
     one float32 table with a row for each symbol where that is at most 64 MB.
     Raises: InputError for shapes that do not fit together; BackendError where the native library is missing.
     Cost of a symbol: the weights are read once for all rows; no memory is allocated.
@@ -79,7 +84,7 @@ class Generator:
             raise BackendError(f"generation needs the native library: {reason}")
         check_shapes(layers, head_weight, head_bias, embedding)
         library = load()
-        assert isinstance(library, Library)  # or it would be unavailable
+        assert isinstance(library, Library)  # not `unavailable()`
         self._handle = library.handle
         width = int(self._handle.tt_generation_width())
         self.symbols = head_weight.shape[0]
@@ -98,12 +103,12 @@ class Generator:
         self._work = self._head.values.numel() + sum(2 * x.weight_hh.values.numel() for x in self._layers)
 
     def initial(self, batch: int = 1) -> GeneratorState:
-        """Nothing read yet: zero states, and all symbols equally likely."""
+        """The state before the first symbol: zero states, and all symbols equally likely."""
         if batch < 1:
             raise InputError(f"batch must be at least 1, got {batch}")
         zeros = tuple(torch.zeros(batch, layer.panels.size) for layer in self._layers)
-        memory = tuple(z.clone() for z, x in zip(zeros, self._layers, strict=True) if x.kind == "lstm")
-        return GeneratorState(zeros, memory, torch.zeros(batch, self.symbols))
+        cell_states = tuple(z.clone() for z, x in zip(zeros, self._layers, strict=True) if x.kind == "lstm")
+        return GeneratorState(zeros, cell_states, torch.zeros(batch, self.symbols))
 
     def feed(self, ids: Tensor, state: GeneratorState | None = None) -> GeneratorState:
         """Read symbols [T, B], or [T] for one row, and return the state after them."""
@@ -115,8 +120,8 @@ class Generator:
             )
         check_ids("ids", columns, self.symbols)
         finished = torch.zeros(columns.shape[1], dtype=torch.bool)
-        for piece in torch.split(columns, self._steps(columns.shape[1])):
-            _, state = self._call(piece.contiguous(), len(piece), state, finished, {}, (), ())
+        for chunk in torch.split(columns, self._steps(columns.shape[1])):
+            _, state = self._call(chunk.contiguous(), len(chunk), state, finished, {}, (), ())
         return state
 
     def run(
@@ -131,33 +136,33 @@ class Generator:
         banned: Sequence[int] = (),
         stops: Sequence[int] = (),
     ) -> tuple[Tensor, GeneratorState]:
-        """Draw n symbols for each row, each from what follows those before it.
+        """Sample n symbols for each row, each from the distribution given all before it.
 
-        Temperature 0 takes the likeliest (the first among equals); else the draw is from the softmax of logits / temperature,
-        of the top_k largest, of the fewest that have a share of top_p together. `banned` ids are never drawn. The draw depends
-        on the seed, the state's position and the row alone: neither threads nor how n is divided over calls change it.
+        Temperature 0 takes the most probable (the first among equals); else symbols are sampled from the softmax of logits /
+        temperature, of the top_k largest, of the smallest set with a total probability of top_p. `banned` ids are never sampled.
+        The result depends on the seed, the state's position and the row alone, not on threads or on how n is divided over calls.
 
-        Returns: ids [n, B], and the state after them. A row that draws one of `stops` holds it, and -1 after it (its state
-            goes on with the others'); when all rows have stopped, there are fewer than n.
-        Raises: InputError for values out of range; Undrawable, and nothing is drawn, for logits that hold NaN or infinity,
+        Returns: ids [n, B], and the state after them. A row that samples one of `stops` holds it, and -1 after it (its
+            state goes on with the others'); when all rows have stopped, there are fewer than n.
+        Raises: InputError for values out of range; SamplingError, and nothing is sampled, for logits that hold NaN or infinity,
             and when every symbol is excluded.
         """
         state = self.initial() if state is None else state
         numbers = check_options(n, temperature, top_k, top_p, seed)
         for name, values in (("banned", banned), ("stops", stops)):
             check_ids(name, torch.as_tensor(values, dtype=torch.int64), self.symbols)
-        batch, drawn = state.logits.shape[0], 0
-        pieces = [torch.empty(0, batch, dtype=torch.int64)]
+        batch, num_sampled = state.logits.shape[0], 0
+        chunks = [torch.empty(0, batch, dtype=torch.int64)]
         finished = torch.zeros(batch, dtype=torch.bool)
-        while drawn < n and not bool(finished.all()):
-            ids = torch.full((min(n - drawn, self._steps(batch)), batch), -1, dtype=torch.int64)
+        while num_sampled < n and not bool(finished.all()):
+            ids = torch.full((min(n - num_sampled, self._steps(batch)), batch), -1, dtype=torch.int64)
             try:
                 steps, state = self._call(ids, 0, state, finished, numbers, banned, stops)
-            except Undrawable as error:
-                raise Undrawable(str(error), drawn + error.drawn) from None
-            pieces.append(ids[:steps])
-            drawn += steps
-        return torch.cat(pieces), state
+            except SamplingError as error:
+                raise SamplingError(str(error), num_sampled + error.num_sampled) from None
+            chunks.append(ids[:steps])
+            num_sampled += steps
+        return torch.cat(chunks), state
 
     def _steps(self, batch: int) -> int:
         return max(1, min(2**20, int(_WORK / (self._work * batch))))
@@ -166,26 +171,32 @@ class Generator:
     def _call(
         self,
         ids: Tensor,
-        given: int,
+        num_read: int,
         state: GeneratorState,
         finished: Tensor,
         numbers: dict[str, Any],
         banned: Sequence[int],
         stops: Sequence[int],
     ) -> tuple[int, GeneratorState]:
-        """One native call; `ids` [steps, B] are read or written. Returns the steps that were run, and the state after them."""
+        """One native call over `ids` [steps, B]: the first `num_read` steps are read, the others sampled and written.
+
+        Returns the number of steps that were run, and the state after them.
+        """
         batch = state.logits.shape[0]
         self._check_state(state, batch)
-        whole = -(-self.symbols // LOGIT_BLOCK) * LOGIT_BLOCK
-        logits = F.pad(state.logits, (0, whole - self.symbols), value=float("-inf")).clone(
+        padded_symbols = -(-self.symbols // LOGIT_BLOCK) * LOGIT_BLOCK
+        logits = F.pad(state.logits, (0, padded_symbols - self.symbols), value=float("-inf")).clone(
             memory_format=torch.contiguous_format
         )
-        memory = iter(state.c)
+        cell_states = iter(state.c)
         h = [pad(v, x.panels.padded).clone() for v, x in zip(state.h, self._layers, strict=True)]
-        c = [pad(next(memory), x.panels.padded).clone() if x.kind == "lstm" else None for x in self._layers]
+        c = [
+            pad(next(cell_states), x.panels.padded).clone() if x.kind == "lstm" else None
+            for x in self._layers
+        ]
         layers = (LayerStruct * len(h))()
         for i, layer in enumerate(self._layers):
-            numbers_of = (list(GATES).index(layer.kind), ACTIVATIONS.index(layer.nonlinearity), layer.inputs)
+            numbers_of = (list(GATES).index(layer.kind), ACTIVATIONS[layer.nonlinearity], layer.inputs)
             of_input = layer.weight_ih or (None, None)
             weights = (of_input[0], layer.weight_hh.values, of_input[1], layer.weight_hh.scale)
             tensors = (*weights, layer.bias, layer.bias_hn, h[i], c[i])
@@ -194,7 +205,7 @@ class Generator:
             )
         lists = [torch.tensor(list(values), dtype=torch.int64) for values in (banned, stops)]
         call = CallStruct(
-            len(h), batch, self.symbols, WEIGHTS.index(self.weights), len(ids), given, torch.get_num_threads(),
+            len(h), batch, self.symbols, WEIGHTS.index(self.weights), len(ids), num_read, torch.get_num_threads(),
             position=state.position, layer=layers, banned_count=len(banned), stop_count=len(stops),
             banned=_address(lists[0]), stops=_address(lists[1]),
             table=_address(self._table), embedding=_address(self._embedding), head_weight=_address(self._head.values),
@@ -205,7 +216,7 @@ class Generator:
         if status == 1:
             raise MemoryError("no memory for the states of a generation")
         if status:
-            raise Undrawable(_REASONS[status], call.done)
+            raise SamplingError(_REASONS[status], call.done)
         after = GeneratorState(
             tuple(v[:, : x.panels.size].clone() for v, x in zip(h, self._layers, strict=True)),
             tuple(
@@ -218,19 +229,19 @@ class Generator:
 
     def _check_state(self, state: GeneratorState, batch: int) -> None:
         hidden = [layer.panels.size for layer in self._layers]
-        memory = [layer.panels.size for layer in self._layers if layer.kind == "lstm"]
-        wanted = [(batch, size) for size in (*hidden, *memory, self.symbols)]
-        given = [*state.h, *state.c, state.logits]
-        shapes = [tuple(value.shape) for value in given]
-        if shapes != wanted or len(state.h) != len(hidden):
-            raise InputError(f"the state's tensors must have shapes {wanted}, got {shapes}")
-        for value in given:
+        cell_states = [layer.panels.size for layer in self._layers if layer.kind == "lstm"]
+        expected = [(batch, size) for size in (*hidden, *cell_states, self.symbols)]
+        tensors = [*state.h, *state.c, state.logits]
+        shapes = [tuple(value.shape) for value in tensors]
+        if shapes != expected or len(state.h) != len(hidden):
+            raise InputError(f"the state's tensors must have shapes {expected}, got {shapes}")
+        for value in tensors:
             check_tensor("the state", value)
 
 
 _REASONS = {
     2: "the logits hold NaN or infinity: the model's training diverged, or it is damaged",
-    3: "every symbol is excluded: there is nothing left to draw from",
+    3: "every symbol is excluded: there is nothing left to sample from",
 }
 
 

@@ -1,13 +1,13 @@
 """The native recurrence as operators of torch.library, for torch.compile and torch.export.
 
 A traced graph sees one operator for each direction of each layer instead of T unrolled steps: it compiles in the time of one
-layer and serves any T. Full and ragged batches. Eager calls do not come here: `function.py` costs less.
+layer and serves any T. Full and ragged batches. Eager calls use `autograd.py`, which costs less.
 
-    throughtime::recurrence            what a layer's graph holds, and what an exported program holds
+    throughtime::recurrence            in a layer's graph, and in an exported program
     throughtime::recurrence_kept       the same, and what backward needs: in the graph of a training step
     throughtime::recurrence_backward   the gradients
 
-Cost beyond an eager call: a copy of the outputs; for a ragged batch, what backward needs has rows for the padding, too.
+Cost beyond an eager call: a copy of the outputs; for a ragged batch, what backward needs also has rows for the padding.
 """
 
 from __future__ import annotations
@@ -18,23 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from throughtime.cells.gru import GRURecurrence
-from throughtime.cells.lstm import LSTMRecurrence
-from throughtime.cells.recurrence import Recurrence
-from throughtime.cells.rnn import RNNRecurrence
-from throughtime.kernels.call import Call
-from throughtime.kernels.native import compute
-from throughtime.kernels.native.compute import Given
-from throughtime.kernels.native.layout import kind_of
 from throughtime.kernels.native.library import load
-from throughtime.kernels.native.operator_calls import (
-    WEIGHTS,
+from throughtime.kernels.native.recurrence import compute
+from throughtime.kernels.native.recurrence.autograd import bind, differentiable_gradients
+from throughtime.kernels.native.recurrence.call import WEIGHTS, CallTensors, kind_of
+from throughtime.kernels.native.recurrence.operator_arguments import (
     Arguments,
     check_backward,
-    empty_kept,
     empty_results,
+    empty_saved,
     narrow,
-    ready,
+    prepare,
     widen,
 )
 from throughtime.kernels.reference import Zoneout, rebuild, unroll
@@ -46,13 +40,6 @@ _ARGUMENTS = (
     "Tensor x, Tensor h0, Tensor? c0, Tensor?[] weights, Tensor? lengths, Tensor?[] keep, float[] rates, "
     "str kind, str nonlinearity, bool reverse"
 )
-_RECURRENCES: dict[str, tuple[type[Recurrence], dict[str, bool]]] = {
-    "rnn": (RNNRecurrence, {}),
-    "gru": (GRURecurrence, {"reset_after": True}),
-    "gru reset before": (GRURecurrence, {"reset_after": False}),
-    "lstm": (LSTMRecurrence, {}),
-}
-
 _library: Any = torch.library.Library("throughtime", "DEF")  # type: ignore[no-untyped-call]
 for _name, _schema in {
     "recurrence": f"({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
@@ -60,13 +47,6 @@ for _name, _schema in {
     "recurrence_backward": f"({_ARGUMENTS}, Tensor[] kept, Tensor?[] gradients, bool[] needs) -> Tensor[]",
 }.items():
     _library.define(_name + _schema, tags=torch.Tag.pt2_compliant_tag)
-
-
-def refusal(call: Call) -> str | None:
-    """Why a graph cannot hold this call as operators, or None; `call` is one that the native backend can run."""
-    if call.autocast or call.dtype not in (torch.float32, torch.float64):
-        return f"native computes in float32 and float64 only under {call.transform}, without autocast"
-    return None
 
 
 def run(
@@ -97,17 +77,17 @@ def run(
 @torch.no_grad()
 def _forward(a: Arguments, training: bool) -> list[Tensor]:
     """y, h_T, c_T, and for training what backward needs."""
-    plan, given = ready(a, training)
-    y, h, c, kept = compute.forward(plan, given)
+    plan, tensors = prepare(a, training)
+    y, h, c, saved = compute.forward(plan, tensors)
     if plan.rows.restore is not None:
         h = h.index_select(0, plan.rows.restore)
         c = None if c is None else c.index_select(0, plan.rows.restore)
     y = plan.rows.unpack(y)
     if not training:
         return [y, h, a.x.new_empty(0) if c is None else c]
-    if y.untyped_storage().data_ptr() == kept.buffer.untyped_storage().data_ptr():
+    if y.untyped_storage().data_ptr() == saved.buffer.untyped_storage().data_ptr():
         y = y.clone()  # the results of an operator may not share memory
-    return [y, h, a.x.new_empty(0) if c is None else c, *widen(kept, plan.rows)]
+    return [y, h, a.x.new_empty(0) if c is None else c, *widen(saved, plan.rows)]
 
 
 def _run_recurrence(*arguments: Any) -> tuple[Tensor, ...]:
@@ -121,13 +101,13 @@ def _run_kept(*arguments: Any) -> list[Tensor]:
 @torch.no_grad()
 def _run_backward(*arguments: Any) -> list[Tensor]:
     *call, kept, gradients, needs = arguments
-    plan, given = ready(Arguments(*call), training=True)
+    plan, tensors = prepare(Arguments(*call), training=True)
     check_backward(Arguments(*call), kept, gradients, needs)
     rows, (dy, dh, dc) = plan.rows, gradients
     if rows.order is not None:
         dh, dc = (None if value is None else value.index_select(0, rows.order) for value in (dh, dc))
     gradients = (None if dy is None else rows.pack(dy), dh, dc)
-    found = Given(*compute.backward(plan, given, narrow(kept, rows), gradients, tuple(needs)))  # type: ignore[arg-type]
+    found = CallTensors(*compute.backward(plan, tensors, narrow(kept, rows), gradients, tuple(needs)))  # type: ignore[arg-type]
     if rows.restore is not None:
         states = {"h0": found.h0, "c0": found.c0}
         found = found._replace(
@@ -145,7 +125,7 @@ def _fake_recurrence(*arguments: Any) -> tuple[Tensor, ...]:
 
 def _fake_kept(*arguments: Any) -> list[Tensor]:
     a = Arguments(*arguments)
-    return [*empty_results(a), *empty_kept(a)]
+    return [*empty_results(a), *empty_saved(a)]
 
 
 def _fake_backward(*arguments: Any) -> list[Tensor]:
@@ -158,7 +138,7 @@ def _fake_backward(*arguments: Any) -> list[Tensor]:
 
 
 class _Differentiable(torch.autograd.Function):
-    """(rest of the arguments, *tensors of Given) -> y, h_T, c_T. A second derivative is computed by the reference."""
+    """(rest of the arguments, *tensors of CallTensors) -> y, h_T, c_T. A second derivative is computed by the reference."""
 
     @staticmethod
     def forward(ctx: Any, rest: tuple[Any, ...], *tensors: Tensor | None) -> Any:
@@ -179,13 +159,13 @@ class _Differentiable(torch.autograd.Function):
         lengths, *keep = saved[tensors : tensors + 1 + masks]
         kept = saved[tensors + 1 + masks :]
         a = Arguments(x, h0, c0, weights, lengths, keep, *ctx.options)
-        # The mask of recurrent dropout is drawn, not learnt.
+        # The mask of recurrent dropout is random, not a parameter.
         needs = [
             need and name != "h_mask"
-            for need, name in zip(ctx.needs_input_grad[1:], Given._fields, strict=True)
+            for need, name in zip(ctx.needs_input_grad[1:], CallTensors._fields, strict=True)
         ]
         if torch.is_grad_enabled():
-            found = iter(_twice_differentiable(a, gradients, needs))
+            found = iter(_reference_gradients(a, gradients, needs))
         else:
             found = iter(torch.ops.throughtime.recurrence_backward.default(*a, kept, list(gradients), needs))
         return (None, *(next(found) if need else None for need in needs))
@@ -199,20 +179,14 @@ def _autograd(*arguments: Any) -> Any:
         return torch.ops.throughtime.recurrence.default(*arguments)
 
 
-def _twice_differentiable(
+def _reference_gradients(
     a: Arguments, gradients: Sequence[Tensor | None], needs: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
-    """The needed gradients with a graph of their own, through the reference."""
-    recurrence, options = _RECURRENCES[a.kind]
-    weights = dict(zip(WEIGHTS, a.weights, strict=True))
-    bound = recurrence.bind(weights, nonlinearity=a.nonlinearity, **options)
+    """The needed gradients, themselves differentiable, through the reference."""
+    bound = bind(a.kind, a.nonlinearity, a.weights)
     state = (a.h0,) if a.c0 is None else (a.h0, a.c0)
     y, final = unroll(bound, a.x, state, lengths=a.lengths, reverse=a.reverse, zoneout=a.zoneout)
-    pairs = [(o, g) for o, g in zip((y, *final), gradients, strict=False) if g is not None]
-    wanted = [value for value, need in zip(a.tensors, needs, strict=True) if need and value is not None]
-    return torch.autograd.grad(
-        [o for o, _ in pairs], wanted, [g for _, g in pairs], create_graph=True, allow_unused=True
-    )
+    return differentiable_gradients((y, *final), gradients, a.tensors, needs)
 
 
 for _name, _kernel, _fake in (

@@ -7,8 +7,8 @@ import time
 
 import torch
 
-from throughtime.kernels.native import memory
-from throughtime.kernels.native.memory import MOST_BLOCKS, Pool
+from throughtime.kernels.native.recurrence import rows
+from throughtime.kernels.native.recurrence.rows import MAX_BLOCKS, Pool
 
 FLOATS = 1 << 20
 
@@ -42,17 +42,17 @@ def test_small_tensors_are_left_to_the_allocator_and_half_full_blocks_to_others(
 
 
 def test_the_pool_does_not_grow():
-    pool = Pool(most_free=8 * FLOATS)
+    pool = Pool(max_free=8 * FLOATS)
     for size in range(1, 40):
         pool.empty(size * FLOATS // 2, dtype=torch.float32)
         assert pool.free_bytes <= 8 * FLOATS + size * FLOATS * 2
-    held = [pool.empty(FLOATS, dtype=torch.float32) for _ in range(3 * MOST_BLOCKS)]
-    assert len(pool._blocks) <= MOST_BLOCKS
+    held = [pool.empty(FLOATS, dtype=torch.float32) for _ in range(3 * MAX_BLOCKS)]
+    assert len(pool._blocks) <= MAX_BLOCKS
     assert len({tensor.data_ptr() for tensor in held}) == len(held)
 
 
 def test_a_torch_without_the_count_pools_nothing(monkeypatch):
-    monkeypatch.setattr(memory, "_use_count", None)
+    monkeypatch.setattr(rows, "_use_count", None)
     pool = Pool()
     pool.empty(FLOATS, dtype=torch.float32)
     assert pool.free_bytes == 0

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import throughtime as tt
-from throughtime.kernels.native import compute, library
-from throughtime.kernels.native.rows import full_rows, rows_of
+from throughtime.kernels.native import library
+from throughtime.kernels.native.recurrence import call
+from throughtime.kernels.native.recurrence.rows import full_rows, rows_of
 
 pytestmark = pytest.mark.skipif(isinstance(library.load(), str), reason=f"native: {library.load()}")
 
@@ -44,7 +45,7 @@ def test_pieces_equal_the_whole(name, ragged, training, monkeypatch):
     layer = LAYERS[name]()
     lengths = torch.tensor([11, 3, 0, 7]) if ragged else None
     whole = numbers(layer, lengths, training)
-    monkeypatch.setattr(compute, "PIECE", 7 * 80 * 8)  # a few rows
+    monkeypatch.setattr(call, "CHUNK_BYTES", 7 * 80 * 8)  # a few rows
     for one, other in zip(whole, numbers(layer, lengths, training), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
@@ -53,7 +54,7 @@ def test_pieces_equal_the_whole(name, ragged, training, monkeypatch):
 def test_pieces_cover_every_row_once(reverse):
     ragged = rows_of(torch.zeros(9, 5, 1), torch.tensor([9, 1, 4, 4, 0]))
     for rows in (full_rows(9, 5), ragged):
-        pieces = rows.pieces(8, reverse)
+        pieces = rows.chunks(8, reverse)
         assert [p.begin for p in pieces] == [0, *(p.end for p in pieces[:-1])]
         assert pieces[-1].end == 9
         covered = sorted(row for p in pieces for row in range(p.first, p.last))

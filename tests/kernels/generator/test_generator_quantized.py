@@ -9,8 +9,13 @@ import pytest
 import torch
 
 from throughtime.errors import InputError
-from throughtime.kernels.native.generator import Generator, GeneratorLayer, Undrawable, unavailable
-from throughtime.kernels.native.generator_weights import store
+from throughtime.kernels.native.generation.generator import (
+    Generator,
+    GeneratorLayer,
+    SamplingError,
+    unavailable,
+)
+from throughtime.kernels.native.generation.packing import quantize
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason=f"native: {unavailable()}")
 
@@ -64,7 +69,7 @@ def test_an_input_that_is_not_folded_is_rounded_too(
 ) -> None:
     for kind in ("rnn", "gru", "lstm"):
         with monkeypatch.context() as patch:
-            patch.setattr("throughtime.kernels.native.panels._TABLE_BYTES", 0)
+            patch.setattr("throughtime.kernels.native.generation.packing._TABLE_BYTES", 0)
             model = network(kind, 29, 7, (18, 5), weights=weights)
         assert model.native._table is None
         for batch in (1, 5):
@@ -113,25 +118,25 @@ def test_threads_change_no_bit(
 
 def test_int8_has_one_scale_for_each_row_and_the_nearest_of_255_values() -> None:
     weight = torch.tensor([[1.0, -2.54, 0.01, 0.0], [0.0, 0.0, 0.0, 0.0], [3e-5, 1e-6, -1e-6, 2e-5]])
-    values, scale = store(weight, "int8")
+    values, scale = quantize(weight, "int8")
     assert scale is not None
     torch.testing.assert_close(scale, torch.tensor([0.02, 0.0, 3e-5 / 127]))
     assert values.dtype == torch.int8
     assert values.tolist() == [[50, -127, 0, 0], [0, 0, 0, 0], [127, 4, -4, 85]]
     large = torch.randn(50, 70) * torch.logspace(-8, 8, 50)[:, None]
-    values, scale = store(large, "int8")
+    values, scale = quantize(large, "int8")
     assert int(values.min()) == -127
-    off = (store(large, "int8").widened() - large).abs() / scale[:, None]
+    off = (quantize(large, "int8").dequantize() - large).abs() / scale[:, None]
     assert 0.4 < float(off.max()) <= 0.5001
-    assert torch.isfinite(store(torch.full((2, 3), 1e-44), "int8").widened()).all()
+    assert torch.isfinite(quantize(torch.full((2, 3), 1e-44), "int8").dequantize()).all()
 
 
 def test_bf16_is_the_nearest_and_ties_go_to_even() -> None:
     weight = torch.tensor([[1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -1 - 2**-8, 0.0, 3e38]])
-    found = store(weight, "bf16").widened()
+    found = quantize(weight, "bf16").dequantize()
     assert found[0, :5].tolist() == [1.0, 1 + 2**-6, 1 + 2**-7, -1.0, 0.0]
     large = torch.randn(50, 70)
-    assert float(((store(large, "bf16").widened() - large) / large).abs().max()) <= 2**-8
+    assert float(((quantize(large, "bf16").dequantize() - large) / large).abs().max()) <= 2**-8
 
 
 @pytest.mark.parametrize("weights", ROUNDED)
@@ -141,7 +146,7 @@ def test_damaged_weights_are_reported_and_not_rounded_away(weights: str) -> None
         hh[1, 2] = bad
         layer = GeneratorLayer("rnn", torch.ones(3, 4), hh)
         native = Generator([layer], torch.ones(4, 3), weights=weights)
-        with pytest.raises(Undrawable, match="diverged"):
+        with pytest.raises(SamplingError, match="diverged"):
             native.run(5)
 
 

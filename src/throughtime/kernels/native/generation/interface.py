@@ -1,7 +1,8 @@
-"""What the generator refuses, in words: nothing that the native code would trip over reaches it."""
+"""The C interface of generation, as ctypes sees it, and the checks of everything that is passed through it."""
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,50 @@ import torch
 from torch import Tensor
 
 from throughtime.errors import InputError
-from throughtime.kernels.native.panels import ACTIVATIONS, GATES, GeneratorLayer
+from throughtime.kernels.native.generation.packing import GATES, GeneratorLayer
+from throughtime.kernels.native.library import ACTIVATIONS, load
+
+
+class LayerStruct(ctypes.Structure):
+    """`tt_generation_layer` of csrc/generate.h."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("cell", "activation", "inputs", "hidden", "padded")] + [
+        (name, ctypes.c_void_p)
+        for name in ("weight_ih", "weight_hh", "scale_ih", "scale_hh", "bias", "bias_hn", "h", "c")
+    ]
+
+
+class CallStruct(ctypes.Structure):
+    """`tt_generation` of csrc/generate.h."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_int64)
+            for name in ("layers", "batch", "symbols", "weights", "tokens", "num_read", "threads")
+        ),
+        ("seed", ctypes.c_uint64),
+        *((name, ctypes.c_int64) for name in ("position", "top_k")),
+        *((name, ctypes.c_double) for name in ("temperature", "top_p")),
+        *((name, ctypes.c_int64) for name in ("banned_count", "stop_count")),
+        ("layer", ctypes.POINTER(LayerStruct)),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("table", "embedding", "head_weight", "head_bias", "head_scale")
+        ),
+        *((name, ctypes.c_void_p) for name in ("banned", "stops", "ids", "finished", "logits")),
+        ("done", ctypes.c_int64),
+    ]
+
+
+def unavailable() -> str | None:
+    """Why there is no native generation on this machine, or None."""
+    library = load()
+    if isinstance(library, str):
+        return library
+    size = getattr(library.handle, "tt_size_of_generation", None)
+    if size is None or size() != ctypes.sizeof(CallStruct):
+        return "the native library is of another version: install throughtime again"
+    return None
 
 
 def check_tensor(name: str, value: Tensor) -> None:
@@ -57,7 +101,9 @@ def check_shapes(
         raise InputError("a generator needs at least one layer, got none")
     symbols = head_weight.shape[0]
     features = symbols if embedding is None else embedding.shape[-1]
-    wanted: list[tuple[str, Tensor | None, tuple[int, ...]]] = [("embedding", embedding, (symbols, features))]
+    expected: list[tuple[str, Tensor | None, tuple[int, ...]]] = [
+        ("embedding", embedding, (symbols, features))
+    ]
     for i, layer in enumerate(layers):
         if layer.kind not in GATES:
             raise InputError(f"kind must be one of {', '.join(GATES)}, got {layer.kind!r}")
@@ -66,15 +112,15 @@ def check_shapes(
                 f"nonlinearity must be one of {', '.join(ACTIVATIONS)}, got {layer.nonlinearity!r}"
             )
         rows, hidden = GATES[layer.kind] * layer.hidden, layer.hidden
-        wanted += [
+        expected += [
             (f"layer {i}'s weight_ih", layer.weight_ih, (rows, features)),
             (f"layer {i}'s weight_hh", layer.weight_hh, (rows, hidden)),
             (f"layer {i}'s bias_ih", layer.bias_ih, (rows,)),
             (f"layer {i}'s bias_hh", layer.bias_hh, (rows,)),
         ]
         features = hidden
-    wanted += [("head_weight", head_weight, (symbols, features)), ("head_bias", head_bias, (symbols,))]
-    for name, value, shape in wanted:
+    expected += [("head_weight", head_weight, (symbols, features)), ("head_bias", head_bias, (symbols,))]
+    for name, value, shape in expected:
         if value is None:
             continue
         check_tensor(name, value)

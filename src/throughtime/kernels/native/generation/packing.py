@@ -1,4 +1,8 @@
-"""Weights in the panels of csrc/generate.h: all gates of some units side by side, packed once for many symbols."""
+"""Weights for the native loop of generation: quantized, and packed once into the panels of csrc/generate.h.
+
+In a panel all gates of some units are stored next to each other. Weights are float32, or quantized so that reading them takes
+less time; the arithmetic is float32.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from throughtime.kernels.native.generator_weights import store
-
+WEIGHTS = ("float32", "bf16", "int8")  # in the order of tt_generation_weights in csrc/generate.h
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}  # in the order of tt_cell in csrc/call.h
-ACTIVATIONS = ("tanh", "relu", "sigmoid", "identity")
 LOGIT_BLOCK = 64  # of csrc/sampling.hpp
 _TABLE_BYTES = 64 * 2**20
+
+
+class Quantized(NamedTuple):
+    """A weight [R, K] in one of the forms of `WEIGHTS`."""
+
+    values: Tensor  # [R, K] float32, bfloat16 or int8
+    scale: Tensor | None  # [R] float32, of int8 only
+
+    def dequantize(self) -> Tensor:
+        """The float32 weight [R, K] that generation computes with."""
+        values = self.values.float()
+        return values if self.scale is None else self.scale[:, None] * values
+
+
+def quantize(weight: Tensor, weights: str) -> Quantized:
+    """Quantize a float32 weight [R, K].
+
+        bf16:  rounded to 8 significant bits, ties to even: within 2^-9 of each weight, relatively
+        int8:  q = round(w / s), s = max_k |w_k| / 127 of each row: within s / 2 of each weight
+
+    int8 is symmetric, -127 to 127, and zero stays zero. A row that holds NaN or infinity gives NaN.
+    Cost: a copy of the weight.
+    Source: int8 with a scale for each output row: Krishnamoorthi 2018, arXiv 1806.08342.
+    """
+    if weights == "bf16":
+        return Quantized(weight.to(torch.bfloat16), None)
+    if weights == "int8":
+        scale = weight.abs().amax(1) / 127
+        # nan_to_num: a row of zeros divides zero by zero. clamp: a denormal scale is not exact.
+        q = (weight / scale[:, None]).round().nan_to_num(0.0).clamp(-127, 127)
+        return Quantized(q.to(torch.int8), scale)
+    return Quantized(weight, None)
 
 
 class GeneratorLayer(NamedTuple):
@@ -33,7 +67,7 @@ class GeneratorLayer(NamedTuple):
 
 
 class Panels(NamedTuple):
-    """How the units of a layer, or the symbols of the head, are divided."""
+    """How the units of a layer, or the symbols of the head, are divided into panels."""
 
     gates: int
     size: int  # H
@@ -61,26 +95,26 @@ class Panels(NamedTuple):
 class Packed(NamedTuple):
     """A weight in panel order."""
 
-    values: Tensor  # [panel, K, gates, vectors, width], or words of several rounded ones
+    values: Tensor  # [panel, K, gates, vectors, width], or words of several quantized ones
     scale: Tensor | None  # int8: a row in panel order
 
 
 class PackedLayer(NamedTuple):
-    """What the native loop reads of a layer."""
+    """A layer's tensors in the form that the native loop reads."""
 
     kind: str
     nonlinearity: str
     panels: Panels
-    inputs: int  # features that are multiplied
+    inputs: int  # features that W_ih is multiplied by
     weight_ih: Packed | None
     weight_hh: Packed
     bias: Tensor
-    bias_hn: Tensor | None  # of a GRU's n, which is inside the reset
+    bias_hn: Tensor | None  # of a GRU's n, inside the reset
 
 
 def pack(panels: Panels, weight: Tensor, weights: str) -> Packed:
-    """`weight` [gates*H, K] in one of the forms of `generator_weights.WEIGHTS`."""
-    values, scale = store(weight, weights)
+    """`weight` [gates*H, K] in one of the forms of `WEIGHTS`."""
+    values, scale = quantize(weight, weights)
     packed = panels.weights(values)
     if weights == "bf16":
         packed = bf16_words(packed)
@@ -90,9 +124,9 @@ def pack(panels: Panels, weight: Tensor, weights: str) -> Packed:
 
 
 def bf16_words(packed: Tensor) -> Tensor:
-    """[panel, K, gates, vectors, width] bfloat16 -> [panel, words, width] int32, of two vectors that follow each other.
+    """[panel, K, gates, vectors, width] bfloat16 -> [panel, words, width] int32, of two consecutive vectors.
 
-    The first lies in the lower half of each word. K is padded with zeros to a multiple of 4.
+    The first is in the lower half of each word. K is padded with zeros to a multiple of 4.
     """
     padded = F.pad(packed.flatten(2), (0, 0, 0, -packed.shape[1] % 4))
     low, high = padded.reshape(len(packed), -1, 2, packed.shape[-1]).view(torch.int16).unbind(2)
@@ -110,7 +144,7 @@ def int8_words(packed: Tensor) -> Tensor:
 
 
 def pack_layer(layer: GeneratorLayer, width: int, weights: str, *, folded: bool) -> PackedLayer:
-    """`folded`: the inputs come as rows of a table."""
+    """Pack one layer; `folded`: its input projection is looked up in a table."""
     gates = layer.weight_hh.shape[0] // layer.hidden
     panels = Panels(gates, layer.hidden, 4 if layer.kind == "rnn" else 1, width)
     bias, bias_hn = _biases(layer)
@@ -127,17 +161,17 @@ def pack_layer(layer: GeneratorLayer, width: int, weights: str, *, folded: bool)
 
 
 def pack_head(weight: Tensor, bias: Tensor | None, width: int, weights: str) -> tuple[Packed, Tensor]:
-    """The head's weights [V, H] and bias; what is padded has a logit of -infinity, so it is never drawn."""
+    """The head's weights [V, H] and bias; padding has a logit of -infinity, so it is never sampled."""
     symbols = weight.shape[0]
-    whole = -(-symbols // LOGIT_BLOCK) * LOGIT_BLOCK
-    panels = Panels(1, whole, 4, width)
+    padded_symbols = -(-symbols // LOGIT_BLOCK) * LOGIT_BLOCK
+    panels = Panels(1, padded_symbols, 4, width)
     bias = weight.new_zeros(symbols) if bias is None else bias
-    padded = F.pad(bias, (0, whole - symbols), value=float("-inf"))
-    return pack(panels, F.pad(weight, (0, 0, 0, whole - symbols)), weights), panels.rows(padded)
+    padded = F.pad(bias, (0, padded_symbols - symbols), value=float("-inf"))
+    return pack(panels, F.pad(weight, (0, 0, 0, padded_symbols - symbols)), weights), panels.rows(padded)
 
 
 def folds(layer: GeneratorLayer, embedding: Tensor | None) -> bool:
-    """Whether the layer's input becomes a table with a row for each symbol: one row is read for a symbol, and W_ih is not.
+    """Whether the input projection is computed once for every symbol, as a table with a row for each, and W_ih is not used after.
 
     `embedding` None: one-hot symbols, where W_ih is that table.
     """
@@ -155,7 +189,7 @@ def table(layer: GeneratorLayer, embedding: Tensor | None, width: int) -> Tensor
 
 
 def _biases(layer: GeneratorLayer) -> tuple[Tensor, Tensor | None]:
-    """Both biases together, a GRU's b_hn apart."""
+    """The sum of both biases, and a GRU's b_hn separately."""
     rows, hidden = layer.weight_hh.shape
     none = layer.weight_hh.new_zeros(rows)
     b_ih = none if layer.bias_ih is None else layer.bias_ih

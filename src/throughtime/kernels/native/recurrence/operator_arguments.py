@@ -1,4 +1,4 @@
-"""What the operators of `operators.py` are called with, made ready for `compute`, and what their results look like."""
+"""The arguments of the operators of `operators.py`: checked, converted for `compute`, and the shapes of the results."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ import torch
 from torch import Tensor
 
 from throughtime.errors import BackendError, one_of
-from throughtime.kernels.native import compute
-from throughtime.kernels.native.compute import ACTIVATIONS, Given, Kept, Plan
-from throughtime.kernels.native.layout import LAYOUTS
-from throughtime.kernels.native.library import Library, load
-from throughtime.kernels.native.rows import Rows, rows_of
-from throughtime.kernels.native.zone import Zone
+from throughtime.kernels.native.library import ACTIVATIONS, LAYOUTS, Library, load
+from throughtime.kernels.native.recurrence.call import (
+    WEIGHTS,
+    CallTensors,
+    Plan,
+    Saved,
+    check,
+    pack_zoneout,
+)
+from throughtime.kernels.native.recurrence.rows import Rows, rows_of
 from throughtime.kernels.reference import Zoneout
-
-WEIGHTS = Given._fields[3:]
 
 
 class Arguments(NamedTuple):
-    """One direction of one layer; sequences in the caller's order, padding anything."""
+    """One direction of one layer; sequences in the caller's order, any values in the padding."""
 
     x: Tensor  # [T, B, D]
     h0: Tensor  # [B, P]
@@ -30,20 +32,20 @@ class Arguments(NamedTuple):
     lengths: Tensor | None  # int64 [B]
     keep: Sequence[
         Tensor | None
-    ]  # zoneout's masks, bool [T, B, .], one for each tensor of the state, or none at all
-    rates: Sequence[float]  # zoneout's, one for each tensor of the state, or none at all
+    ]  # zoneout's masks, bool [T, B, .], one for each tensor of the state, or empty
+    rates: Sequence[float]  # zoneout's, one for each tensor of the state, or empty
     kind: str
     nonlinearity: str
     reverse: bool
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
-        """Those that may have a gradient, in the order of `Given`."""
+        """Those that may have a gradient, in the order of `CallTensors`."""
         return (self.x, self.h0, self.c0, *self.weights)
 
-    def given(self, x: Tensor) -> Given:
-        """The tensors as `compute` names them, with the input in the form that it wants."""
-        return Given(x, self.h0, self.c0, *self.weights)  # type: ignore[arg-type]
+    def with_input(self, x: Tensor) -> CallTensors:
+        """The tensors for `compute`, with this input in the place of x."""
+        return CallTensors(x, self.h0, self.c0, *self.weights)  # type: ignore[arg-type]
 
     @property
     def zoneout(self) -> Zoneout | None:
@@ -65,27 +67,27 @@ class Arguments(NamedTuple):
         return weight_hh.shape[0] // LAYOUTS[self.kind].gates, weight_hh.shape[1]
 
 
-def ready(a: Arguments, training: bool) -> tuple[Plan, Given]:
-    """The call as `compute` takes it: rows packed, sequences from long to short.
+def prepare(a: Arguments, training: bool) -> tuple[Plan, CallTensors]:
+    """The call for `compute`: rows packed, sequences from long to short.
 
     Raises: BackendError without the library; RuntimeError, ValueError for tensors that do not belong together.
     """
     library = load()
     if not isinstance(library, Library):
         raise BackendError(f"an operator of throughtime needs the native backend: {library}")
-    check(a)
+    check_arguments(a)
     rows = rows_of(a.x, a.lengths)
-    given = a.given(rows.pack(a.x))
+    tensors = a.with_input(rows.pack(a.x))
     if rows.order is not None:
-        of_sequences = {name: getattr(given, name) for name in ("h0", "c0", "h_mask")}
+        of_sequences = {name: getattr(tensors, name) for name in ("h0", "c0", "h_mask")}
         ordered = {k: v.index_select(0, rows.order) for k, v in of_sequences.items() if v is not None}
-        given = given._replace(**ordered)
-    zone = Zone.of(a.zoneout, rows)
-    return Plan(library, a.kind, a.nonlinearity, rows, a.reverse, training, zone=zone), given
+        tensors = tensors._replace(**ordered)
+    zoneout = pack_zoneout(a.zoneout, rows)
+    return Plan(library, a.kind, a.nonlinearity, rows, a.reverse, training, zoneout=zoneout), tensors
 
 
-def check(a: Arguments) -> None:
-    """The kernel reads memory as it is told to, and an operator can be called by anybody: shapes, dtypes, lengths."""
+def check_arguments(a: Arguments) -> None:
+    """Anybody can call an operator, and the kernel trusts its pointers: shapes, dtypes, lengths."""
     one_of("kind", a.kind, tuple(LAYOUTS))
     one_of("nonlinearity", a.nonlinearity, tuple(ACTIVATIONS))
     if len(a.weights) != len(WEIGHTS):
@@ -97,7 +99,7 @@ def check(a: Arguments) -> None:
     if (a.c0 is not None) != (a.kind == "lstm"):
         raise RuntimeError("c0 must be given for an lstm, and only there")
     (steps, batch, _), (hidden, columns) = a.x.shape, a.sizes
-    compute.check(a.given(a.x), a.kind, batch)
+    check(a.with_input(a.x), a.kind, batch)
     if len(a.rates) not in (0, 1 + (a.kind == "lstm")):
         raise RuntimeError(f"rates must be one for each tensor of the state, or none, got {len(a.rates)}")
     for mask, size in zip(a.keep, (columns, hidden), strict=False):
@@ -112,12 +114,12 @@ def check(a: Arguments) -> None:
 def check_backward(
     a: Arguments, kept: Sequence[Tensor], gradients: Sequence[Tensor | None], needs: Sequence[bool]
 ) -> None:
-    """What backward is called with besides, for the same reason."""
+    """The further arguments of backward, for the same reason."""
     if len(needs) != len(a.tensors):
         raise RuntimeError(f"needs must be {len(a.tensors)}, one for each tensor, got {len(needs)}")
-    named = zip(("dy", "dh", "dc"), gradients, empty_results(a), strict=True)
-    pairs = [(name, value, like) for name, value, like in named if value is not None]
-    wanted = empty_kept(a)
+    results = zip(("dy", "dh", "dc"), gradients, empty_results(a), strict=True)
+    pairs = [(name, value, like) for name, value, like in results if value is not None]
+    wanted = empty_saved(a)
     if len(kept) != len(wanted):
         raise RuntimeError(f"kept must be {len(wanted)} tensors, got {len(kept)}")
     pairs += [(f"kept[{i}]", value, like) for i, (value, like) in enumerate(zip(kept, wanted, strict=True))]
@@ -142,14 +144,14 @@ def _check_lengths(lengths: Tensor, steps: int, batch: int) -> None:
 
 
 def empty_results(a: Arguments) -> list[Tensor]:
-    """y, h_T and c_T without values; c_T has no elements where there is no memory."""
+    """y, h_T and c_T without values; c_T has no elements but for an LSTM."""
     (steps, batch, _), (hidden, columns) = a.x.shape, a.sizes
     c = a.x.new_empty(0) if a.c0 is None else a.x.new_empty(batch, hidden)
     return [a.x.new_empty(steps, batch, columns), a.x.new_empty(batch, columns), c]
 
 
-def empty_kept(a: Arguments) -> list[Tensor]:
-    """What backward needs, without values: gates, buffer, and an LSTM's memory, for T*B rows whatever the lengths."""
+def empty_saved(a: Arguments) -> list[Tensor]:
+    """What backward needs, without values: gates, buffer, and an LSTM's cell states, for T*B rows whatever the lengths."""
     library = load()
     assert isinstance(library, Library)  # dispatch has asked
     (steps, batch, _), (hidden, columns) = a.x.shape, a.sizes
@@ -161,9 +163,9 @@ def empty_kept(a: Arguments) -> list[Tensor]:
     return [gates, buffer] if a.c0 is None else [gates, buffer, a.x.new_empty(rows, size)]
 
 
-def widen(kept: Kept, rows: Rows) -> list[Tensor]:
+def widen(saved: Saved, rows: Rows) -> list[Tensor]:
     """What backward needs, with rows for T*B steps: a graph must know the shape of every result before it runs."""
-    every = [value for value in kept[:3] if value is not None]
+    every = [value for value in saved[:3] if value is not None]
     if rows.total == rows.steps * rows.batch:
         return every
     wide = [value.new_empty(rows.steps * rows.batch, value.shape[1]) for value in every]
@@ -172,9 +174,9 @@ def widen(kept: Kept, rows: Rows) -> list[Tensor]:
     return wide
 
 
-def narrow(kept: Sequence[Tensor], rows: Rows) -> Kept:
-    """The way back from `widen`."""
-    gates, buffer, *memory = kept
+def narrow(kept: Sequence[Tensor], rows: Rows) -> Saved:
+    """The inverse of `widen`."""
+    gates, buffer, *cell_states = kept
     around = rows.batch if rows.source is None else 0
-    c = memory[0][: rows.total] if memory else None
-    return Kept(gates[: rows.total], buffer[: rows.total + around], c)
+    c = cell_states[0][: rows.total] if cell_states else None
+    return Saved(gates[: rows.total], buffer[: rows.total + around], c)

@@ -1,14 +1,13 @@
-"""bfloat16 at the border of the native kernel: what is rounded, what the products are made of, and what comes back.
+"""bfloat16 calls of the native kernel: what is rounded, in which arithmetic products are computed, and the dtypes of results.
 
 A call is in low precision when its inputs are bfloat16, or under torch.autocast. Then
 
     the inputs and the matrices of weights are rounded to the low dtype, once;
-    biases, gains, peepholes, masks and the state keep the bits they have: from step to step the state is float32, and so are all
-    sums and gradients;
-    outputs are given in the low dtype, states in the dtype of the weights, gradients in that of their tensors.
+    biases, gains, peepholes, masks and the state are not rounded: within a call the state, all sums and gradients are float32;
+    outputs are returned in the low dtype, states in the dtype of the weights, gradients in that of their tensors.
 
-Where the processor multiplies bfloat16, the products inside a step round their left factor too, h or a gradient, and those
-over all steps are torch's bfloat16 ones. Elsewhere all arithmetic is that of float32: rounded numbers, exact products.
+Where the processor has bfloat16 instructions, the products inside a step also round their left factor, h or a gradient, and those
+over all steps are torch's in bfloat16. Elsewhere all arithmetic is float32, on the rounded numbers.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from throughtime.kernels.native.given import Given
 from throughtime.kernels.native.library import load
+from throughtime.kernels.native.recurrence.call import CallTensors
 
 NAMES = ("off", "emulated", "tiles", "avx512", "amx")  # by the numbers of tt_bf16 in csrc/bf16.h
 _WORDS = (
@@ -32,11 +31,11 @@ _WORDS = (
     "with AVX-512-BF16",
     "with AMX",
 )
-_MATRICES = ("x", "weight_ih", "weight_hh", "weight_hr")  # what is multiplied
+_MATRICES = ("x", "weight_ih", "weight_hh", "weight_hr")  # the factors of products
 
 
 class _Round(torch.autograd.Function):
-    """The nearest numbers of a low dtype, as float32. The gradient passes as if nothing had been rounded."""
+    """Round to a low dtype and back to float32, with a straight-through gradient."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, low: torch.dtype) -> Tensor:
@@ -47,30 +46,21 @@ class _Round(torch.autograd.Function):
         return gradient, None
 
 
-def low_dtype(x: Tensor) -> torch.dtype | None:
-    """The low dtype of a call with these inputs, or None. Autocast leaves float64 alone."""
-    if x.dtype == torch.bfloat16:
-        return torch.bfloat16
-    if torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
-        return torch.get_autocast_dtype("cpu")
-    return None
-
-
-def lower(given: Given, low: torch.dtype) -> Given:
+def lower(tensors: CallTensors, low: torch.dtype) -> CallTensors:
     """All tensors as float32, the inputs and matrices rounded to `low`. Differentiable; float64 stays, to be refused."""
     values: list[Any] = []
-    for name, value in zip(given._fields, given, strict=True):
+    for name, value in zip(CallTensors._fields, tensors, strict=True):
         if value is None or value.dtype == torch.float64:
             values.append(value)
         elif name in _MATRICES and value.dtype != low:
             values.append(_Round.apply(value, low))  # type: ignore[no-untyped-call]
         else:
             values.append(value.float())
-    return Given(*values)
+    return CallTensors(*values)
 
 
 def without_autocast() -> AbstractContextManager[Any]:
-    """A block in which products of float32 are products of float32."""
+    """A block in which autocast is off."""
     return torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext()
 
 
@@ -78,7 +68,7 @@ def without_autocast() -> AbstractContextManager[Any]:
 def arithmetic() -> int | str:
     """The number of the arithmetic for calls in bfloat16: the processor's best, or the one that THROUGHTIME_BF16 names.
 
-    A string is the reason why that one cannot run here.
+    A string is the reason why the named one cannot run here.
     """
     library, wanted = load(), os.environ.get("THROUGHTIME_BF16", "")
     if isinstance(library, str):
@@ -101,7 +91,7 @@ def in_words() -> str:
 
 
 def number_for(low: torch.dtype) -> int:
-    """What `bf16` of a call in this low dtype is: the arithmetic of its products."""
+    """`Plan.bf16` of a call in this low dtype: the arithmetic of its products."""
     number = arithmetic() if low == torch.bfloat16 else 0
     assert isinstance(number, int)  # dispatch has asked
     return number

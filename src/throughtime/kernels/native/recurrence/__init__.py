@@ -1,0 +1,1 @@
+"""The recurrence in C++: forward and backward of one direction of one layer over packed rows."""
