@@ -49,7 +49,7 @@ def influence(
     from throughtime.cli.measured import opened, read_prompt
     from throughtime.cli.progress import Waiting
     from throughtime.flow.drawing import check, style
-    from throughtime.flow.influence import influence as measure
+    from throughtime.flow import influence as measure
 
     for path in (html, png):
         if path is not None:
