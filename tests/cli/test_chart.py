@@ -9,7 +9,7 @@ import torch
 
 from throughtime.cli.chart import reach_chart, reach_sentence
 from throughtime.flow import Reach
-from throughtime.flow.reach import _lag
+from throughtime.flow.measurement.reach import _lag
 
 
 def made(values: list[float], share: float = 0.01) -> Reach:

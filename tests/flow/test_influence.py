@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import throughtime as tt
 from throughtime.errors import InputError
-from throughtime.flow.influence import influence
+from throughtime.flow import influence
 from throughtime.models import ModelConfig
 from throughtime.models.build import build
 

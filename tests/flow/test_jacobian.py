@@ -12,7 +12,7 @@ from torch import Tensor
 from throughtime.cells import GRUCell, LSTMCell, RNNCell
 from throughtime.cells.contract import Cell, HiddenState
 from throughtime.errors import InputError
-from throughtime.flow.jacobian import products, spaced
+from throughtime.flow.measurement.jacobian import products, spaced
 from throughtime.kernels.reference import unroll
 
 

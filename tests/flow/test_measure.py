@@ -15,7 +15,7 @@ import throughtime as tt
 from throughtime.bptt.closed_form import linear_gradients
 from throughtime.errors import InputError
 from throughtime.flow import Flow, measure
-from throughtime.flow.objective import objective
+from throughtime.flow.measurement.batch import objective
 
 
 def linear(w: Any, **options: Any) -> tt.RNN:
@@ -79,7 +79,7 @@ def test_a_scalar_network_halves_or_doubles_at_its_rate(a: float) -> None:
     assert fit.steps == pytest.approx(expected, rel=1e-9)
     assert fit.low == pytest.approx(expected, rel=1e-6)
     assert fit.high == pytest.approx(expected, rel=1e-6)
-    assert fit.quality == pytest.approx(1)
+    assert fit.r_squared == pytest.approx(1)
     assert found.lag_h.reach == (7 if a == 0.5 else None)  # 2^-7 < 0.01
     assert found.weights["W_hh"].radius == pytest.approx(a)
 
@@ -264,7 +264,7 @@ def test_gates_and_the_memory_path() -> None:
         gate, seen = trace[name].detach(), found.gates[name]
         slope = 1 - gate**2 if name == "g" else gate * (1 - gate)
         assert seen.mean == pytest.approx(float(gate.mean()))
-        assert seen.spread == pytest.approx(float(gate.std(correction=0)))
+        assert seen.std == pytest.approx(float(gate.std(correction=0)))
         assert seen.slope_mean == pytest.approx(float(slope.mean()))
         assert seen.saturated == pytest.approx(
             float((slope < 0.1 * (1 if name == "g" else 0.25)).double().mean())
@@ -275,15 +275,15 @@ def test_gates_and_the_memory_path() -> None:
     assert found.gates["tanh(c)"].mean == pytest.approx(float(trace["c"].detach().tanh().mean()))
     f = trace["f"].detach()
     product = [torch.stack([f[t - k + 1 : t + 1].prod(0).mean() for t in (7, 10)]).mean() for k in range(5)]
-    assert found.memory_path is not None
-    torch.testing.assert_close(found.memory_path, torch.stack(product))
+    assert found.cell_path is not None
+    torch.testing.assert_close(found.cell_path, torch.stack(product))
 
 
 def test_where_the_gate_is_the_only_way_it_is_all_that_is_left() -> None:
     """A minGRU is linear in its state: the straight way and all ways together are the same."""
     found = measure(tt.Recurrent(tt.MinGRUCell(3, 7)), torch.randn(12, 2, 3), products=False).layers["l0"]
-    assert found.straight is not None and found.cell == "MinGRUCell"
-    torch.testing.assert_close(found.straight, found.lag_h.mean / found.lag_h.mean[0], rtol=1e-9, atol=0)
+    assert found.cell_path_gradient is not None and found.cell == "MinGRUCell"
+    torch.testing.assert_close(found.cell_path_gradient, found.lag_h.mean / found.lag_h.mean[0], rtol=1e-9, atol=0)
     assert "n" in found.gates and not math.isnan(found.gates["z"].slope_mean)
 
 
@@ -341,15 +341,15 @@ def test_masked_targets_do_not_count() -> None:
 
 
 def test_denormal_numbers_are_counted_as_float32_would_have_them() -> None:
-    from throughtime.flow.measure import _denormal_share
+    from throughtime.flow.measurement.measure import _denormal_fraction
 
     g = torch.tensor([1.0, 1e-37, 1e-39, -1e-44, 1e-46, 0.0], dtype=torch.float64)
-    assert _denormal_share(g) == 2 / 4
+    assert _denormal_fraction(g) == 2 / 4
     layer = linear([[0.1]])
     found = measure(
         layer, (torch.randn(60, 1, 1), None), loss=lambda y, t: y[-1].sum(-1), lags=50, products=False
     )
-    assert 0.1 < found.layers["l0"].denormal_share < 0.25
+    assert 0.1 < found.layers["l0"].denormal_fraction < 0.25
 
 
 def test_text_and_back() -> None:
@@ -400,7 +400,7 @@ class Ragged(nn.Module):
         (tt.RNN(3, 3), {"ends": [12]}, r"ends must be steps from 0 to 11, got \[12\]"),
         (tt.RNN(3, 3), {"ends": 0}, "ends must be at least 1"),
         (tt.RNN(3, 3, bidirectional=True), {"lags": 6}, "lags = 6 needs 7 steps"),
-        (tt.RNN(3, 3), {"share": 1.0}, "share must lie between"),
+        (tt.RNN(3, 3), {"fraction": 1.0}, "fraction must lie between"),
         (tt.RNN(3, 3), {"examples": 0}, "examples must be at least 1"),
         (tt.RNN(3, 3), {"loss": lambda y, t: y.mean()}, "the loss must be one value"),
         (tt.RNN(3, 3), {"loss": lambda y, t: y.detach().sum(-1)}, "does not depend on the model"),
@@ -436,8 +436,8 @@ def test_targets_without_a_default_loss_are_refused() -> None:
 
 def test_a_mean_over_examples_counts_each_example_whole() -> None:
     y = torch.randn(4, 3, 2, dtype=torch.float64, requires_grad=True)
-    each = objective(y, None, lambda o, t: o.sum(-1), 4, 3)
-    mean = objective(y, None, lambda o, t: o.sum(-1).mean(1), 4, 3)
+    each = objective(y, None, lambda o, t: o.sum(-1), torch.full((3,), 4), 4)
+    mean = objective(y, None, lambda o, t: o.sum(-1).mean(1), torch.full((3,), 4), 4)
     for row in range(4):
         (a,) = torch.autograd.grad(each.losses[row].sum(), y, retain_graph=True)
         (b,) = torch.autograd.grad(mean.losses[row].sum(), y, retain_graph=True)

@@ -147,7 +147,7 @@ def test_a_gradient_that_is_not_a_number_never_counts_as_vanished() -> None:
         ({"lags": 3, "ends": [7]}, "got \\[7\\]"),
         ({"lags": 3, "ends": []}, "got \\[\\]"),
         ({"lags": 3, "ends": 0}, "ends must be at least 1"),
-        ({"lags": 3, "share": 1.0}, "share must lie between 0 and 1"),
+        ({"lags": 3, "fraction": 1.0}, "fraction must lie between 0 and 1"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(options: dict[str, Any], message: str) -> None:

@@ -56,7 +56,7 @@ def reach_sentence(reach: Reach, unit: str = "step") -> str:
     if math.isnan(final):
         return "The gradient is not a number: the model diverged, and learns nothing more."
     if reach.reach is not None:
-        lost = f"{1 - reach.share:.0%} of the gradient is lost {reach.reach} {unit}s back"
+        lost = f"{1 - reach.fraction:.0%} of the gradient is lost {reach.reach} {unit}s back"
         if reach.half_life is not None:
             lost = f"half of the gradient is lost {reach.half_life} {unit}s back, {lost}"
         return f"{lost[:1].upper()}{lost[1:]}: the model learns from about the last {reach.reach} {unit}s."

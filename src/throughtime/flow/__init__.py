@@ -1,9 +1,15 @@
-"""What happened to the gradient on its way back through time: `measure` it, let it `explain` itself."""
+"""Gradient flow through time: `measure` it, `explain` it, and draw it with `Flow.plot` and `Flow.html`.
 
-from throughtime.flow.explain import explain
-from throughtime.flow.influence import Influence, influence
-from throughtime.flow.measure import measure
-from throughtime.flow.reach import Reach, gradient_reach
+measurement/  the copy of the model, the recording of its states, and what is computed from them
+explanation/  sentences, advice and the table
+drawing/      figures, text heat maps and HTML pages
+"""
+
+from throughtime.flow.explanation.explain import explain
+from throughtime.flow.measurement.influence import Influence, influence
+from throughtime.flow.measurement.measure import measure
+from throughtime.flow.measurement.reach import Reach, gradient_reach
+from throughtime.flow.measurement.snapshot import LayerSnapshot, snapshot
 from throughtime.flow.result import Flow, GateStatistics, HalfLife, LagCurve, LayerFlow, Products, Spectrum
 
 __all__ = [
@@ -13,6 +19,7 @@ __all__ = [
     "Influence",
     "LagCurve",
     "LayerFlow",
+    "LayerSnapshot",
     "Products",
     "Reach",
     "Spectrum",
@@ -20,4 +27,5 @@ __all__ = [
     "gradient_reach",
     "influence",
     "measure",
+    "snapshot",
 ]

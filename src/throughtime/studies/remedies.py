@@ -18,7 +18,7 @@ from torch import nn
 from throughtime.bptt import Full
 from throughtime.errors import InputError
 from throughtime.flow import gradient_reach
-from throughtime.flow.fit import half_life
+from throughtime.flow.measurement.fit import half_life
 from throughtime.models import ModelConfig
 from throughtime.tasks import MemoryConfig, MemoryTask
 from throughtime.training import evaluate
@@ -156,7 +156,7 @@ def gradient(model: nn.Module, task: MemoryTask) -> Gradient:
     found = half_life(torch.cat([norms[:1], norms]))  # lag 0, which the fit leaves out, is not measured
     at = 3 * task.steps // 4 - 1  # norms begin at lag 1
     left = float(norms[at] / norms[0]) if norms[0] > 0 else 0.0
-    return Gradient(found.steps, found.quality, left, norms.tolist())
+    return Gradient(found.steps, found.r_squared, left, norms.tolist())
 
 
 def _train(

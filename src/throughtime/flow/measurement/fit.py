@@ -1,4 +1,4 @@
-"""From a curve over lag to a number of steps: half-life, reach, and the lag at which nothing is left."""
+"""From a curve over lag to numbers of steps: half-life, reach, and the lag from which only rounding error is left."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from torch import Tensor
 
 from throughtime.flow.result import HalfLife
 
-DROP = 2.0**-40  # a fall by more than this in one step is no decay: what is left is rounding
+DROP = 2.0**-40  # a fall by more than this in one step is no decay: what is left is rounding error
 _SMALLEST = 1e-290  # below, float64 loses digits
-_EXACT = 1e-10  # residuals of a logarithm that are rounding
-_FLAT = 1e-6  # a slope in a step, in nats, that float32 weights cannot be told from none: their rounding is as large
+_EXACT = 1e-10  # residuals of a logarithm that are rounding error
+_FLAT = 1e-6  # a slope in nats per step that is no larger than the rounding error of float32 weights
 
 
 def half_life(norms: Tensor) -> HalfLife:
-    """Fit log norm = a - k ln 2 / steps, by least squares, over the lags from 1 on in which the norm is above rounding.
+    """Fit log norm = a - k ln 2 / steps, by least squares, over the lags from 1 on in which the norm is above rounding error.
 
-    Lag 0 is left out: there only the loss and the layers above have acted, and not yet the recurrence. The interval is Student's,
-    with as many independent points as the residuals' correlation from lag to lag leaves, n (1 - r) / (1 + r) (Bayley & Hammersley
-    1946; Santer et al. 2000, JGR 105), for a curve's points are not independent.
+    Lag 0 is left out: there only the loss and the layers above have acted, and not yet the recurrence. The interval is Student's
+    t interval with an effective sample size of n (1 - r) / (1 + r), r the residuals' autocorrelation at lag 1, because the points
+    of a curve are not independent (Bayley & Hammersley 1946; Santer et al. 2000, JGR 105).
 
     Args: norms [K], lags 0, 1, ...
-    Returns: NaN throughout where fewer than three lags can be used; inf steps where the norm stays the same to the
-    rounding of float32 weights (it would take 700,000 steps to halve).
+    Returns: NaN throughout where fewer than three lags can be used; inf steps where the norm stays the same up to the rounding
+    error of float32 weights (it would take 700,000 steps to halve).
     """
     end = gone_from(norms)
     usable = torch.isfinite(norms) & (norms > _SMALLEST)
@@ -32,29 +32,29 @@ def half_life(norms: Tensor) -> HalfLife:
     if end is not None:
         usable[end:] = False
     broken = (~torch.isfinite(norms)).nonzero()
-    if len(broken):  # what lies beyond an overflow tells nothing of a slope
+    if len(broken):  # lags beyond an overflow say nothing about the slope
         usable[int(broken[0]) :] = False
     k, y = usable.nonzero()[:, 0].double(), norms[usable].double().log()
     n = len(k)
     if n < 3:
         return HalfLife(math.nan, math.nan, math.nan, math.nan, n)
-    centred = k - k.mean()
-    spread = float(centred.square().sum())
-    slope = float((centred * (y - y.mean())).sum()) / spread
-    residuals = y - y.mean() - slope * centred
+    centered = k - k.mean()
+    spread = float(centered.square().sum())
+    slope = float((centered * (y - y.mean())).sum()) / spread
+    residuals = y - y.mean() - slope * centered
     left, total = float(residuals.square().sum()), float((y - y.mean()).square().sum())
     if left <= n * _EXACT**2:
-        quality, error = 1.0, 0.0
+        r_squared, error = 1.0, 0.0
     else:
-        quality = 1 - left / total
+        r_squared = 1 - left / total
         r = max(0.0, float((residuals[1:] * residuals[:-1]).sum()) / left)
         free = max(n * (1 - r) / (1 + r) - 2, 2.0)
         error = _student(free) * math.sqrt(left / free / spread)
-    return HalfLife(_steps(slope), _steps(slope - error), _steps(slope + error), quality, n)
+    return HalfLife(_steps(slope), _steps(slope - error), _steps(slope + error), r_squared, n)
 
 
 def gone_from(norms: Tensor) -> int | None:
-    """The first lag from which on nothing but rounding is left, after a fall by more than 2^40 in one step; None: no such lag.
+    """The first lag from which only rounding error is left, after a fall by more than 2^40 in one step; None: no such lag.
 
     A product of Jacobians that is exactly zero after some steps, such as that of [[0, 2], [0, 0]] after two, and units
     whose phi' is zero, end a curve so. A decay, however fast, does not.
@@ -72,10 +72,10 @@ def gone_from(norms: Tensor) -> int | None:
     return found
 
 
-def stays_below(norms: Tensor, share: float) -> int | None:
-    """The first index after which no value rises to `share` of the first one again; None: not within what was measured."""
-    # Written as "not below", so that a NaN counts as far-reaching and never as vanished.
-    above = (~(norms < share * norms[0])).nonzero()
+def stays_below(norms: Tensor, fraction: float) -> int | None:
+    """The first index after which no value rises to `fraction` of the first one again; None: not up to the last lag."""
+    # Written as "not below", so that a NaN never counts as vanished.
+    above = (~(norms < fraction * norms[0])).nonzero()
     index = int(above[-1]) + 1 if len(above) else 0
     return index if index < len(norms) else None
 

@@ -16,15 +16,20 @@ from torch import Tensor
 
 from throughtime.cells.contract import State
 from throughtime.errors import InputError
-from throughtime.flow.block import largest_values
-from throughtime.flow.linear import Linear, geometric_mean, orthonormal, scaled
+from throughtime.flow.measurement.singular_values import (
+    Linear,
+    geometric_mean,
+    largest_values,
+    orthonormal,
+    scaled,
+)
 from throughtime.flow.result import Products
 from throughtime.kernels.reference import Steppable
 
 DENSE = 128  # up to so many numbers of state, whole Jacobians are cheaper than products with a few vectors
-_DENSE_ROWS = 16  # Jacobians made in one go
+_DENSE_ROWS = 16  # rows of a Jacobian computed at once
 _NUMBERS = 4096  # of the state, over all pairs: wider ones are followed back in fewer pairs
-_LYAPUNOV_SHARE = 0.1  # of the work, about
+_LYAPUNOV_WORK = 0.1  # fraction of the work, about
 
 
 def products(
@@ -36,12 +41,13 @@ def products(
     ends: Sequence[int],
     largest: int = 8,
     exponents: int = 8,
-    pairs: int | None = None,
+    pairs: int | Sequence[tuple[int, int]] | None = None,
+    trajectory: slice = slice(None),
     dense: int = DENSE,
     generator: torch.Generator | None = None,
-    told: Callable[[float], None] = lambda share: None,
+    progress: Callable[[float], None] = lambda fraction: None,
 ) -> Products:
-    """Singular values of P_k for growing k, and the Lyapunov exponents of the whole trajectory.
+    """Singular values of P_k for growing k, and the Lyapunov exponents of the trajectory.
 
     Every tensor of the state counts (h and c of an LSTM, stacked: n numbers). Give float64: in a product, a singular value
     below about 1e-13 of the largest cannot be told from zero, and is given as zero (n * 30 times the rounding of the dtype).
@@ -49,49 +55,53 @@ def products(
     Args:
         recurrence: what was run; its step must not mix the rows of a batch.
         states: the state before each step, in running order, tensors [B, ...]; T of them.
-        inputs: u = project(x) of each step, [B, ...]; T of them. Both are what `unroll(observe=...)` is told.
+        inputs: u = project(x) of each step, [B, ...]; T of them. `unroll(observe=...)` gives both.
         lags: the largest k.
         ends: the steps T, 0 to len(states) - 1, at least lags - 1, at which products end.
         largest: how many singular values, at most n.
         exponents: how many Lyapunov exponents, at most n; 0 for none.
-        pairs: of all pairs of an end and an example, so many, evenly chosen, are followed back. Default: 8 up to n = 512,
-            then 4096 / n, at least 2: an LSTM of 512 units has n = 1024 and 4 pairs.
-        dense: up to this n whole Jacobians are multiplied, and every lag up to about 90 is given (then 64 an octave); above it
-            only products with a few vectors are formed, and lags are 1, 2, 3, 4, 6, 8, 12, ... Each value is then within
-            a hundredth of a true one, mostly far nearer.
-        generator: of the random vectors that the iterations start from; one of its own, with seed 0, by default.
-        told: hears which share of the work is done, 0 to 1, estimated.
+        pairs: how many pairs of an end and an example are used, evenly chosen, or the pairs themselves. Default: 8 up to
+            n = 512, then 4096 / n, at least 2: an LSTM of 512 units has n = 1024 and 4 pairs.
+        trajectory: the steps of the Lyapunov exponents, all by default.
+        dense: up to this n whole Jacobians are multiplied, at every lag up to about 90 (then 64 an octave); above it only
+            products with a few vectors are formed, at lags 1, 2, 3, 4, 6, 8, 12, ... Each value is then within 1 % of a true
+            one, usually far closer.
+        generator: of the random start vectors; by default a new one with seed 0.
+        progress: called with the fraction of the work that is done, 0 to 1, estimated.
 
     Returns: singular values as geometric means over the pairs. Exponents in nats per step, each the mean over the steps after
     the first tenth (in which the vectors turn towards their directions) and over examples, with the standard error over
-    examples (NaN for a single one). An exponent of -inf: a direction that is gone for good.
+    examples (NaN for a single one). An exponent of -inf: a direction that is lost completely.
     Cost: dense, pairs * lags Jacobians (n backward steps each) and as many SVDs of [n, n]; above, about 40 * lags steps, forward
         or backward, with `largest` vectors for every pair, all in one matrix product, more where singular values lie close
         together. Exponents: one step forward with `exponents` vectors for each step and example. Memory: the activations
         of lags steps for every pair; it does not grow with T.
     Raises: InputError for ends or sizes that do not fit.
     """
-    _check(states, inputs, lags, ends, largest, exponents, 1 if pairs is None else pairs)
+    _check(states, inputs, lags, ends, largest, exponents, pairs if isinstance(pairs, int) else 1)
     if generator is None:
         generator = torch.Generator(device=states[0][0].device)
         generator.manual_seed(0)
     size = sum(part[0].numel() for part in states[0])
-    if pairs is None:
-        pairs = min(8, max(2, _NUMBERS // size))
-    chosen = _pairs(ends, states[0][0].shape[0], pairs)
-    links = _Chain(recurrence, states, inputs, chosen)
-    exponent, error = _lyapunov(recurrence, states, inputs, min(exponents, size), generator)
-    told(_LYAPUNOV_SHARE)
+    number = pairs if isinstance(pairs, int) else min(8, max(2, _NUMBERS // size))
+    every = _pairs(ends, states[0][0].shape[0]) if pairs is None or isinstance(pairs, int) else list(pairs)
+    if len(every) > number:
+        every = [every[index * len(every) // number] for index in range(number)]
+    links = _Chain(recurrence, states, inputs, every)
+    exponent, error = _lyapunov(
+        recurrence, states[trajectory], inputs[trajectory], min(exponents, size), generator
+    )
+    progress(_LYAPUNOV_WORK)
 
-    def rest(share: float) -> None:
-        told(_LYAPUNOV_SHARE + (1 - _LYAPUNOV_SHARE) * share)
+    def rest(fraction: float) -> None:
+        progress(_LYAPUNOV_WORK + (1 - _LYAPUNOV_WORK) * fraction)
 
     if size <= dense:
         at = spaced(lags, 64)
         logs = _dense_values(links, at, min(largest, size), rest)
     else:
         at = spaced(lags, 2)
-        if len(at) > 2 and at[-1] < 1.2 * at[-2]:  # two long lags that would tell the same
+        if len(at) > 2 and at[-1] < 1.2 * at[-2]:  # two long lags of about the same value
             del at[-2]
         logs = largest_values(links.at, at, min(largest, size), generator, rest)
     return Products(torch.tensor(at), geometric_mean(logs), exponent, error)
@@ -131,7 +141,9 @@ class _Chain:
         return Linear(self._recurrence, self._states[0], parts, u)
 
 
-def _dense_values(links: _Chain, lags: list[int], count: int, told: Callable[[float], None]) -> Tensor:
+def _dense_values(
+    links: _Chain, lags: list[int], count: int, progress: Callable[[float], None]
+) -> Tensor:
     """Logarithms [K, R, count] of the largest singular values of P_k; -inf for those that are zero."""
     product: Tensor | None = None
     scale: Tensor | None = None
@@ -146,7 +158,7 @@ def _dense_values(links: _Chain, lags: list[int], count: int, told: Callable[[fl
             floor = values[:, :1] * values.shape[1] * 30 * torch.finfo(values.dtype).eps
             values = values.masked_fill(values <= floor, 0)[:, :count]
             found.append(values.log() + scale[:, None])
-            told(lag / lags[-1])
+            progress(lag / lags[-1])
     return torch.stack(found)
 
 
@@ -157,7 +169,7 @@ def _lyapunov(
     count: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Exponents [count] and their standard errors: what QR takes out of a frame of vectors that is carried forward."""
+    """Exponents [count] and their standard errors: the growth that QR factors out of a frame of vectors carried forward."""
     like = Linear(recurrence, states[0], list(states[0]), inputs[0])
     batch = states[0][0].shape[0]
     if count == 0:
@@ -178,12 +190,9 @@ def _lyapunov(
     return each.mean(dim=0).cpu(), error.cpu()
 
 
-def _pairs(ends: Sequence[int], batch: int, count: int) -> list[tuple[int, int]]:
-    """`count` of the pairs of an end and an example, evenly: neighbours differ in both."""
-    every = [(end, (example + place) % batch) for example in range(batch) for place, end in enumerate(ends)]
-    if len(every) <= count:
-        return every
-    return [every[index * len(every) // count] for index in range(count)]
+def _pairs(ends: Sequence[int], batch: int) -> list[tuple[int, int]]:
+    """All pairs of an end and an example, neighbours different in both."""
+    return [(end, (example + place) % batch) for example in range(batch) for place, end in enumerate(ends)]
 
 
 def _check(

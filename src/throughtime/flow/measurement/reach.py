@@ -1,4 +1,4 @@
-"""How far back through time the gradient reaches, measured step by step."""
+"""The reach of the gradient of any step function, over all layers and parts of the state together."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from throughtime.errors import InputError
-from throughtime.flow.fit import quartiles, stays_below
+from throughtime.flow.measurement.fit import quartiles, stays_below
 
 Run = Callable[[Tensor, Any], tuple[Any, Any]]
 Loss = Callable[[Any, Any], Tensor]
 
-# Where only values are needed the sequence runs in pieces: one step at a time is slow, all at once is large.
-_PIECE = 256
+# Where only values are needed the sequence runs in chunks: one step at a time is slow, all at once is large.
+_CHUNK = 256
 
 
 class Reach(NamedTuple):
     """The size of `dL_T / dstate_{T-k}` for every lag k.
 
-    A lag from which the mean "stays below" a part of its value at lag 1 is the first one after which it
-    never rises above that part again, as far as was measured; None where there is no such lag.
+    A lag from which the mean "stays below" a fraction of its value at lag 1 is the first one after which it
+    never rises above it again, up to the last lag; None where there is no such lag.
     """
 
     lags: Tensor  # [K] int64, 1 .. K, in steps
     norms: Tensor  # [K] float64, mean over examples and ends, units of loss per unit of state
     low: Tensor  # [K] float64, lower quartile over examples and ends
     high: Tensor  # [K] float64, upper quartile
-    reach: int | None  # the lag from which `norms` stays below `share`
+    reach: int | None  # the lag from which `norms` stays below `fraction`
     half_life: int | None  # the lag from which `norms` stays below one half
-    share: float
+    fraction: float
 
 
 def gradient_reach(
@@ -44,25 +44,25 @@ def gradient_reach(
     *,
     lags: int = 64,
     ends: int | Sequence[int] = 4,
-    share: float = 0.01,
+    fraction: float = 0.01,
 ) -> Reach:
     """Measure `|dL_T / dstate_{T-k}|` for k = 1 .. `lags`, where state_t is the state after step t.
 
-    The loss of step T alone is sent back. The model runs one step at a time, so that the state between
+    The loss of step T alone is backpropagated. The model runs one step at a time, so that the state between
     any two steps is a tensor whose gradient autograd gives exactly. The norm of one example is taken over
     all layers and all parts of its state together (h and c of an LSTM). Lag 0 is left out: there the loss
     reads the output and not the state.
 
     Args:
-        run: any `(x, state) -> (y, state)`, x [S, B, ...]. Put a model into eval mode first, or its
-            dropout is measured too.
+        run: any `(x, state) -> (y, state)`, x [S, B, ...]. Put a model into evaluation mode first
+            (`throughtime.layers.eval_mode.evaluating`), or its dropout is in the measurement.
         loss: `(y, target) -> Tensor`, the sum over the step's examples, or one value for each.
         inputs: [T, B, ...].
         targets: [T, B, ...].
         state: the state before the first step, every tensor [..., B, H]; None for the model's own.
         lags: how many steps back to measure.
         ends: the steps T to measure from, or how many of them to spread evenly over the sequence.
-        share: the part of the value at lag 1 that defines `reach`.
+        fraction: of the value at lag 1; it defines `reach`.
 
     Cost: the sequence forward once without a graph, then `lags` steps forward and backward for each end;
         memory for the activations of `lags` steps, whatever T. No `.grad` is touched.
@@ -73,8 +73,8 @@ def gradient_reach(
     """
     if lags < 1:
         raise InputError(f"lags must be at least 1, got {lags}")
-    if not 0 < share < 1:
-        raise InputError(f"share must lie between 0 and 1, got {share}")
+    if not 0 < fraction < 1:
+        raise InputError(f"fraction must lie between 0 and 1, got {fraction}")
     if len(targets) != len(inputs):
         raise InputError(f"targets must have the inputs' {len(inputs)} steps, got {len(targets)}")
     samples: list[Tensor] = []
@@ -82,8 +82,8 @@ def gradient_reach(
     for end in _positions(ends, lags, len(inputs)):
         start = end - lags + 1
         with torch.no_grad():
-            for piece in torch.split(inputs[done:start], _PIECE):
-                _, state = run(piece, state)
+            for chunk in torch.split(inputs[done:start], _CHUNK):
+                _, state = run(chunk, state)
         done = start
         samples.append(_norms(run, loss, inputs[start : end + 1], targets[end : end + 1], state))
     sizes = torch.cat(samples, dim=1)
@@ -94,9 +94,9 @@ def gradient_reach(
         norms=norms,
         low=low,
         high=high,
-        reach=_lag(norms, share),
+        reach=_lag(norms, fraction),
         half_life=_lag(norms, 0.5),
-        share=share,
+        fraction=fraction,
     )
 
 
@@ -107,7 +107,7 @@ def _norms(run: Run, loss: Loss, inputs: Tensor, target: Tensor, state: Any) -> 
         [leaf.detach().requires_grad_() if _carries_gradient(leaf) else leaf for leaf in leaves], form
     )
     before: list[Any] = []  # the state before each step
-    # cuDNN refuses to go backward through a network in eval mode; torch's own kernels do not.
+    # cuDNN has no backward pass for a network in evaluation mode; torch's own kernels do not.
     with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
         for x in torch.split(inputs, 1):
             before.append(state)
@@ -117,7 +117,7 @@ def _norms(run: Run, loss: Loss, inputs: Tensor, target: Tensor, state: Any) -> 
         flat = [leaf for leaves in nodes for leaf in leaves]
         if total.requires_grad:
             gradients = torch.autograd.grad(total, flat, allow_unused=True, materialize_grads=True)
-        else:  # an output that no state reaches
+        else:  # the output does not depend on the state
             gradients = tuple(torch.zeros_like(leaf) for leaf in flat)
     each = iter(gradients)
     squares = [sum(_square(next(each), inputs.shape[1]) for _ in leaves) for leaves in nodes]
@@ -157,7 +157,7 @@ def _positions(ends: int | Sequence[int], lags: int, steps: int) -> list[int]:
     return chosen
 
 
-def _lag(norms: Tensor, share: float) -> int | None:
-    """The first lag from which every norm is below `share` of the one at lag 1."""
-    index = stays_below(norms, share)
+def _lag(norms: Tensor, fraction: float) -> int | None:
+    """The first lag from which every norm is below `fraction` of the one at lag 1."""
+    index = stays_below(norms, fraction)
     return None if index is None else index + 1

@@ -1,4 +1,4 @@
-"""A copy of the caller's model to measure on: float64, no noise, torch.nn's recurrent layers as this library's."""
+"""A copy of the caller's model to measure on: float64, evaluation mode, torch.nn's recurrent layers as this library's."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _STOCK: tuple[tuple[type[nn.Module], type[RecurrentLayer]], ...] = (
 
 
 def measurable(model: nn.Module) -> nn.Module:
-    """A deep copy of `model` in float64 and eval mode, every parameter with a gradient, torch.nn's layers replaced.
+    """A deep copy of `model` in float64 and evaluation mode, every parameter with a gradient, torch.nn's layers replaced.
 
     The caller's model, its gradients and torch's random state stay as they are.
-    Cost: the parameters twice over, for the copy is in float64.
+    Cost: twice the parameters' memory, as the copy is in float64.
     Raises: InputError if it holds no recurrent layer, or one of torch.nn's that has been rewritten.
     """
     source = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
@@ -86,7 +86,7 @@ def _as(kind: type[RecurrentLayer], module: Any) -> RecurrentLayer:
     # On the meta device nothing is drawn, so torch's random state stays.
     layer = kind(module.input_size, module.hidden_size, device="meta", **options)
     names = [name for name, _ in layer.named_parameters()]
-    # Read as attributes: of a parametrised weight this is the weight, not what it is made from.
+    # Read as attributes: of a parametrized weight this is the weight, not what it is made from.
     weights = {name: getattr(module, name).detach().clone() for name in names}
     layer.load_state_dict(weights, assign=True)
     for name in names:  # assigned tensors become parameters
