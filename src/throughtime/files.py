@@ -128,7 +128,9 @@ def check_writable(path: str | Path) -> None:
         if not stat.S_ISDIR(os.stat(folder).st_mode):
             raise InputError(f"cannot write {path}: {folder} is not a folder; name a file in a folder")
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise InputError(f"cannot write {path}: no permission to write in {folder}; choose another folder")
+            raise InputError(
+                f"cannot write {path}: no permission to write in {folder}; choose another folder"
+            )
     except FileNotFoundError:
         folder = Path(os.path.realpath(path)).parent
         raise InputError(

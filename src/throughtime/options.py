@@ -76,7 +76,9 @@ class Settings:
         for name in table:
             if name not in known:
                 raise InputError(f"[{cls.section}] has no setting {name!r}.{nearest(name, known)}")
-        return cls(**{name: _checked(known[name], value, f"{cls.section}.{name}") for name, value in table.items()})
+        return cls(
+            **{name: _checked(known[name], value, f"{cls.section}.{name}") for name, value in table.items()}
+        )
 
     def to_table(self) -> dict[str, Any]:
         """What `from_table` reads; values that are None are left out, as TOML has none."""
@@ -211,7 +213,9 @@ def _as_float(value: float, name: str) -> float:
     try:
         return float(value)
     except OverflowError:
-        raise InputError(f"{name} must be a number that a float can hold, got one of {len(str(value))} digits") from None
+        raise InputError(
+            f"{name} must be a number that a float can hold, got one of {len(str(value))} digits"
+        ) from None
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
@@ -222,7 +226,9 @@ def _words(hint: Any) -> str:
     """The types of a field, in words."""
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     each = [
-        f"a list, each item {words.get(get_args(option)[0], 'a value')}" if get_origin(option) is tuple else words[option]
+        f"a list, each item {words.get(get_args(option)[0], 'a value')}"
+        if get_origin(option) is tuple
+        else words[option]
         for option in _options(hint)
         if option is not type(None)
     ]

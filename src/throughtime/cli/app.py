@@ -12,7 +12,19 @@ from throughtime.cli import bench, compare, demo, evaluate, flow, generate, pred
 from throughtime.cli.builder import Command, bare_flags, help_text
 from throughtime.cli.train import TrainGroup
 
-_ORDER = ("demo", "train", "evaluate", "predict", "generate", "runs", "flow", "influence", "compare", "bench", "backends")
+_ORDER = (
+    "demo",
+    "train",
+    "evaluate",
+    "predict",
+    "generate",
+    "runs",
+    "flow",
+    "influence",
+    "compare",
+    "bench",
+    "backends",
+)
 
 
 class _InOrder(TyperGroup):

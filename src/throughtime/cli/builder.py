@@ -52,7 +52,9 @@ def help_text(docstring: str | None, examples: Sequence[str] = ()) -> str:
     return "\n\n".join(parts)
 
 
-def option_parameters(kind: type[Settings], defaults: Mapping[str, Any], without: Sequence[str]) -> list[inspect.Parameter]:
+def option_parameters(
+    kind: type[Settings], defaults: Mapping[str, Any], without: Sequence[str]
+) -> list[inspect.Parameter]:
     """A parameter of a command function for each field of a settings class; values are taken as they are typed, as text."""
     return [
         _parameter(field._replace(default=defaults.get(field.name, field.default)))
@@ -117,7 +119,11 @@ def refuse_flag_values(words: Sequence[str], flags: Sequence[str]) -> None:
 
     names = [option_name(name) for name in flags]
     for word in words:
-        if word.lower() in ("true", "false", "yes", "no", "on", "off", "1", "0") and names and not Path(word).exists():
+        if (
+            word.lower() in ("true", "false", "yes", "no", "on", "off", "1", "0")
+            and names
+            and not Path(word).exists()
+        ):
             raise InputError(
                 f"{' and '.join(names)} {'takes' if len(names) == 1 else 'take'} no value, got {word!r}: "
                 "a flag that is set means yes, one that is left out no"
@@ -137,7 +143,9 @@ def _parameter(field: Field) -> inspect.Parameter:
         annotation, default = Annotated[list[str] | None, typer.Option(metavar=rule.metavar, **details)], None
     else:
         annotation, default = Annotated[str | None, typer.Option(metavar=rule.metavar, **details)], None
-    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
 
 
 def _escaped(text: str) -> str:
@@ -155,5 +163,8 @@ def _examples(commands: Sequence[str]) -> str:
         # The markup keeps the indentation, which the help text's own layout would take away.
         shown = ["  " + parts[0], *("    " + part for part in parts[1:])]
         ends = [" \\"] * (len(parts) - 1) + [""]
-        lines += [f"[bold]{_escaped(part)}[/bold]{end}".replace("\0", " ") for part, end in zip(shown, ends, strict=True)]
+        lines += [
+            f"[bold]{_escaped(part)}[/bold]{end}".replace("\0", " ")
+            for part, end in zip(shown, ends, strict=True)
+        ]
     return "\n".join(lines)

@@ -55,7 +55,9 @@ def demo(
     training = TrainingConfig(minutes=minutes, seed=seed, batch=BATCH, lr=LR, bptt=f"truncated:{WINDOW}")
     model = ModelConfig(hidden=HIDDEN, embedding=EMBEDDING)
     remove_demo(out)
-    task, run = start(TextTask(validation=0.05), model, training, out, command="throughtime demo", extra={"demo": True})
+    task, run = start(
+        TextTask(validation=0.05), model, training, out, command="throughtime demo", extra={"demo": True}
+    )
     print(before(task, training, run), flush=True)
     untrained = _reach(task.build(model, run.assets), task, run.assets)
     result = train(task, training, run, report=Terminal(), sample=_Sampler(run.assets, seed))

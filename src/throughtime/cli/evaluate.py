@@ -14,7 +14,8 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained run.")],
     more: Annotated[list[Path] | None, typer.Argument(metavar="FILE", hidden=True)] = None,
     data: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE...", help="Other data, all of it. Default: a part of the run's own.")
+        list[Path] | None,
+        typer.Option(metavar="FILE...", help="Other data, all of it. Default: a part of the run's own."),
     ] = None,
     split: Annotated[
         str, typer.Option(metavar="PART", help="Of the run's own data, not trained on: validation or test.")
@@ -30,16 +31,20 @@ def evaluate(
     ] = None,
     window: Annotated[
         int | None,
-        typer.Option(metavar="T", min=1, help="Steps of a long text read at a time; changes memory, not the result."),
+        typer.Option(
+            metavar="T", min=1, help="Steps of a long text read at a time; changes memory, not the result."
+        ),
     ] = None,
     weights: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="float32, or quantized as 'generate --weights' does: bf16, int8. The loss shows what that costs."
+            metavar="NAME",
+            help="float32, or quantized as 'generate --weights' does: bf16, int8. The loss shows what that costs.",
         ),
     ] = "float32",
     task: Annotated[
-        str | None, typer.Option(metavar="FILE.py:CLASS", help="The run's task, where it is a file of your own.")
+        str | None,
+        typer.Option(metavar="FILE.py:CLASS", help="The run's task, where it is a file of your own."),
     ] = None,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -65,7 +70,9 @@ def evaluate(
     one_of("split", split, ("validation", "test"))
     trained = load(run, task=task, device=device)
     if window is not None and not trained.task.stream:
-        raise InputError(f"--window is for runs of one long text, and {run} is one of {trained.task.name}: leave it out")
+        raise InputError(
+            f"--window is for runs of one long text, and {run} is one of {trained.task.name}: leave it out"
+        )
     model = trained.model if weights == "float32" else with_quantized_weights(trained.model, weights)
     files = [str(file) for file in [*(data or []), *(more or [])]]
     found = {}

@@ -22,26 +22,38 @@ _READ = 400  # steps of a prompt at most
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained run.")]
 OwnTask = Annotated[
-    str | None, typer.Option("--task", metavar="FILE.py:CLASS", help="The run's task, where it is a file of your own.")
+    str | None,
+    typer.Option("--task", metavar="FILE.py:CLASS", help="The run's task, where it is a file of your own."),
 ]
 Html = Annotated[Path | None, typer.Option(metavar="OUT", help="Write a report with all pictures, one file.")]
-Png = Annotated[Path | None, typer.Option(metavar="OUT", help="Write a picture; the suffix may be .svg or .pdf too.")]
+Png = Annotated[
+    Path | None, typer.Option(metavar="OUT", help="Write a picture; the suffix may be .svg or .pdf too.")
+]
 
 
 def flow(
     run: Run,
     data: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Data of the run's kind. Default: the validation part of the run's own.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Data of the run's kind. Default: the validation part of the run's own."
+        ),
     ] = None,
     lags: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Steps to look back. Default: three quarters of those that are read, at most 127."
+            metavar="N",
+            min=1,
+            help="Steps to look back. Default: three quarters of those that are read, at most 127.",
         ),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(metavar="T", min=2, help="Steps of a long text to read. Default: 128, or twice --lags if that is more."),
+        typer.Option(
+            metavar="T",
+            min=2,
+            help="Steps of a long text to read. Default: 128, or twice --lags if that is more.",
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Sequences to measure on.")] = 8,
     products: Annotated[
@@ -53,7 +65,9 @@ def flow(
     ] = True,
     html: Html = None,
     png: Png = None,
-    json: Annotated[Path | None, typer.Option(metavar="OUT", help="Write all numbers; -: standard output.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="Write all numbers; -: standard output.")
+    ] = None,
     own_task: OwnTask = None,
 ) -> None:
     """Measure how the gradient of a trained model is propagated back through time.
@@ -110,7 +124,9 @@ def influence(
     run: Run,
     prompt: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="The text that the model reads. Generated tasks draw a sequence without it."),
+        typer.Option(
+            metavar="TEXT", help="The text that the model reads. Generated tasks draw a sequence without it."
+        ),
     ] = None,
     directions: Annotated[
         int | None,
@@ -144,7 +160,10 @@ def influence(
     task, unknown = trained.task, list[str]()
     if prompt is not None:
         inputs, unknown = task.text_input(trained.assets, prompt)
-    elif task.stream or (found := task.evaluation_batches(trained.assets, "validation", steps=_STEPS, batch=1)) is None:
+    elif (
+        task.stream
+        or (found := task.evaluation_batches(trained.assets, "validation", steps=_STEPS, batch=1)) is None
+    ):
         raise InputError("--prompt is needed: give the text that the model is to read")
     else:
         first = next(found)
@@ -179,21 +198,27 @@ def _sample(
     """
     task = trained.task
     if not task.stream and steps is not None:
-        raise InputError(f"--steps is for runs of one long text: the sequences of {task.name} are whole; leave it out")
+        raise InputError(
+            f"--steps is for runs of one long text: the sequences of {task.name} are whole; leave it out"
+        )
     read = steps or max(_STEPS, 2 * (lags or 0))
     split = "validation"
     if data is not None:
         from throughtime.tasks.files import FileTask
 
         if not isinstance(task, FileTask):
-            raise InputError(f"--data is for runs that read files, and {task.name} draws its sequences: leave it out")
+            raise InputError(
+                f"--data is for runs that read files, and {task.name} draws its sequences: leave it out"
+            )
         task, split = task.on((str(data),)), "all"
     batches = None
     for size in range(batch, 0, -1):  # fewer rows where the text is short, so that each has all steps
         batches = task.evaluation_batches(trained.assets, split, steps=read, batch=size)
         first = None if batches is None else next(batches)
         if first is None:
-            raise InputError(f"{trained.path} has no validation part: name data to measure it on, with --data FILE")
+            raise InputError(
+                f"{trained.path} has no validation part: name data to measure it on, with --data FILE"
+            )
         if first.steps >= read or not task.stream:
             break
     if first.steps < _LEAST and task.stream:

@@ -22,7 +22,9 @@ def generate(
     ] = 500,
     temperature: Annotated[
         float | None,
-        typer.Option(metavar="T", help="Below 1: likelier symbols; above 1: more varied; 0: as --greedy. Default: 1."),
+        typer.Option(
+            metavar="T", help="Below 1: likelier symbols; above 1: more varied; 0: as --greedy. Default: 1."
+        ),
     ] = None,
     top_k: Annotated[
         int | None, typer.Option(metavar="K", help="Draw from the K likeliest symbols only.")
@@ -51,7 +53,8 @@ def generate(
         bool, typer.Option("--allow-unknown", help="Let the model write its symbol for unknown ones.")
     ] = False,
     task: Annotated[
-        str | None, typer.Option(metavar="FILE.py:CLASS", help="The run's task, where it is a file of your own.")
+        str | None,
+        typer.Option(metavar="FILE.py:CLASS", help="The run's task, where it is a file of your own."),
     ] = None,
 ) -> None:
     """Generate text with a trained model, symbol by symbol.
@@ -65,7 +68,11 @@ def generate(
     throughtime generate runs/demo --length 2000 --top-p 0.9 --seed 1 > text.txt
     throughtime generate runs/demo --weights int8
     """
-    chosen = [name for name, value in (("temperature", temperature), ("top_k", top_k), ("top_p", top_p)) if value is not None]
+    chosen = [
+        name
+        for name, value in (("temperature", temperature), ("top_k", top_k), ("top_p", top_p))
+        if value is not None
+    ]
     if greedy and chosen:
         raise InputError(
             f"--greedy draws nothing, so --{chosen[0].replace('_', '-')} has no effect: leave one out"

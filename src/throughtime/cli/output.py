@@ -30,6 +30,9 @@ class Stream:
         sys.stdout.flush()
         self._last = text or self._last
 
+    def flush(self) -> None:
+        """Every write is flushed already."""
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

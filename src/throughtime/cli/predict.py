@@ -16,14 +16,21 @@ from throughtime.errors import InputError, nearest_file
 
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained run.")],
-    file: Annotated[str, typer.Argument(metavar="[FILE|-]", help="Text, CSV, TSV or JSON lines; -: standard input.")] = "-",
+    file: Annotated[
+        str, typer.Argument(metavar="[FILE|-]", help="Text, CSV, TSV or JSON lines; -: standard input.")
+    ] = "-",
     out: Annotated[str, typer.Option(metavar="FILE", help="Where to write; -: standard output.")] = "-",
     form: Annotated[
         str | None,
-        typer.Option("--format", metavar="NAME", help="csv, tsv, jsonl or lines. Default: by the suffix, else by the first line."),
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="csv, tsv, jsonl or lines. Default: by the suffix, else by the first line.",
+        ),
     ] = None,
     task: Annotated[
-        str | None, typer.Option(metavar="FILE.py:CLASS", help="The run's task, where it is a file of your own.")
+        str | None,
+        typer.Option(metavar="FILE.py:CLASS", help="The run's task, where it is a file of your own."),
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that cannot be read.")] = False,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1.")] = "auto",
@@ -46,7 +53,9 @@ def predict(
     columns = [column for column in trained.task.columns]
     _ = trained.model  # before anything is read or written
     with _opened(file) as source, Stream() if out == "-" else _written(out) as stream:
-        records = Records(source, columns, format=form, name="standard input" if file == "-" else file, skip_bad=skip_bad)
+        records = Records(
+            source, columns, format=form, name="standard input" if file == "-" else file, skip_bad=skip_bad
+        )
         write: Any = None
         for record in records:
             asked = dict(zip(columns, records.texts(record), strict=True))

@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 
 def runs(
     folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FOLDER | RUN RUN...]", help="A folder of runs, or the runs to compare.")
+        list[Path] | None,
+        typer.Argument(metavar="[FOLDER | RUN RUN...]", help="A folder of runs, or the runs to compare."),
     ] = None,
     png: Annotated[
-        Path | None, typer.Option(metavar="OUT", help="Draw the histories of the runs that are compared; .svg and .pdf too.")
+        Path | None,
+        typer.Option(
+            metavar="OUT", help="Draw the histories of the runs that are compared; .svg and .pdf too."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -50,7 +54,9 @@ def runs(
         if png is not None:
             raise InputError("--png draws the histories of runs that are compared: name at least one run")
         if not paths[0].is_dir():
-            raise InputError(f"no such folder: {paths[0]}; name a folder of runs, or train one: throughtime train text")
+            raise InputError(
+                f"no such folder: {paths[0]}; name a folder of runs, or train one: throughtime train text"
+            )
         opened = [Run.open(config.parent) for config in sorted(paths[0].rglob(CONFIG))]
         if not opened:
             raise InputError(f"there is no run in {paths[0]}; train one: throughtime train text")
@@ -98,7 +104,9 @@ def compared(found: list[Run]) -> tuple[list[str], list[list[str]]]:
         if len({_shown(each.get(name)) for each in settings}) > 1 and name != "command"
     ]
     histories = [run.history() for run in found]
-    rows.append(["steps", *(f"{max((int(r.get('step', 0)) for r in each), default=0):,}" for each in histories)])
+    rows.append(
+        ["steps", *(f"{max((int(r.get('step', 0)) for r in each), default=0):,}" for each in histories)]
+    )
     seconds = [max((float(r.get("seconds") or 0) for r in each), default=0.0) for each in histories]
     rows.append(["seconds", *(f"{each:.1f}" for each in seconds)])
     losses = [[r["loss"] for r in each if r.get("kind") == "training"] for each in histories]
@@ -121,9 +129,15 @@ def draw(found: list[Run], path: Path) -> None:
         for number, run in enumerate(found):
             history = run.history()
             for axes, kind in ((left, "training"), (right, "evaluation")):
-                points = [(r["step"], r["loss"]) for r in history if r.get("kind") == kind and r.get("loss") is not None]
+                points = [
+                    (r["step"], r["loss"])
+                    for r in history
+                    if r.get("kind") == kind and r.get("loss") is not None
+                ]
                 steps, losses = zip(*points, strict=True) if points else ((), ())
-                axes.plot(steps, losses, label=str(run.path), **drawing.line_style(number, max(1, len(steps))))
+                axes.plot(
+                    steps, losses, label=str(run.path), **drawing.line_style(number, max(1, len(steps)))
+                )
         for axes, title in ((left, "training loss"), (right, "validation loss")):
             axes.set(title=title, xlabel="step")
             axes.legend()
@@ -146,7 +160,11 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
     """section.name -> value."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
-        flat |= {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
+        flat |= (
+            {f"{name}.{key}": each for key, each in value.items()}
+            if isinstance(value, dict)
+            else {name: value}
+        )
     return flat
 
 

@@ -35,7 +35,15 @@ if TYPE_CHECKING:
     from throughtime.tasks import Task
     from throughtime.training.reporting import TrainingResult
 
-_OWN = ("format", "version", "assets_sha256", "task", "task_sha256", "command", "demo")  # of a run's config.toml: no settings
+_OWN = (
+    "format",
+    "version",
+    "assets_sha256",
+    "task",
+    "task_sha256",
+    "command",
+    "demo",
+)  # of a run's config.toml: no settings
 _FEW = 100  # steps: fewer are no training, whatever the model
 
 
@@ -81,7 +89,9 @@ def train_or_resume(found: Found, typed: dict[str, Any]) -> None:
         if out is None:
             raise InputError("--resume needs the run to continue: name its folder with --out RUN")
         if config is not None:
-            raise InputError("--config cannot be used with --resume: a run continues with its own settings; leave it out")
+            raise InputError(
+                "--config cannot be used with --resume: a run continues with its own settings; leave it out"
+            )
         task, training, run = _continued(found, Path(out), settings)
     else:
         tables = read_tables(Path(config), kind) if config is not None else {}
@@ -173,7 +183,9 @@ def after(task: Task, run: Run, result: TrainingResult, training: TrainingConfig
     return "\n".join(lines)
 
 
-def _started(found: Found, out: str | None, settings: Tables, file: Tables) -> tuple[Any, TrainingConfig, Run]:
+def _started(
+    found: Found, out: str | None, settings: Tables, file: Tables
+) -> tuple[Any, TrainingConfig, Run]:
     """A new run: what was typed goes before the file, the file before the task's defaults, those before the classes'."""
     kind = found.kind
     kinds: tuple[type[Settings], ...] = (kind, ModelConfig, TrainingConfig)
@@ -181,7 +193,10 @@ def _started(found: Found, out: str | None, settings: Tables, file: Tables) -> t
     for upper in (file, settings):
         if set(BUDGETS) & set(upper.get("training", {})):  # one budget takes the place of another
             table = merged.get("training", {})
-            merged = {**merged, "training": {name: value for name, value in table.items() if name not in BUDGETS}}
+            merged = {
+                **merged,
+                "training": {name: value for name, value in table.items() if name not in BUDGETS},
+            }
         merged = over(upper, merged)
     task, model, training = from_tables(merged, *kinds)
 
@@ -209,8 +224,14 @@ def _with_init_from(kind: type[Task], settings: Tables, file: Tables) -> Tables:
 
     other = Run.open(source)
     if other.config.get("task") != kind.name:
-        raise InputError(f"init_from = {source} is a run of the task {other.config.get('task')!r}, not of {kind.name!r}")
-    own = {name: value for name, value in other.config.get(kind.section, {}).items() if name not in FileTask.__dataclass_fields__}
+        raise InputError(
+            f"init_from = {source} is a run of the task {other.config.get('task')!r}, not of {kind.name!r}"
+        )
+    own = {
+        name: value
+        for name, value in other.config.get(kind.section, {}).items()
+        if name not in FileTask.__dataclass_fields__
+    }
     return {**tables, kind.section: own, "model": dict(other.config.get("model", {}))}
 
 
@@ -225,7 +246,9 @@ def _continued(found: Found, path: Path, settings: Tables) -> tuple[Any, Trainin
     run.load_checkpoint()  # a damaged one is found before anything is said about the training
     recorded = run.config.get("task")
     if recorded != found.kind.name:
-        raise InputError(f"{path} is a run of the task {recorded!r}: use 'throughtime train {recorded} --resume'")
+        raise InputError(
+            f"{path} is a run of the task {recorded!r}: use 'throughtime train {recorded} --resume'"
+        )
     task = task_of(run, found.asked)
     table = run.config.get("training", {})
     training = TrainingConfig.from_table(table) if isinstance(table, dict) else TrainingConfig()
@@ -234,7 +257,9 @@ def _continued(found: Found, path: Path, settings: Tables) -> tuple[Any, Trainin
         for name, value in values.items():
             if name in MAY_CHANGE:
                 continue
-            if name == "data":  # the file may lie elsewhere now; its checksum is held against the run's when it is read
+            if (
+                name == "data"
+            ):  # the file may lie elsewhere now; its checksum is held against the run's when it is read
                 value = [full_path(each) for each in value]
                 if isinstance(task, FileTask) and len(value) == len(task.data):
                     task = task.on(tuple(value))
@@ -252,7 +277,11 @@ def _continued(found: Found, path: Path, settings: Tables) -> tuple[Any, Trainin
 def _free_name(task: Task, model: ModelConfig) -> Path:
     """runs/CELL-HIDDEN-DATA, with the first number after it that makes it new."""
     hidden = "x".join(str(size) for size in dict.fromkeys(model.sizes))
-    name = f"{model.cell}{hidden}-{task.title}" if task.stream else f"{task.name}-{task.title}-{model.cell}{hidden}"
+    name = (
+        f"{model.cell}{hidden}-{task.title}"
+        if task.stream
+        else f"{task.name}-{task.title}-{model.cell}{hidden}"
+    )
     number, path = 1, Path("runs") / name
     while path.exists():
         number += 1
@@ -284,8 +313,18 @@ def _run_options(kind: type[Task]) -> list[inspect.Parameter]:
     """Where and whether to train: no settings of the run."""
     sections = f"task, {kind.section}, model, training"
     options: list[tuple[str, Any, Any, Any]] = [
-        ("config", str | None, None, {"metavar": "FILE", "help": f"TOML with {sections}; options override it."}),
-        ("out", str | None, None, {"metavar": "RUN", "help": "Folder of the run. Default: a new one in runs/."}),
+        (
+            "config",
+            str | None,
+            None,
+            {"metavar": "FILE", "help": f"TOML with {sections}; options override it."},
+        ),
+        (
+            "out",
+            str | None,
+            None,
+            {"metavar": "RUN", "help": "Folder of the run. Default: a new one in runs/."},
+        ),
         ("resume", bool, False, {"help": "Continue the run in --out, as it was started."}),
     ]
     return [

@@ -17,9 +17,13 @@ class Assets:
 
     vocabularies: dict[str, Vocabulary] = field(default_factory=dict)
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    splits: dict[str, list[int]] = field(default_factory=dict)  # "train", "validation", "test": numbers of examples
+    splits: dict[str, list[int]] = field(
+        default_factory=dict
+    )  # "train", "validation", "test": numbers of examples
     sources: tuple[Source, ...] = ()  # the files that were read: path, checksum, size
-    values: dict[str, Any] = field(default_factory=dict)  # anything else, as JSON values: scalers, sizes, languages
+    values: dict[str, Any] = field(
+        default_factory=dict
+    )  # anything else, as JSON values: scalers, sizes, languages
     cache: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
@@ -30,14 +34,18 @@ class Assets:
         """
         if len(self.vocabularies) != 1:
             names = ", ".join(self.vocabularies) or "none"
-            raise InputError(f"expected assets with one vocabulary, got {names}: name it, as in assets.vocabularies[NAME]")
+            raise InputError(
+                f"expected assets with one vocabulary, got {names}: name it, as in assets.vocabularies[NAME]"
+            )
         return next(iter(self.vocabularies.values()))
 
     def to_json(self) -> str:
         """As JSON text, the same for equal assets."""
         return json.dumps(
             {
-                "vocabularies": {name: json.loads(each.to_json()) for name, each in self.vocabularies.items()},
+                "vocabularies": {
+                    name: json.loads(each.to_json()) for name, each in self.vocabularies.items()
+                },
                 "labels": {name: list(each) for name, each in self.labels.items()},
                 "splits": self.splits,
                 "sources": [source._asdict() for source in self.sources],
@@ -54,9 +62,14 @@ class Assets:
         """
         try:
             data = json.loads(text)
-            parts = {name: data.pop(name) for name in ("vocabularies", "labels", "splits", "sources", "values")}
+            parts = {
+                name: data.pop(name) for name in ("vocabularies", "labels", "splits", "sources", "values")
+            }
             assets = cls(
-                vocabularies={name: Vocabulary.from_json(json.dumps(each)) for name, each in parts["vocabularies"].items()},
+                vocabularies={
+                    name: Vocabulary.from_json(json.dumps(each))
+                    for name, each in parts["vocabularies"].items()
+                },
                 labels={name: tuple(map(_text, each)) for name, each in parts["labels"].items()},
                 splits={name: [_whole(number) for number in each] for name, each in parts["splits"].items()},
                 sources=tuple(Source(**each) for each in parts["sources"]),

@@ -75,7 +75,5 @@ class Epochs(ABC):
             or not isinstance(batches, int)
             or not 0 <= batches < len(self)
         ):
-            raise InputError(
-                f"the saved position is damaged: epoch {epochs}, batch {batches} of {len(self)}"
-            )
+            raise InputError(f"the saved position is damaged: epoch {epochs}, batch {batches} of {len(self)}")
         self.epochs_done, self.batches_done = epochs, batches

@@ -26,7 +26,15 @@ class Generated(Epochs):
     """
 
     def __init__(
-        self, draw: Draw, name: str, batch: int, *, examples: int, seed: int = 0, rank: int = 0, world: int = 1
+        self,
+        draw: Draw,
+        name: str,
+        batch: int,
+        *,
+        examples: int,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         for what, value in (("batch", batch), ("examples", examples)):
             if value < 1:
@@ -59,7 +67,8 @@ def held_out(draw: Draw, name: str, split: str, examples: int, batch: int) -> It
         if value < 1:
             raise InputError(f"{what} must be at least 1, got {value}")
     return (
-        _draw(draw, min(batch, examples - start), f"{name}/{split}/{start}") for start in range(0, examples, batch)
+        _draw(draw, min(batch, examples - start), f"{name}/{split}/{start}")
+        for start in range(0, examples, batch)
     )
 
 

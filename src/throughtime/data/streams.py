@@ -15,6 +15,7 @@ from throughtime.data.batch import IGNORE, Batch
 from throughtime.data.epochs import Epochs
 from throughtime.errors import InputError, one_of
 
+
 class Streams(Epochs):
     """Windows over `ids` [N] for training, epoch after epoch.
 

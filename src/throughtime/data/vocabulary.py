@@ -89,7 +89,9 @@ class Vocabulary(ABC):
 
     def characters(self) -> Tensor:
         """How many characters each symbol stands for, float64 [V]; the unknown symbol of a char vocabulary counts as one."""
-        counts = [sum(byte & 0xC0 != 0x80 for byte in symbol) for symbol in self.symbols]  # UTF-8: bytes that begin one
+        counts = [
+            sum(byte & 0xC0 != 0x80 for byte in symbol) for symbol in self.symbols
+        ]  # UTF-8: bytes that begin one
         if self.kind == "char" and self.unknown is not None:
             counts[self.unknown] = 1
         return torch.tensor(counts, dtype=torch.float64)

@@ -77,7 +77,9 @@ class MacroF1(ConfusionMatrix):
     """The mean of the classes' F1 scores; see `macro_f1` for the classes that count."""
 
     name: ClassVar[str] = "macro_f1"
-    convention: ClassVar[str] = "mean F1 over the classes that occur among targets or predictions, 0 for one never right (scikit-learn's)"
+    convention: ClassVar[str] = (
+        "mean F1 over the classes that occur among targets or predictions, 0 for one never right (scikit-learn's)"
+    )
 
     def __init__(self, labels: Sequence[str]) -> None:
         super().__init__(len(labels))
@@ -91,7 +93,9 @@ class MacroF1(ConfusionMatrix):
         if len(self.labels) <= _SHOWN:
             head, *rows = self.table(self.labels)
             lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
-            return "\n".join(["Confusion matrix, a row for each target, a column for each prediction:", "", *lines])
+            return "\n".join(
+                ["Confusion matrix, a row for each target, a column for each prediction:", "", *lines]
+            )
         wrong = self.totals.clone().fill_diagonal_(0)
         counts, places = wrong.flatten().topk(_SHOWN)
         lines = [

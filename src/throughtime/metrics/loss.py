@@ -44,7 +44,9 @@ class Perplexity(MeanLoss):
     """exp of the mean loss in nats; infinite where that is beyond float64."""
 
     name: ClassVar[str] = "perplexity"
-    convention: ClassVar[str] = "exp of the mean cross-entropy over all targets, those of unknown symbols included"
+    convention: ClassVar[str] = (
+        "exp of the mean cross-entropy over all targets, those of unknown symbols included"
+    )
 
     def value(self) -> float:
         mean = super().value()

@@ -17,7 +17,9 @@ from throughtime.models.many_to_one import ManyToOne
 def symbol_embedding(config: ModelConfig, symbols: int) -> nn.Module:
     """A learned or one-hot vector for each of so many symbols."""
     if symbols < 1:
-        raise InputError(f"a vocabulary must have at least 1 symbol, got {symbols}: build it from a text first")
+        raise InputError(
+            f"a vocabulary must have at least 1 symbol, got {symbols}: build it from a text first"
+        )
     if isinstance(config.embedding, int):
         return nn.Embedding(symbols, config.embedding)
     return OneHot(symbols)

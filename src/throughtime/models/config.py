@@ -53,19 +53,30 @@ class ModelConfig(Settings):
         high=LARGEST,
     )
     pooling: str = _option(
-        "last", f"One vector for a sequence: {', '.join(POOLINGS)} over its steps.", metavar="HOW", choices=POOLINGS
+        "last",
+        f"One vector for a sequence: {', '.join(POOLINGS)} over its steps.",
+        metavar="HOW",
+        choices=POOLINGS,
     )
     dropout: float = _fraction(0.0, "Dropout between layers and before the head.")
     recurrent_dropout: float = _fraction(0.0, "Dropout on the recurrent input, one mask for each sequence.")
     zoneout: float = _fraction(0.0, "Probability that a unit keeps its last value at a step.")
     layer_norm: bool = _option(False, "Layer normalization inside the cell.")
     bidirectional: bool = _option(False, "Read both ways; such a model cannot generate or stream.")
-    tied: bool = _option(False, "Head and embedding share their weights; needs embedding = units of the last layer.")
+    tied: bool = _option(
+        False, "Head and embedding share their weights; needs embedding = units of the last layer."
+    )
     init: str = _option("torch", f"Initialization: {', '.join(INITS)}.", metavar="HOW", choices=INITS)
-    forget_bias: float = _option(0.0, "LSTM: added to the forget gate's bias at the start.", metavar="X", low=-100, high=100)
-    nonlinearity: str = _option("tanh", f"RNN: {', '.join(NONLINEARITIES)}.", metavar="PHI", choices=NONLINEARITIES)
+    forget_bias: float = _option(
+        0.0, "LSTM: added to the forget gate's bias at the start.", metavar="X", low=-100, high=100
+    )
+    nonlinearity: str = _option(
+        "tanh", f"RNN: {', '.join(NONLINEARITIES)}.", metavar="PHI", choices=NONLINEARITIES
+    )
     peepholes: bool = _option(False, "LSTM: the gates read the cell state.")
-    reset_before: bool = _option(False, "GRU: reset before the matrix product, as in Cho et al. 2014; torch.nn resets after it.")
+    reset_before: bool = _option(
+        False, "GRU: reset before the matrix product, as in Cho et al. 2014; torch.nn resets after it."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,7 +97,9 @@ class ModelConfig(Settings):
         """
         each = self.hidden if isinstance(self.hidden, tuple) else (self.hidden,) * self.layers
         if len(each) != self.layers and self.layers != 1:
-            raise InputError(f"hidden must be one size or one for each of {self.layers} layers, got {len(each)}")
+            raise InputError(
+                f"hidden must be one size or one for each of {self.layers} layers, got {len(each)}"
+            )
         return each
 
     @property
@@ -98,7 +111,9 @@ class ModelConfig(Settings):
         if not self.tied:
             return
         if self.embedding == "onehot":
-            raise InputError("tied needs a learned embedding, got onehot: give embedding a size, or leave tied out")
+            raise InputError(
+                "tied needs a learned embedding, got onehot: give embedding a size, or leave tied out"
+            )
         if self.embedding != self.outputs:
             raise InputError(
                 f"tied needs an embedding as wide as the last layer's output, {self.outputs}, got {self.embedding}: "

@@ -102,7 +102,9 @@ class Run:
         except FileNotFoundError:
             raise self._no_weights() from None
         except (SafetensorError, OSError) as error:
-            raise RunError(f"{self.path / MODEL} is damaged: {error}; put back a copy of it, or train again") from None
+            raise RunError(
+                f"{self.path / MODEL} is damaged: {error}; put back a copy of it, or train again"
+            ) from None
 
     def _no_weights(self) -> RunError:
         if (self.path / CHECKPOINT).exists():

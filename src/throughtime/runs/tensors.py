@@ -24,7 +24,9 @@ from throughtime.errors import InputError, RunError
 from throughtime.files import cannot_read, replacing, write_all
 
 _ZEROS = b"0" * 64
-_KEY = b'"sha256":"'  # a quote inside a JSON string is escaped, so only the metadata's own key reads like this
+_KEY = (
+    b'"sha256":"'  # a quote inside a JSON string is escaped, so only the metadata's own key reads like this
+)
 _LARGEST_HEADER = 100_000_000  # bytes; safetensors readers refuse more
 _CHUNK = 1 << 22  # bytes hashed and written at a time: still in the processor's cache when they are written
 _DTYPES = {
@@ -96,7 +98,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _element_size(name: str, tensor: Tensor) -> int:
     """Bytes of an element; raises InputError for what has no form in a file."""
     if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta or tensor.dtype not in _NAMES:
-        what = "meta" if tensor.is_meta else "nested" if tensor.is_nested else str(tensor.layout).split(".")[1]
+        what = (
+            "meta" if tensor.is_meta else "nested" if tensor.is_nested else str(tensor.layout).split(".")[1]
+        )
         raise InputError(
             f"cannot save these tensors as safetensors: {name} is {what} and {tensor.dtype}, expected dense tensors of "
             f"{', '.join(str(dtype).split('.')[1] for dtype in _NAMES)}"

@@ -67,14 +67,23 @@ class Trained:
         """
         single = isinstance(data, (str, dict))
         if not single and not isinstance(data, Iterable):
-            raise InputError(f"expected a text, a dict of columns, or several of these, got {type(data).__name__}")
+            raise InputError(
+                f"expected a text, a dict of columns, or several of these, got {type(data).__name__}"
+            )
         column = self.task.columns[0]
-        records = ({column: each} if not isinstance(each, dict) else each for each in ([data] if single else data))
+        records = (
+            {column: each} if not isinstance(each, dict) else each for each in ([data] if single else data)
+        )
         found = self.task.predict(self.model, self.assets, records)
         return next(iter(found)) if single else found
 
     def evaluate(
-        self, split: str = "validation", *, files: Iterable[str | Path] = (), batch: int | None = None, window: int | None = None
+        self,
+        split: str = "validation",
+        *,
+        files: Iterable[str | Path] = (),
+        batch: int | None = None,
+        window: int | None = None,
     ) -> Evaluation:
         """Loss and metrics on a split of the run's own data, or on all of some files.
 
@@ -97,13 +106,17 @@ class Trained:
         task, names = self.task, tuple(str(name) for name in files)
         if names:
             if not isinstance(task, FileTask):
-                raise InputError(f"--data is for runs that read files, and {task.name} draws its sequences: leave it out")
+                raise InputError(
+                    f"--data is for runs that read files, and {task.name} draws its sequences: leave it out"
+                )
             task, split = task.on(names), split if split != "validation" else "all"
         found = task.evaluation_batches(
             self.assets, split, steps=window or window_of(self.training), batch=batch or self.training.batch
         )
         if found is None:
-            raise InputError(f"{self.path} has no {split} part: name data to evaluate it on, with --data FILE")
+            raise InputError(
+                f"{self.path} has no {split} part: name data to evaluate it on, with --data FILE"
+            )
         batches = list(found)
         total = sum(each.num_targets for each in batches)
 
@@ -111,7 +124,9 @@ class Trained:
             if progress is not None:
                 progress(done, total)
 
-        return evaluate(model, batches, task.loss, task.metrics(self.assets), device=self.device, progress=report)
+        return evaluate(
+            model, batches, task.loss, task.metrics(self.assets), device=self.device, progress=report
+        )
 
     def session(self) -> Session:
         """A session of a model of symbols, part-way through a text: feed, snapshot, restore.
@@ -135,10 +150,20 @@ class Trained:
             f"  assets  {self.assets!r}",
         ]
         if best := self._best():
-            lines.append(f"  best    {', '.join(f'{name} {value:.4g}' for name, value in best.items())} (validation)")
+            lines.append(
+                f"  best    {', '.join(f'{name} {value:.4g}' for name, value in best.items())} (validation)"
+            )
         return "\n".join(lines)
 
     def _best(self) -> dict[str, float]:
         """The metrics of the best evaluation in the history."""
-        found = [record for record in self.run.history() if record.get("kind") == "evaluation" and record.get("best")]
-        return {name: value for name, value in found[-1].get("metrics", {}).items() if value is not None} if found else {}
+        found = [
+            record
+            for record in self.run.history()
+            if record.get("kind") == "evaluation" and record.get("best")
+        ]
+        return (
+            {name: value for name, value in found[-1].get("metrics", {}).items() if value is not None}
+            if found
+            else {}
+        )

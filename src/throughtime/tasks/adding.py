@@ -47,7 +47,9 @@ class AddingTask(GeneratedTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.length < 2:
-            raise InputError(f"length must be at least 2 in the adding problem, one step for each mark, got {self.length}")
+            raise InputError(
+                f"length must be at least 2 in the adding problem, one step for each mark, got {self.length}"
+            )
 
     @property
     def levels(self) -> dict[str, float]:
@@ -79,7 +81,15 @@ class AddingTask(GeneratedTask):
         return (outputs[known] - batch.targets[known]).square().sum()
 
     def flow_loss(self) -> Callable[[Any, Any], Tensor]:
-        return lambda outputs, targets: (outputs[-1] - targets[-1]).square().sum(-1)
+        def losses(outputs: Tensor, targets: Tensor) -> Tensor:
+            known = ~targets.isnan()
+            return ((outputs - targets.nan_to_num()).square() * known).sum(-1)
+
+        return losses
+
+    def flow_ends(self, bidirectional: bool) -> list[int]:
+        """The only step with a target."""
+        return [self.length - 1]
 
     def step_names(self, assets: Assets, inputs: Tensor) -> list[str]:
         """A marked number is "+"."""
@@ -94,11 +104,15 @@ class AddingTask(GeneratedTask):
         for record in records:
             value = field_of(record, "input")
             try:
-                inputs = torch.tensor(json.loads(value) if isinstance(value, str) else value, dtype=torch.float32)
+                inputs = torch.tensor(
+                    json.loads(value) if isinstance(value, str) else value, dtype=torch.float32
+                )
             except (ValueError, TypeError):
                 inputs = torch.empty(0)
             if inputs.dim() != 2 or inputs.shape[1] != 2 or len(inputs) == 0:
-                raise InputError(f"input must be a list [[value, mark], ...], one pair for each step, got {str(value)[:60]!r}")
+                raise InputError(
+                    f"input must be a list [[value, mark], ...], one pair for each step, got {str(value)[:60]!r}"
+                )
             with evaluating(model), torch.inference_mode():
                 outputs, _ = model(inputs[:, None].to(next(model.parameters()).device))
             yield {"sum": float(outputs[-1, 0, 0])}

@@ -47,8 +47,12 @@ class ClassifyTask(FileTask):
         0.1, "Test data, evaluated once, after training: a fraction of the data, or a file.",
         metavar="FRACTION|FILE", low=0, below=1,
     )  # fmt: skip
-    text: str | None = data_option(None, "Column of the text. Default: text, or what is beside the label.", metavar="NAME")
-    label: str | None = data_option(None, "Column of the label. Default: label, category, class or intent.", metavar="NAME")
+    text: str | None = data_option(
+        None, "Column of the text. Default: text, or what is beside the label.", metavar="NAME"
+    )
+    label: str | None = data_option(
+        None, "Column of the label. Default: label, category, class or intent.", metavar="NAME"
+    )
     tokens: str = data_option("char", "char, word or bpe.", metavar="KIND", choices=("char", "word", "bpe"))
     vocab_size: int | None = data_option(
         None, "Most symbols; the rest is unknown. Default: all characters, 10,000 words, 2,000 byte pairs.", metavar="N", low=2,
@@ -57,7 +61,9 @@ class ClassifyTask(FileTask):
     lower: bool = data_option(False, "Lower case.")
     length: int = data_option(1000, "Symbols read of a text, its first.", metavar="N", low=1, high=10**6)
     skip_bad: bool = data_option(False, "Leave out rows that cannot be read, and count them.")
-    split_seed: int = data_option(0, "Another seed divides the data into other parts.", metavar="N", low=0, high=2**63 - 1)
+    split_seed: int = data_option(
+        0, "Another seed divides the data into other parts.", metavar="N", low=0, high=2**63 - 1
+    )
 
     @property
     def unit(self) -> str:
@@ -80,7 +86,9 @@ class ClassifyTask(FileTask):
                     "give training examples of them, or leave them out"
                 )
         if len(found) < 2:
-            raise InputError(f"expected at least two labels to tell apart, got {len(found)}: {', '.join(found)}")
+            raise InputError(
+                f"expected at least two labels to tell apart, got {len(found)}: {', '.join(found)}"
+            )
         texts = "\n".join(text for text, _ in train)
         vocabulary = like.vocabulary if like else Vocabulary.build(self.tokens, texts, self.vocab_size)
         assets.vocabularies = {"symbols": vocabulary}
@@ -89,7 +97,9 @@ class ClassifyTask(FileTask):
     def build(self, config: ModelConfig, assets: Assets) -> nn.Module:
         from throughtime.models.build import many_to_one, symbol_embedding
 
-        return many_to_one(config, symbol_embedding(config, len(assets.vocabulary)), len(assets.labels["label"]))
+        return many_to_one(
+            config, symbol_embedding(config, len(assets.vocabulary)), len(assets.labels["label"])
+        )
 
     def batches(
         self, assets: Assets, *, steps: int, batch: int, seed: int = 0, rank: int = 0, world: int = 1
@@ -99,7 +109,9 @@ class ClassifyTask(FileTask):
         inputs, targets = self._encoded(assets, "train")
         return Examples(inputs, targets, batch, seed=seed, rank=rank, world=world)
 
-    def evaluation_batches(self, assets: Assets, split: str, *, steps: int, batch: int) -> Iterator[Batch] | None:
+    def evaluation_batches(
+        self, assets: Assets, split: str, *, steps: int, batch: int
+    ) -> Iterator[Batch] | None:
         from throughtime.data.examples import evaluation_batches
 
         inputs, targets = self._encoded(assets, split)
@@ -118,7 +130,10 @@ class ClassifyTask(FileTask):
     def baseline(self, assets: Assets, split: str) -> dict[str, dict[str, float] | str]:
         from throughtime.tasks.baselines import majority, tfidf_linear
 
-        (texts, labels), (test_texts, test_labels) = self._columns(assets, "train"), self._columns(assets, split)
+        (texts, labels), (test_texts, test_labels) = (
+            self._columns(assets, "train"),
+            self._columns(assets, split),
+        )
         found: dict[str, dict[str, float] | str] = {"majority class": dict(majority(labels, test_labels))}
         try:
             found["TF-IDF, linear SVM"] = dict(tfidf_linear(texts, labels, test_texts, test_labels))
@@ -136,7 +151,11 @@ class ClassifyTask(FileTask):
         device = next(model.parameters()).device
         for record in records:
             ids = self._encode(assets, str(field_of(record, "text")))
-            batch = Batch.of(ids[:, None], lengths=[len(ids)]) if len(ids) else Batch.of(torch.zeros(1, 1).long(), lengths=[0])
+            batch = (
+                Batch.of(ids[:, None], lengths=[len(ids)])
+                if len(ids)
+                else Batch.of(torch.zeros(1, 1).long(), lengths=[0])
+            )
             with evaluating(model), torch.inference_mode():
                 outputs, _ = batch.to(device).run(model)
             probabilities = outputs[0].double().softmax(-1)
@@ -144,7 +163,10 @@ class ClassifyTask(FileTask):
             yield {"label": assets.labels["label"][best], "probability": round(float(probabilities[best]), 6)}
 
     def describe(self, assets: Assets) -> str:
-        source = ", ".join(path.rpartition("/")[2] for path in self.data) or "error messages of Python's standard library"
+        source = (
+            ", ".join(path.rpartition("/")[2] for path in self.data)
+            or "error messages of Python's standard library"
+        )
         sizes = {part: len(assets.splits.get(part, ())) for part in PARTS}
         remarks = "".join(f"; {remark}" for remark in assets.values.get("remarks", ()))
         return (
@@ -184,7 +206,9 @@ class ClassifyTask(FileTask):
             texts, labels = self._columns(assets, split)
             numbers = {label: number for number, label in enumerate(assets.labels["label"])}
             if unknown := sorted(set(labels) - set(numbers)):
-                raise InputError(f"the model has no label {unknown[0]!r}: it gives {', '.join(list(numbers)[:10])} ...")
+                raise InputError(
+                    f"the model has no label {unknown[0]!r}: it gives {', '.join(list(numbers)[:10])} ..."
+                )
             ids = [self._encode(assets, text) for text in texts]
             assets.cache[key] = ids, torch.tensor([numbers[label] for label in labels], dtype=torch.long)
         found: tuple[list[Tensor], Tensor] = assets.cache[key]
@@ -200,7 +224,11 @@ class ClassifyTask(FileTask):
         from throughtime.data.tables import read_table
 
         columns = (self.text or "text", self.label or "label")
-        tables = {"data": read_table(self.data, columns, skip_bad=self.skip_bad) if self.data else exception_messages()}
+        tables = {
+            "data": read_table(self.data, columns, skip_bad=self.skip_bad)
+            if self.data
+            else exception_messages()
+        }
         names = columns if self.data else ("text", "label")
         rows = list(zip(*(tables["data"].columns[name] for name in names), strict=True))[: self.limit]
         own = {part: value for part in PARTS[1:] if not isinstance(value := getattr(self, part), str)}

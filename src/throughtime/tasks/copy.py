@@ -36,7 +36,9 @@ class CopyTask(GeneratedTask):
     defaults = {**DEFAULTS, "cell": "gru", "hidden": 128, "lr": 3e-3, "steps": 3000}
     symbols = "abcdefgh_:"
 
-    length: int = data_option(10, "Steps between reading the symbols and repeating them.", metavar="T", low=1, high=1_000_000)
+    length: int = data_option(
+        10, "Steps between reading the symbols and repeating them.", metavar="T", low=1, high=1_000_000
+    )
 
     @property
     def steps(self) -> int:

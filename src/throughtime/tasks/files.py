@@ -24,7 +24,9 @@ def _check_part(value: Any, name: str) -> None:
 class FileTask(Task):
     """A task whose data is in files, or ships inside where none is named."""
 
-    data: tuple[str, ...] = data_option((), "Files; repeat for more. Default: what ships inside.", metavar="FILE...")
+    data: tuple[str, ...] = data_option(
+        (), "Files; repeat for more. Default: what ships inside.", metavar="FILE..."
+    )
     validation: float | str = data_option(
         0.1, "Validation data, not trained on: a fraction of the data, or a file; 0 for none.",
         metavar="FRACTION|FILE", low=0, below=1, check=_check_part,
@@ -33,7 +35,9 @@ class FileTask(Task):
         0.0, "Test data, evaluated once, after training: a fraction of the data, or a file.",
         metavar="FRACTION|FILE", low=0, below=1, check=_check_part,
     )  # fmt: skip
-    limit: int | None = data_option(None, "Use only the first N examples, or characters of a text.", metavar="N", low=1)
+    limit: int | None = data_option(
+        None, "Use only the first N examples, or characters of a text.", metavar="N", low=1
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,7 +53,11 @@ class FileTask(Task):
 
     def with_full_paths(self) -> Self:
         """The same with full paths of files, so that a run can be resumed from any folder; devices and pipes stay."""
-        parts = {name: full_path(value) for name in ("validation", "test") if isinstance(value := getattr(self, name), str)}
+        parts = {
+            name: full_path(value)
+            for name in ("validation", "test")
+            if isinstance(value := getattr(self, name), str)
+        }
         return replace(self, data=tuple(map(full_path, self.data)), **parts)
 
     def on(self, files: tuple[str, ...]) -> Self:

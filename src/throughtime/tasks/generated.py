@@ -41,7 +41,9 @@ class GeneratedTask(Task):
     length: int = data_option(100, "Steps of a sequence.", metavar="T", low=1, high=1_000_000)
     validation: int = data_option(2000, "Sequences to validate with, never trained on.", metavar="N", low=1)
     test: int = data_option(2000, "Sequences to test with, once, after training.", metavar="N", low=1)
-    epoch: int = data_option(100_000, "Sequences that are called an epoch; none is ever repeated.", metavar="N", low=1)
+    epoch: int = data_option(
+        100_000, "Sequences that are called an epoch; none is ever repeated.", metavar="N", low=1
+    )
 
     @property
     def title(self) -> str:
@@ -82,7 +84,9 @@ class GeneratedTask(Task):
 
         return Generated(self.draw, self.title, batch, examples=self.epoch, seed=seed, rank=rank, world=world)
 
-    def evaluation_batches(self, assets: Assets, split: str, *, steps: int, batch: int) -> Iterator[Batch] | None:
+    def evaluation_batches(
+        self, assets: Assets, split: str, *, steps: int, batch: int
+    ) -> Iterator[Batch] | None:
         from throughtime.data.generated import held_out
 
         if split == "all":
@@ -116,12 +120,16 @@ class GeneratedTask(Task):
             return "That is worse than no memory: train for more steps, or with a smaller --lr or clip."
         nearest = min(self.levels.items(), key=lambda level: abs(level[1] - loss))[0]
         done = max(0.0, (trivial - loss) / (trivial - best))
-        return f"That is nearest to {nearest}: {done:.0%} of the way from the first of these levels to the last."
+        return (
+            f"That is nearest to {nearest}: {done:.0%} of the way from the first of these levels to the last."
+        )
 
     def remarks(self, config: ModelConfig) -> list[str]:
         if not config.bidirectional:
             return []
-        return ["a bidirectional model reads the end first: its loss says little of how far back it remembers"]
+        return [
+            "a bidirectional model reads the end first: its loss says little of how far back it remembers"
+        ]
 
     def next_steps(self, path: str, config: ModelConfig, assets: Assets) -> list[str]:
         return [f"throughtime evaluate {path}", f"throughtime flow {path}"]

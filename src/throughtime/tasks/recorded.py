@@ -43,7 +43,9 @@ def restore_model(run: Run, task: Task) -> nn.Module:
     shapes = run.model_shapes()
     config = model_config_of(run)
     with torch.random.fork_rng([]):
-        expected = {name: list(value.shape) for name, value in on_meta(task, config, run.assets).state_dict().items()}
+        expected = {
+            name: list(value.shape) for name, value in on_meta(task, config, run.assets).state_dict().items()
+        }
         for name in (*expected, *shapes):
             if expected.get(name) != shapes.get(name):
                 raise RunError(
@@ -87,7 +89,9 @@ def _found(run: Run, asked: str | None) -> Found:
         )
     found = find_task(asked or name)
     if found.kind.name != name:
-        raise RunError(f"{run.path} is a run of the task {name!r}, got {asked or name}, whose name is {found.kind.name!r}")
+        raise RunError(
+            f"{run.path} is a run of the task {name!r}, got {asked or name}, whose name is {found.kind.name!r}"
+        )
     if sha256 is not None and found.sha256 is not None and found.sha256 != sha256:
         raise RunError(
             f"{run.path} was made with another version of {Path(str(asked)).name}: its checksum was {str(sha256)[:12]}, now it is "

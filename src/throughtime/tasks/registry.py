@@ -33,7 +33,9 @@ class Found(NamedTuple):
 
 def names() -> dict[str, str]:
     """All names with a line about each, in order; installed tasks are not imported."""
-    installed = {each.name: f"Installed by {each.dist.name if each.dist else 'a package'}." for each in _entry_points()}
+    installed = {
+        each.name: f"Installed by {each.dist.name if each.dist else 'a package'}." for each in _entry_points()
+    }
     return {**{name: find_task(name).kind.summary for name in BUILT_IN}, **installed}
 
 
@@ -43,7 +45,10 @@ def find_task(name: str) -> Found:
     Raises: InputError for a name that is not known, a file that cannot be imported, or a class that is no task.
     """
     if name in BUILT_IN:
-        return Found(_checked(getattr(importlib.import_module(f"throughtime.tasks.{name}"), BUILT_IN[name]), name), name)
+        return Found(
+            _checked(getattr(importlib.import_module(f"throughtime.tasks.{name}"), BUILT_IN[name]), name),
+            name,
+        )
     for each in _entry_points():
         if each.name == name:
             return Found(_checked(each.load(), name), name)
@@ -74,9 +79,15 @@ def _from_file(path: Path, attribute: str) -> Found:
             spec.loader.exec_module(module)
         except Exception as error:
             del sys.modules[module_name]
-            raise InputError(f"the task file {path} cannot be imported: {type(error).__name__}: {error}") from error
+            raise InputError(
+                f"the task file {path} cannot be imported: {type(error).__name__}: {error}"
+            ) from error
     if not hasattr(module, attribute):
-        known = [name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, Task)]
+        known = [
+            name
+            for name, value in vars(module).items()
+            if isinstance(value, type) and issubclass(value, Task)
+        ]
         raise InputError(f"{path} has no {attribute!r}.{nearest(attribute, known) or f' It has {known}.'}")
     asked = f"{path}:{attribute}"
     return Found(_checked(getattr(module, attribute), asked), asked, sha256)

@@ -155,5 +155,7 @@ def field_of(record: Record, name: str) -> Any:
     Raises: InputError naming the columns that are there.
     """
     if name not in record:
-        raise InputError(f"each record must have a column {name!r}, got {', '.join(map(repr, record)) or 'none'}")
+        raise InputError(
+            f"each record must have a column {name!r}, got {', '.join(map(repr, record)) or 'none'}"
+        )
     return record[name]

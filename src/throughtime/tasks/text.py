@@ -55,9 +55,14 @@ class TextTask(FileTask):
         None, "Most symbols, also of characters; the rest is unknown. Default: all characters, 10,000 words, 2,000 byte pairs.",
         metavar="N", low=1, high=2**24,
     )  # fmt: skip
-    normalize: str = data_option("none", "none, lower, or letters (and single spaces).", metavar="HOW", choices=NORMALIZE)
+    normalize: str = data_option(
+        "none", "none, lower, or letters (and single spaces).", metavar="HOW", choices=NORMALIZE
+    )
     sampling: str = data_option(
-        "sequential", "sequential: the state is carried on; random: windows are shuffled.", metavar="HOW", choices=SAMPLINGS
+        "sequential",
+        "sequential: the state is carried on; random: windows are shuffled.",
+        metavar="HOW",
+        choices=SAMPLINGS,
     )
 
     @property
@@ -97,7 +102,9 @@ class TextTask(FileTask):
         ids = self.ids(assets, "train")
         return Streams(ids, steps, batch, sampling=self.sampling, seed=seed, rank=rank, world=world)
 
-    def evaluation_batches(self, assets: Assets, split: str, *, steps: int, batch: int) -> Iterator[Batch] | None:
+    def evaluation_batches(
+        self, assets: Assets, split: str, *, steps: int, batch: int
+    ) -> Iterator[Batch] | None:
         """Each symbol of the split but the first is a target once."""
         from throughtime.data import evaluation_windows
 
@@ -142,7 +149,11 @@ class TextTask(FileTask):
                 continue
             with evaluating(model), torch.inference_mode():
                 logits, _ = model(ids[:, None].to(next(model.parameters()).device))
-            loss = float(cross_entropy(logits[:-1], ids[1:, None].to(logits.device)) / (len(ids) - 1)) if len(ids) > 1 else None
+            loss = (
+                float(cross_entropy(logits[:-1], ids[1:, None].to(logits.device)) / (len(ids) - 1))
+                if len(ids) > 1
+                else None
+            )
             yield {
                 "symbols": len(ids),
                 "loss": loss,
@@ -153,7 +164,9 @@ class TextTask(FileTask):
     def describe(self, assets: Assets) -> str:
         source = ", ".join(path.rpartition("/")[2] for path in self.data) or "the Python language reference"
         held_out = [
-            f"{len(self.ids(assets, split)):,} for {split}" for split in ("validation", "test") if getattr(self, split)
+            f"{len(self.ids(assets, split)):,} for {split}"
+            for split in ("validation", "test")
+            if getattr(self, split)
         ]
         return (
             f"{source}: {len(self.ids(assets, 'train')):,} {self.unit}s to train on, {', '.join(held_out) or 'none held out'}; "
@@ -175,7 +188,11 @@ class TextTask(FileTask):
 
     def next_steps(self, path: str, config: ModelConfig, assets: Assets) -> list[str]:
         evaluate = f"throughtime evaluate {path} --data FILE"
-        return [evaluate] if config.bidirectional else [f"throughtime generate {path}{self._prompt(assets)}", evaluate]
+        return (
+            [evaluate]
+            if config.bidirectional
+            else [f"throughtime generate {path}{self._prompt(assets)}", evaluate]
+        )
 
     def step_names(self, assets: Assets, inputs: Tensor) -> list[str]:
         return [assets.vocabulary.decode([int(number)]) for number in inputs]
@@ -195,9 +212,11 @@ class TextTask(FileTask):
                 if split != "all":
                     check_sources(assets, sources)
                     assets.cache["parts"] = parts
-            text = "".join(parts[name] for name in ("train", "own validation", "own test") if name in parts) if (
-                split == "all"
-            ) else assets.cache["parts"].get(split, "")
+            text = (
+                "".join(parts[name] for name in ("train", "own validation", "own test") if name in parts)
+                if (split == "all")
+                else assets.cache["parts"].get(split, "")
+            )
             assets.cache[key] = assets.vocabulary.encode(text)
         ids: Tensor = assets.cache[key]
         return ids
@@ -209,7 +228,9 @@ class TextTask(FileTask):
         text, sources = read_sources(self.data) if self.data else (embedded_text(), ())
         text = normalized(text, self.normalize)[: self.limit]
         if not text:
-            raise InputError(f"nothing is left of the text with normalize = {self.normalize}: give another text")
+            raise InputError(
+                f"nothing is left of the text with normalize = {self.normalize}: give another text"
+            )
         parts: dict[str, str] = {}
         end = len(text)
         for split in ("test", "validation"):
@@ -238,7 +259,7 @@ class TextTask(FileTask):
         """A baseline's loss as the task's metrics."""
         bits = loss * (len(ids) - 1) / math.log(2)
         characters = max(1.0, float(assets.vocabulary.characters()[ids[1:]].sum()))
-        return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "bits_per_character": bits / characters}
+        return {"bits_per_character": bits / characters, "perplexity": math.exp(min(loss, 700)), "loss": loss}
 
     def _prompt(self, assets: Assets) -> str:
         """An option with a prompt that the vocabulary can spell, or nothing."""
@@ -248,7 +269,9 @@ class TextTask(FileTask):
         known = [prompt for prompt in ("The ", "the ") if not vocabulary.unknown_symbols(prompt)]
         if known:
             return f' --prompt "{known[0]}"'
-        line = max(vocabulary.decode(self.ids(assets, "train")[:200]).splitlines(), key=len, default="").strip()
+        line = max(
+            vocabulary.decode(self.ids(assets, "train")[:200]).splitlines(), key=len, default=""
+        ).strip()
         start = " ".join(line.split()[:2])[:16]
         usable = start and start.isprintable() and not vocabulary.unknown_symbols(start)
         return f" --prompt {shlex.quote(start)}" if usable else ""

@@ -71,35 +71,65 @@ def card(trainer: Trainer, result: TrainingResult) -> str:
     sections = [f"# {run.path.name}", f"{task.describe(run.assets)}.", "## Results"]
     if rows:
         sections.append("\n".join([_row(head), _row(["---"] * len(head)), *map(_row, rows)]))
-    conventions = [f"- {metric.name}: {metric.convention}" for metric in task.metrics(run.assets) if metric.convention]
+    conventions = [
+        f"- {metric.name}: {metric.convention}" for metric in task.metrics(run.assets) if metric.convention
+    ]
     sections.append("\n".join([*conventions, *(f"- {note}" for note in notes)]))
     best = result.best
     if best is not None and (words := task.conclude(best.values)):
         sections.append(words)
     sections += [each["details"] for split, each in result.results.items() if "details" in each][-1:]
     sections.append("## Data")
-    files = [f"- `{source.path}`, {source.bytes:,} bytes, SHA-256 `{source.sha256}`" for source in run.assets.sources]
+    files = [
+        f"- `{source.path}`, {source.bytes:,} bytes, SHA-256 `{source.sha256}`"
+        for source in run.assets.sources
+    ]
     sizes = ", ".join(f"{len(numbers):,} {name}" for name, numbers in run.assets.splits.items())
-    splits = f"Split: {sizes}; the numbers of the examples are in assets.json." if sizes else "Split: as the options below say."
-    sections += ["\n".join(files) or f"No file: what ships with Python {platform.python_version()}, or drawn from a seed.", splits]
+    splits = (
+        f"Split: {sizes}; the numbers of the examples are in assets.json."
+        if sizes
+        else "Split: as the options below say."
+    )
+    sections += [
+        "\n".join(files)
+        or f"No file: what ships with Python {platform.python_version()}, or drawn from a seed.",
+        splits,
+    ]
     parameters = sum(parameter.numel() for parameter in trainer.step.parameters)
     seconds = max(result.seconds, 1e-9)
     facts = [
         ("parameters", f"{parameters:,}"),
-        ("cell", f"{model.cell}, {' + '.join(map(str, model.sizes))} units{', bidirectional' if model.bidirectional else ''}"),
+        (
+            "cell",
+            f"{model.cell}, {' + '.join(map(str, model.sizes))} units{', bidirectional' if model.bidirectional else ''}",
+        ),
         ("gradient through time", trainer.step.strategy.describe()),
-        ("optimizer", f"{config.optimizer} at {config.lr:g}, {config.schedule}, clip {config.clip}, batch {config.batch}"),
-        ("training", f"{result.step:,} steps, {result.epoch:.2f} epochs in {seconds:.1f} s: {result.step / seconds:.1f} steps/s"),
+        (
+            "optimizer",
+            f"{config.optimizer} at {config.lr:g}, {config.schedule}, clip {config.clip}, batch {config.batch}",
+        ),
+        (
+            "training",
+            f"{result.step:,} steps, {result.epoch:.2f} epochs in {seconds:.1f} s: {result.step / seconds:.1f} steps/s",
+        ),
         ("time of a ragged batch", ragged_time(trainer)),
         ("seed", str(config.seed)),
         ("device", f"{trainer.device}, {torch.get_num_threads()} threads"),
-        ("versions", f"throughtime {__version__}, torch {torch.__version__}, Python {platform.python_version()}"),
+        (
+            "versions",
+            f"throughtime {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+        ),
     ]
-    sections += ["## Model and training", "\n".join([_row(["", ""]), _row(["---"] * 2), *(_row(list(fact)) for fact in facts if fact[1])])]
+    sections += [
+        "## Model and training",
+        "\n".join([_row(["", ""]), _row(["---"] * 2), *(_row(list(fact)) for fact in facts if fact[1])]),
+    ]
     if command := run.config.get("command"):
         sections += ["## Command", f"```\n{command}\n```"]
     path = shlex.quote(run.path.name)
-    sections.append(f"Load it with `throughtime.load({str(run.path.name)!r})`, or `throughtime predict {path} FILE`.")
+    sections.append(
+        f"Load it with `throughtime.load({str(run.path.name)!r})`, or `throughtime predict {path} FILE`."
+    )
     return "\n\n".join(part for part in sections if part) + "\n"
 
 
@@ -120,7 +150,9 @@ def ragged_time(trainer: Trainer) -> str:
             for name, each in (("ragged", batch), ("padded", padded)):
                 start = time.perf_counter()
                 trainer.step.strategy.backward(
-                    lambda window, carried: window.run(trainer.model, carried), trainer.task.loss, each.to(trainer.device)
+                    lambda window, carried: window.run(trainer.model, carried),
+                    trainer.task.loss,
+                    each.to(trainer.device),
                 )
                 times[name].append(time.perf_counter() - start)
                 trainer.step.optimizer.zero_grad(set_to_none=True)

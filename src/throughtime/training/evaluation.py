@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from throughtime.bptt import one_number
+from throughtime.bptt.strategy import one_number
 from throughtime.data.batch import Batch
 from throughtime.errors import InputError
 from throughtime.layers.eval_mode import evaluating
@@ -27,8 +27,8 @@ class Evaluation:
 
     @property
     def values(self) -> dict[str, float]:
-        """The loss and the metrics' values by name."""
-        return {"loss": self.loss, **{metric.name: metric.value() for metric in self.metrics}}
+        """The metrics' values by name, the main one first, and the loss."""
+        return {**{metric.name: metric.value() for metric in self.metrics}, "loss": self.loss}
 
     @property
     def main(self) -> float:

@@ -179,4 +179,8 @@ class Guard:
             return "rollback", done, self.rollback.describe(to)
         if self._config.on_spike == "stop" or spike.kind == "number":
             return "stop", {}, _SAVED
-        return "warn", {}, "Training continues; with on_spike = rollback it would continue from earlier weights"
+        return (
+            "warn",
+            {},
+            "Training continues; with on_spike = rollback it would continue from earlier weights",
+        )

@@ -36,7 +36,18 @@ class Meter:
     accelerator wait for Python in every step.
     """
 
-    _SAVED = ("targets", "step", "loss", "norm", "_steps", "_clipped", "_norm_sum", "_norm_max", "_loss_sum", "_count")
+    _SAVED = (
+        "targets",
+        "step",
+        "loss",
+        "norm",
+        "_steps",
+        "_clipped",
+        "_norm_sum",
+        "_norm_max",
+        "_loss_sum",
+        "_count",
+    )
 
     def __init__(self) -> None:
         self.targets = 0
@@ -137,7 +148,9 @@ class Journal:
         back = False
         for step in self.meter.read():
             event = self.guard.judge(step)
-            if step.finite and not (event and event.back):  # a step that was rolled back belongs to no average
+            if step.finite and not (
+                event and event.back
+            ):  # a step that was rolled back belongs to no average
                 self.meter.take(step)
             if event is None:
                 continue
@@ -190,7 +203,12 @@ class Journal:
 
     def evaluated(self, at: Position, evaluation: Evaluation, best: bool) -> None:
         """Write and report an evaluation on the validation data."""
-        values = {"loss": evaluation.loss, "count": evaluation.count, "metrics": evaluation.values, "best": best}
+        values = {
+            "loss": evaluation.loss,
+            "count": evaluation.count,
+            "metrics": evaluation.values,
+            "best": best,
+        }
         self._append("evaluation", at, values)
         self.report.evaluation(at.step, evaluation, best)
 

@@ -21,7 +21,14 @@ from throughtime.training.card import final_results, write_card
 from throughtime.training.config import TrainingConfig
 from throughtime.training.interrupt import Interrupts
 from throughtime.training.processes import Processes
-from throughtime.training.reporting import Reporter, Several, Silent, TensorBoard, TrainingResult, require_tensorboard
+from throughtime.training.reporting import (
+    Reporter,
+    Several,
+    Silent,
+    TensorBoard,
+    TrainingResult,
+    require_tensorboard,
+)
 from throughtime.training.trainer import Sampler, Trainer, check_strategy
 
 
@@ -138,9 +145,14 @@ def check(task: Task, model: ModelConfig, training: TrainingConfig, assets: Asse
     processes = Processes(training.device)
     module = on_meta(task, model, assets)
     _check_memory(module, processes.device)
-    check_strategy(module, bptt.parse(training.bptt))
+    check_strategy(module, bptt.parse(training.bptt), window_of(training) if task.stream else None)
     task.batches(
-        assets, steps=window_of(training), batch=training.batch, seed=training.seed, rank=processes.rank, world=processes.world
+        assets,
+        steps=window_of(training),
+        batch=training.batch,
+        seed=training.seed,
+        rank=processes.rank,
+        world=processes.world,
     )
 
 

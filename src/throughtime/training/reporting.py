@@ -197,4 +197,6 @@ class Several:
 def require_tensorboard() -> None:
     """Raise InputError unless the package tensorboard is there; cheap, so that it can be asked first."""
     if importlib.util.find_spec("tensorboard") is None:
-        raise InputError("tensorboard is not installed: pip install 'throughtime[tensorboard]', or leave the option out")
+        raise InputError(
+            "tensorboard is not installed: pip install 'throughtime[tensorboard]', or leave the option out"
+        )

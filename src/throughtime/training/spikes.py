@@ -13,7 +13,10 @@ from throughtime.errors import ThroughtimeError
 
 PAST = 32  # steps that a new one is compared with
 LEAST = 12  # of them, before one is judged
-LOSS_DEVIATIONS, LOSS_FRACTION = 8.0, 0.2  # a jump is above the median by so many deviations, and by this fraction of it
+LOSS_DEVIATIONS, LOSS_FRACTION = (
+    8.0,
+    0.2,
+)  # a jump is above the median by so many deviations, and by this fraction of it
 NORM_DEVIATIONS, NORM_TIMES = 20.0, 10.0  # a norm's by so many deviations, and so many times the median
 BEFORE = 10  # steps whose norms a report lists
 CALM = 10  # steps without a jump, after which one is reported anew

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from throughtime import bptt
 from throughtime.data.batch import Batch
 from throughtime.errors import InputError, RunError
 from throughtime.layers.eval_mode import evaluating
@@ -61,10 +62,15 @@ class Trainer:
             torch.manual_seed(config.seed + 1_000_003 * processes.rank)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.data = task.batches(
-            run.assets, steps=window, batch=config.batch, seed=config.seed, rank=processes.rank, world=processes.world
+            run.assets,
+            steps=window,
+            batch=config.batch,
+            seed=config.seed,
+            rank=processes.rank,
+            world=processes.world,
         )
         self.step = Step(self.model, task.loss, config, processes, self.generator)
-        check_strategy(self.model, self.step.strategy)
+        check_strategy(self.model, self.step.strategy, window if task.stream else None)
         self.guard = Guard(config, self.step, self.device)
         self.journal = Journal(run, report, self.guard, task.describe_loss, writes=processes.first)
         self.steps, self.spent, self.lr = 0, 0.0, 0.0
@@ -83,7 +89,9 @@ class Trainer:
         tree = self.processes.tell(self.run.load_checkpoint() if self.processes.first else None)
         if tree is not None:
             if not resume:
-                raise RunError(f"{self.run.path} holds a training; choose another --out, or --resume to continue it")
+                raise RunError(
+                    f"{self.run.path} holds a training; choose another --out, or --resume to continue it"
+                )
             self._restore(tree)
         if self.processes.first:
             self.run.rewind_history(self.steps)
@@ -103,7 +111,9 @@ class Trainer:
         for remark in self.task.remarks(self.model_config):
             self.report.message(remark)
         if self.spent >= 1:
-            self.report.message(f"the training is complete: {self.budget}, {self.steps} steps. {self._longer()}")
+            self.report.message(
+                f"the training is complete: {self.budget}, {self.steps} steps. {self._longer()}"
+            )
 
     def go(self, interrupts: Interrupts) -> TrainingResult:
         """Train until the budget is spent."""
@@ -146,7 +156,9 @@ class Trainer:
 
     def evaluate(self, split: str) -> Evaluation | None:
         """The model on a split; None if there is none."""
-        batches = self.task.evaluation_batches(self.run.assets, split, steps=self.window, batch=self.config.batch)
+        batches = self.task.evaluation_batches(
+            self.run.assets, split, steps=self.window, batch=self.config.batch
+        )
         if batches is None:
             return None
         metrics = self.task.metrics(self.run.assets)
@@ -230,7 +242,9 @@ class Trainer:
         if self.sample is None or not self.processes.first:
             return
         # A CPU's generator is always kept; of an accelerator that of the one device.
-        devices, kind = ([], "cuda") if self.device.type == "cpu" else ([self.device.index or 0], self.device.type)
+        devices, kind = (
+            ([], "cuda") if self.device.type == "cpu" else ([self.device.index or 0], self.device.type)
+        )
         with torch.random.fork_rng(devices, device_type=kind), evaluating(self.model):
             text = self.sample(self.model)
         if text:
@@ -270,7 +284,8 @@ class Trainer:
         self.steps, self.spent, self.waited = tree["steps"], tree["spent"], tree["waited"]
         self.evaluations.load_state_dict(tree["evaluations"])
         self.latest, self.best = (
-            checkpoint.evaluation_of(tree[name], self.task.metrics(self.run.assets)) for name in ("latest", "best")
+            checkpoint.evaluation_of(tree[name], self.task.metrics(self.run.assets))
+            for name in ("latest", "best")
         )
         self.seconds = self._seconds_before = self._saved_at = tree["seconds"]
         self.journal.load_state_dict(tree["journal"], self.seconds)
@@ -291,14 +306,16 @@ class Trainer:
         return f"training was interrupted at step {self.steps}; all of it is saved, continue with: {command}"
 
 
-def check_strategy(model: nn.Module, strategy: Any) -> None:
+def check_strategy(model: nn.Module, strategy: bptt.Strategy, steps: int | None) -> None:
     """Refuse a strategy that would cut a sequence which the model must read whole.
 
+    Args: steps, of every batch; None where they differ.
     Raises: InputError saying what to do.
     """
-    if getattr(model, "reads_whole", False) and not strategy.runs_whole:
-        what = getattr(model, "pooling", "its")
-        both = "a bidirectional layer" if getattr(model, "bidirectional", False) else f"{what} pooling"
+    pooling = getattr(model, "pooling", "last")
+    if pooling != "last" and not strategy.runs_whole:
         raise InputError(
-            f"{both} reads a whole sequence at once, and bptt {strategy.describe().partition(':')[0]} cuts it: train with bptt = full"
+            f"{pooling} pooling reads a whole sequence at once, and {strategy.describe().partition(':')[0]} BPTT cuts it: "
+            "train with bptt = full"
         )
+    bptt.check_module(model, strategy, steps)

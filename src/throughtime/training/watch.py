@@ -83,15 +83,17 @@ class Watch:
 
 def words(layers: dict[str, LayerSnapshot]) -> str:
     """The longest half-life among the layers, in a few words; "" where none is known."""
-    known = [each for each in layers.values() if each.says != "unknown"]
+    known = [each for each in layers.values() if each.text != "unknown"]
     if not known:
         return ""
     # A gradient that vanished halves faster than any; one that keeps its size has rate 0, one that grows a negative one.
     longest = min(known, key=lambda each: math.inf if math.isnan(each.rate) else each.rate)
-    says = longest.says
-    if says.startswith("gone at "):
-        return f"gradient zero after {says.removeprefix('gone at ')} steps"
-    if says.startswith("doubles"):
-        return f"gradient {says} steps"
-    about = "about " if longest.quality < 0.5 else ""  # a straight line fits badly
-    return "gradient keeps its size" if says == "keeps" else f"half-life {about}{says}"
+    text = longest.text
+    if text.startswith("gone at "):
+        return f"gradient zero after {text.removeprefix('gone at ')} steps"
+    if text.startswith("doubles"):
+        return f"gradient {text} steps"
+    if text in ("keeps", "no trend"):
+        return "gradient keeps its size" if text == "keeps" else "gradient without a trend"
+    about = "about " if longest.r_squared < 0.5 else ""  # a straight line fits badly
+    return f"half-life {about}{text}"

@@ -144,7 +144,11 @@ def _fit(fit: HalfLife) -> str:
     if high - low > 0.02 * steps:
         above = "more than 10,000" if high > 1e4 else _number(high)
         text += f", 95 % interval {_number(low)} to {above}"
-        text += f" (R² {fit.r_squared:.2f})" if fit.r_squared >= _ROUGH else f" (R² {fit.r_squared:.2f}: a rough fit)"
+        text += (
+            f" (R² {fit.r_squared:.2f})"
+            if fit.r_squared >= _ROUGH
+            else f" (R² {fit.r_squared:.2f}: a rough fit)"
+        )
     return text
 
 
@@ -163,7 +167,12 @@ def _steady(curve: LagCurve) -> bool:
 def _cell_path(layer: LayerFlow) -> str:
     """The path past all weights beside all paths together."""
     path, curve = layer.cell_path_gradient, layer.lag_c or layer.lag_h
-    if path is None or len(path) < 2 or not math.isfinite(float(curve.mean.sum())) or float(curve.mean[0]) == 0:
+    if (
+        path is None
+        or len(path) < 2
+        or not math.isfinite(float(curve.mean.sum()))
+        or float(curve.mean[0]) == 0
+    ):
         return ""
     lag = min(_LAG, len(path) - 1)
     gate = {"lstm": "f", "gru": "z"}.get(layer.cell, "")
@@ -192,7 +201,9 @@ def _units(layer: LayerFlow) -> str:
     unit = recurrent_unit(layer)
     if unit is None or math.isnan(unit.slope_mean):
         return ""
-    name = {"rnn": "phi'", "gru": "the candidate's tanh'", "lstm": "the cell state's tanh'"}.get(layer.cell, "phi'")
+    name = {"rnn": "phi'", "gru": "the candidate's tanh'", "lstm": "the cell state's tanh'"}.get(
+        layer.cell, "phi'"
+    )
     state = "saturated" if saturated(layer) else "not saturated"
     return (
         f"The units are {state}: {name} averages {unit.slope_mean:.2f}, and {100 * unit.saturated:.0f} % of it lies below a tenth "

@@ -26,7 +26,9 @@ class Case(NamedTuple):
     targets: Any  # time first, or [B, ...]; masked real numbers are 0
     state: Any
     lengths: Tensor | None = None  # int64 [B] on the CPU, as the caller gave them
-    counted: Tensor | None = None  # bool [T, B] or [B], targets that are not masked; None: the loss's own matter
+    counted: Tensor | None = (
+        None  # bool [T, B] or [B], targets that are not masked; None: the loss's own matter
+    )
     batch: Batch | None = None  # where the caller gave one
     packed: bool = False  # the model takes a PackedSequence and not lengths=
 
@@ -58,12 +60,17 @@ def read_batch(model: nn.Module, batch: Any, state: Any, examples: int, lengths:
         few, state = first_rows(batch, state, examples)
         if few.lengths is not None:
             few = few.window(0, max(1, int(few.lengths.max())))
-            few = few._replace(inputs=tree_map_only(Tensor, lambda leaf: _without_padding(leaf, few.lengths), few.inputs))
+            few = few._replace(
+                inputs=tree_map_only(Tensor, lambda leaf: _without_padding(leaf, few.lengths), few.inputs)
+            )
         targets = [leaf for leaf in tree_leaves(few.targets) if isinstance(leaf, Tensor)]
         counted = None
         if targets:
             axes = 1 if few.per_sequence else 2
-            masks = [unmasked(leaf).flatten(axes).any(-1) if leaf.dim() > axes else unmasked(leaf) for leaf in targets]
+            masks = [
+                unmasked(leaf).flatten(axes).any(-1) if leaf.dim() > axes else unmasked(leaf)
+                for leaf in targets
+            ]
             counted = torch.stack(masks).any(0)
         cleaned = tree_map_only(Tensor, _finite_where_masked, few.targets)
         return Case(few.inputs, cleaned, state, few.lengths, counted, few)
@@ -229,7 +236,9 @@ def objective(
         counts = counted.to(found.losses.device).reshape(found.losses.shape)
         found = found._replace(counted=found.counted & counts)
     if not bool(found.counted.any()):
-        raise InputError(f"every target is masked (whole numbers {IGNORE}, real numbers NaN): there is no loss")
+        raise InputError(
+            f"every target is masked (whole numbers {IGNORE}, real numbers NaN): there is no loss"
+        )
     return found
 
 

@@ -160,7 +160,9 @@ def gradients_by_lag(
         for _ in range(each.parts):
             back = [next(gradients) for _ in span]
             sizes = torch.stack([sizes_of(gradient) for gradient in back]).cpu()
-            start = torch.stack([back[at][row] for at, row in zip(index[0].tolist(), rows.tolist(), strict=True)])
+            start = torch.stack(
+                [back[at][row] for at, row in zip(index[0].tolist(), rows.tolist(), strict=True)]
+            )
             parts.append((sizes[index, rows], start))
         found.append(parts)
     return found

@@ -17,11 +17,12 @@ from throughtime.errors import InputError
 from throughtime.flow.measurement.model_copy import Layer, layers_of
 from throughtime.kernels.reference import Steppable, Zoneout, rebuild
 from throughtime.layers.base import RecurrentLayer
-from throughtime.layers.sequence import Sequence, unpack
-from throughtime.layers.stack import run_stack
-from throughtime.layers.states import reorder
+from throughtime.layers.sequence import PaddedBatch, unpack
+from throughtime.layers.stack import reorder, run_stack
 
-SEGMENT = 128  # steps whose activations are kept at once; longer sequences recompute them in the backward pass
+SEGMENT = (
+    128  # steps whose activations are kept at once; longer sequences recompute them in the backward pass
+)
 
 
 @dataclass
@@ -95,7 +96,14 @@ def record(model: nn.Module, call: Callable[[], Any], segment: int = SEGMENT) ->
 
 
 def _forward(
-    name: str, found: list[Recorded], segment: int, layer: Layer, input: Any, hx: Any = None, *, lengths: Any = None
+    name: str,
+    found: list[Recorded],
+    segment: int,
+    layer: Layer,
+    input: Any,
+    hx: Any = None,
+    *,
+    lengths: Any = None,
 ) -> Any:
     """Replaces the layer's own `forward` during the recording."""
     if any(each.module is layer for each in found):
@@ -130,7 +138,7 @@ def _run(
     layer: Layer,
     segment: int,
     recurrences: Any,
-    sequence: Sequence,
+    sequence: PaddedBatch,
     states: list[State],
 ) -> tuple[Any, list[State]]:
     """All layers and directions of one module: its output in the caller's form, and the final states in the order of `sequence`."""
@@ -211,7 +219,9 @@ def _segment(kept: Recorded, first: int, kind: Any, x: Tensor, *values: Any) -> 
 
 def _keep_ended(active: Tensor, old: State, new: State) -> State:
     """Rows outside their own steps keep their state."""
-    where = [torch.where(active.reshape(-1, *(1,) * (b.dim() - 1)), b, a) for a, b in zip(old, new, strict=True)]
+    where = [
+        torch.where(active.reshape(-1, *(1,) * (b.dim() - 1)), b, a) for a, b in zip(old, new, strict=True)
+    ]
     return rebuild(new, where)
 
 

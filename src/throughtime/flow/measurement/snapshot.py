@@ -30,10 +30,14 @@ FRACTION = 0.01  # of the gradient at lag 0: it defines the reach
 class LayerSnapshot:
     """One layer in one direction."""
 
-    half_life: float  # steps in which |dL_T / dh_{T-k}| halves; < 0: doubles; inf: keeps its size; NaN: unknown
+    half_life: (
+        float  # steps in which |dL_T / dh_{T-k}| halves; < 0: doubles; inf: keeps its size; NaN: unknown
+    )
     text: str  # the same in words: "3.2 steps", "doubles in 5", "keeps", "no trend", "gone at 2" or "unknown"
     r_squared: float  # of the fit
-    reach: int | None  # lag from which less than `FRACTION` of the gradient is left; None: beyond the last lag
+    reach: (
+        int | None
+    )  # lag from which less than `FRACTION` of the gradient is left; None: beyond the last lag
     lags: int  # the last lag
     half_life_c: float | None  # of |dL_T / dc_{T-k}|, where there is a cell state c
     slope: dict[str, float]  # mean phi' by gate; "h" of an RNN
@@ -90,8 +94,14 @@ def snapshot(
     with torch.enable_grad():
         (outputs, _), recorded = record(copied, lambda: few.run(copied, state))
         steps = few.steps
-        if any(each.steps != steps for each in recorded) or not few.per_sequence and any(
-            leaf.shape[:1] != (steps,) for leaf in tree_leaves((outputs, few.targets)) if isinstance(leaf, Tensor)
+        if (
+            any(each.steps != steps for each in recorded)
+            or not few.per_sequence
+            and any(
+                leaf.shape[:1] != (steps,)
+                for leaf in tree_leaves((outputs, few.targets))
+                if isinstance(leaf, Tensor)
+            )
         ):
             raise InputError("layers, outputs and targets have different numbers of steps")
         lengths = few.lengths if few.lengths is not None else torch.full((few.size,), steps)
@@ -134,7 +144,9 @@ def _last_steps(model: nn.Module, batch: Batch, state: Any) -> tuple[Batch, Any]
         padding = torch.arange(batch.steps)[:, None] >= batch.lengths
 
         def cleared(leaf: Tensor) -> Tensor:
-            return leaf.masked_fill(padding.to(leaf.device).reshape(padding.shape + (1,) * (leaf.dim() - 2)), 0)
+            return leaf.masked_fill(
+                padding.to(leaf.device).reshape(padding.shape + (1,) * (leaf.dim() - 2)), 0
+            )
 
         batch = batch._replace(inputs=tree_map_only(Tensor, cleared, batch.inputs))
     steps = batch.steps
