@@ -180,7 +180,7 @@ def test_the_characters_of_the_symbols_are_those_of_the_text(kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_text_without_line_ends_takes_little_memory(kind):
-    """Ten megabytes on one line, built and encoded: the peak stays within 100 bytes for each."""
+    """Ten megabytes on one line, built and encoded: the peak stays within 50 bytes for each."""
     script = (
         "import resource\nfrom throughtime.data import Vocabulary, embedded_text\n"
         "text = (embedded_text().replace('\\n', ' ') * 30)[:10_000_000]\n"
