@@ -23,8 +23,9 @@ _BOUNDARY = re.compile(r"\n|(?= )")
 class SpaceVocabulary(Vocabulary):
     """Symbols are separated by white space; each line end is one symbol `<eos>`, also that of a blank line.
 
-    0 is `<unk>`: an unknown symbol, and the `<unk>` that stands in the text itself. 1 is `<eos>`, also where the text spells it
-    out. Then come the others, the most frequent first, equally frequent ones by code point. Text without a line end at its end has no `<eos>` there.
+    0 is `<unk>`: an unknown symbol, and the `<unk>` in the text itself. 1 is `<eos>`, also where the text spells it out. Then
+    come the others, the most frequent first, equally frequent ones by code point. Text without a line end at its end has no
+    `<eos>` there.
     Decoding joins symbols with single spaces and lines with newlines, so other white space is not given back.
     So read, WikiText-2 has the published 217,646 validation and 245,569 test symbols.
     Source: Mikolov et al. 2010, Interspeech (PTB); Merity et al. 2017, ICLR (WikiText).
