@@ -11,7 +11,6 @@ type, range and choice when it is built, whoever builds it. Imports no torch, so
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -90,14 +89,19 @@ class Settings:
         }
 
 
-@functools.cache
+_FIELDS: dict[type[Any], tuple[Field, ...]] = {}
+
+
 def fields_of(kind: type[Any]) -> tuple[Field, ...]:
     """The fields of a settings class, in their order."""
+    if kind in _FIELDS:
+        return _FIELDS[kind]
     hints = get_type_hints(kind)
-    return tuple(
+    _FIELDS[kind] = tuple(
         Field(each.name, hints[each.name], each.default, each.metadata.get("option", Option()))
         for each in dataclasses.fields(kind)
     )
+    return _FIELDS[kind]
 
 
 def from_tables(tables: Mapping[str, Any], *kinds: type[Settings]) -> tuple[Any, ...]:

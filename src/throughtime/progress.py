@@ -17,6 +17,7 @@ class ProgressBar:
 
     On a terminal it is one line that is removed at the end. It fits the width: the text in the middle is cut, the
     percentage and the time left never are. Elsewhere it is a plain line now and then.
+
     Args:
         what: the name of the work.
         stream: default stderr.

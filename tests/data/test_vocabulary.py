@@ -12,14 +12,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from throughtime.data import KINDS, Vocabulary, embedded_text, letters_only
+from throughtime.data import KINDS, Vocabulary, embedded_text, letters_only, read_text
 from throughtime.errors import InputError
 
 TEXT = "The time, the Time!\n\n    it's 3 o'clock:\tnaïve “日本” 🎉 <unk> the\r\n" * 3
+EXACT = ("char", "word", "bpe")  # "space" gives back single spaces whatever white space there was
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EXACT)
 def test_known_text_round_trips_exactly(kind):
     vocabulary = Vocabulary.build(kind, TEXT, size=None)
     ids = vocabulary.encode(TEXT)
@@ -52,9 +53,9 @@ def test_the_stream_decoder_says_what_decode_says(kind):
     vocabulary = Vocabulary.build(kind, TEXT, size=260)
     ids = vocabulary.encode(TEXT).tolist()
     decoder = vocabulary.decoder()
-    pieces = [decoder.feed(number) for number in ids]
-    assert "".join(pieces) + decoder.finish() == vocabulary.decode(ids)
-    assert "\ufffd" not in "".join(pieces)
+    parts = [decoder.feed(number) for number in ids]
+    assert "".join(parts) + decoder.finish() == vocabulary.decode(ids)
+    assert "\ufffd" not in "".join(parts)
 
 
 def test_the_stream_decoder_never_gives_half_a_character():
@@ -67,7 +68,7 @@ def test_the_stream_decoder_never_gives_half_a_character():
     assert decoder.finish() == "\ufffd" == bytes_only.decode(ids[:1])
 
 
-@pytest.mark.parametrize(("kind", "unknown"), [("char", "<unk>"), ("word", " <unk>")])
+@pytest.mark.parametrize(("kind", "unknown"), [("char", "<unk>"), ("word", " <unk>"), ("space", "<unk>")])
 def test_unknown_symbols_are_reported_once_in_order(kind, unknown):
     vocabulary = Vocabulary.build(kind, "a b c\n")
     assert vocabulary.unknown == 0
@@ -83,7 +84,7 @@ def test_a_char_vocabulary_is_ordered_by_frequency_then_code_point():
     assert Vocabulary.build("char", rare[::-1]).symbols[1:] == tuple(symbol.encode() for symbol in rare)
 
 
-def test_the_char_vocabulary_of_the_course(time_machine):
+def test_the_char_vocabulary_of_the_time_machine(time_machine):
     text = letters_only(time_machine)
     vocabulary = Vocabulary.build("char", text)
     assert len(vocabulary) == 28
@@ -94,8 +95,9 @@ def test_the_char_vocabulary_of_the_course(time_machine):
 def test_size_caps_every_kind():
     assert len(Vocabulary.build("char", TEXT, size=5)) == 5
     assert len(Vocabulary.build("word", TEXT, size=5)) == 5
+    assert len(Vocabulary.build("space", TEXT, size=5)) == 5
     assert len(Vocabulary.build("bpe", TEXT, size=270)) == 270
-    for kind, size in (("char", 1), ("word", 1), ("bpe", 255), ("word", -3)):
+    for kind, size in (("char", 1), ("word", 1), ("space", 2), ("bpe", 255), ("word", -3)):
         with pytest.raises(InputError, match="must have at least"):
             Vocabulary.build(kind, TEXT, size=size)
     with pytest.raises(InputError, match="Did you mean 'word'"):
@@ -104,15 +106,92 @@ def test_size_caps_every_kind():
         Vocabulary.build("char", "")
 
 
-def test_encoding_in_chunks_changes_nothing(monkeypatch):
+@pytest.mark.parametrize("size", [1, 2, 5, 17])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "text", [TEXT, "a " * 40 + "x’s,y don't。z <unk>,<unk>  \t b\u0301c", "no\r\nline\rends \n\n"]
+)
+def test_encoding_in_chunks_changes_nothing(monkeypatch, kind, text, size):
+    from throughtime.data import char, space, subword
+
+    vocabulary = Vocabulary.build(kind, text)
+    expected = vocabulary.encode(text)
+    for module, name in ((char, "_CHUNK"), (space, "_CHUNK"), (subword, "CHUNK"), (subword, "_TOGETHER")):
+        monkeypatch.setattr(module, name, size)
+    assert torch.equal(vocabulary.encode(text), expected)
+    assert size > 2 or len(list(vocabulary.encode_chunks(text))) > 1
+    assert vocabulary == Vocabulary.build(kind, text)
+
+
+@given(any_text, st.integers(1, 9))
+def test_a_chunk_never_ends_inside_a_pre_token(text, size):
+    """The tokenizer's own pre-tokens of the whole text are those of the chunks, one after the other."""
     from throughtime.data import subword
 
-    vocabularies = [Vocabulary.build(kind, TEXT) for kind in ("word", "bpe")]
-    whole = [vocabulary.encode(TEXT) for vocabulary in vocabularies]
-    monkeypatch.setattr(subword, "CHUNK", 1)
-    for vocabulary, expected in zip(vocabularies, whole, strict=True):
-        assert torch.equal(vocabulary.encode(TEXT), expected)
-        assert vocabulary == Vocabulary.build(vocabulary.kind, TEXT)
+    split = subword.WordVocabulary.empty().pre_tokenizer
+
+    def pre_tokens(part):
+        return [token for token, _ in split.pre_tokenize_str(part)]
+
+    chunks = subword.text_chunks(text, subword._BOUNDARY, size)
+    assert [token for chunk in chunks for token in pre_tokens(chunk)] == pre_tokens(text)
+
+
+def test_a_word_without_end_is_cut(monkeypatch):
+    from throughtime.data import subword
+
+    monkeypatch.setattr(subword, "CHUNK", 10)
+    monkeypatch.setattr(subword, "LONGEST", 5)
+    assert list(subword._chunks("x" * 40 + " y")) == ["x" * 15, "x" * 15, "x" * 10, " y"]
+    vocabulary = Vocabulary.build("bpe", "x" * 40)
+    assert vocabulary.decode(vocabulary.encode("x" * 40)) == "x" * 40
+
+
+def test_a_space_vocabulary_reads_as_ptb_and_wikitext_are_read():
+    text = " the <unk> sat \n \n the\u00a0 end <eos>"
+    vocabulary = Vocabulary.build("space", text)
+    assert json.loads(vocabulary.to_json())["symbols"] == ["<unk>", "<eos>", "the", "end", "sat"]
+    ids = vocabulary.encode(text)
+    assert ids.tolist() == [2, 0, 4, 1, 1, 2, 3, 1]
+    assert vocabulary.decode(ids) == "the <unk> sat\n\nthe end\n"
+    assert torch.equal(vocabulary.encode(vocabulary.decode(ids)), ids)
+    assert vocabulary.encode("end\r\nend\rdog").tolist() == [3, 1, 3, 1, 0]
+    assert vocabulary.unknown_symbols("dog <unk> cat dog\nsat") == ["dog", "cat"]
+    after_prompt = vocabulary.decoder(new_line=False)
+    assert [after_prompt.feed(number) for number in (2, 1, 3)] == [" the", "\n", "end"]
+
+
+def test_wikitext_2_has_its_published_number_of_symbols(data_dir):
+    texts = [read_text(data_dir / "wikitext2_valid_test" / name) for name in ("valid.txt", "test.txt")]
+    vocabulary = Vocabulary.build("space", "".join(texts))
+    assert [len(vocabulary.encode(text)) for text in texts] == [217_646, 245_569]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_characters_of_the_symbols_are_those_of_the_text(kind):
+    vocabulary = Vocabulary.build(kind, TEXT, size=300 if kind == "bpe" else None)
+    ids = vocabulary.encode(TEXT)
+    text = vocabulary.decode(ids)
+    lines = [line for line in text.split("\n") if line]
+    # A word of the kind "space" stands for itself and the space before it, also at the beginning of a line.
+    assert int(vocabulary.characters()[ids].sum()) == len(text) + (len(lines) if kind == "space" else 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_without_line_ends_takes_little_memory(kind):
+    """Ten megabytes on one line, built and encoded: the peak stays within 50 bytes for each."""
+    script = (
+        "import resource\nfrom throughtime.data import Vocabulary, embedded_text\n"
+        "text = (embedded_text().replace('\\n', ' ') * 30)[:10_000_000]\n"
+        f"Vocabulary.build({kind!r}, 'a')\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"ids = Vocabulary.build({kind!r}, text).encode(text)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, len(ids))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    peak, length = map(int, done.stdout.split())
+    assert peak < 500_000 and length > 1_000_000
 
 
 def test_a_lone_surrogate_is_unknown_and_never_an_error():
@@ -168,8 +247,8 @@ def model(data):
     return data["tokenizer"]["model"]
 
 
-def set_in(place, key, value):
-    return lambda data: place(data).__setitem__(key, value)
+def set_in(part, key, value):
+    return lambda data: part(data).__setitem__(key, value)
 
 
 def itself(data):
@@ -197,6 +276,13 @@ def rename_a_byte(data):
         ("char", set_in(itself, "symbols", ["<unk>", "\ud800"]), "must be one character"),
         ("char", set_in(itself, "symbols", ["<unk>", "a", "b", "a"]), "'a' more than once"),
         ("char", set_in(itself, "extra", 1), "must have 'kind' and 'symbols'"),
+        ("space", set_in(itself, "symbols", ["<unk>", "a"]), "starts with '<unk>' and '<eos>'"),
+        ("space", set_in(itself, "symbols", ["<unk>", "<eos>", "a b"]), "symbol 2 .* got 'a b'"),
+        ("space", set_in(itself, "symbols", ["<unk>", "<eos>", ""]), "without white space, got ''"),
+        ("space", set_in(itself, "symbols", ["<unk>", "<eos>", 5]), "got 5"),
+        ("space", set_in(itself, "symbols", ["<unk>", "<eos>", "\ud800"]), "symbol 2"),
+        ("space", set_in(itself, "symbols", ["<unk>", "<eos>", "a", "a"]), "'a' more than once"),
+        ("space", set_in(itself, "extra", 1), "must have 'kind' and 'symbols'"),
         ("word", lambda data: data.pop("tokenizer"), "damaged"),
         ("word", set_in(itself, "tokenizer", 3), "damaged"),
         ("word", set_in(itself, "kind", "bpe"), "not a bpe vocabulary"),

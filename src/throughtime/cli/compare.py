@@ -248,7 +248,7 @@ def _write_remedies(out: Path, comparison: RemediesComparison) -> None:
     plot(comparison, out / "remedies.png")
 
 
-def __chosen(settings: Any, typed: dict[str, Any]) -> Any:
+def _chosen(settings: Any, typed: dict[str, Any]) -> Any:
     """The settings with what was typed in place of the defaults."""
     return replace(settings, **{name: value for name, value in typed.items() if value is not None})
 

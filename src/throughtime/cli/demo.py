@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from throughtime.data.assets import Assets
     from throughtime.flow import Reach
-    from throughtime.tasks import TextTask
+    from throughtime.tasks import Task
 
 # Small enough to see many steps in two minutes on two cores, large enough to spell.
 HIDDEN, EMBEDDING, BATCH, WINDOW, LR = 256, 64, 16, 64, 6e-3
@@ -124,7 +124,7 @@ def _quoted(text: str) -> str:
     return textwrap.indent(shown, "  | ", predicate=lambda line: True)
 
 
-def _reach(model: nn.Module, task: TextTask, assets: Assets) -> Reach:
+def _reach(model: nn.Module, task: Task, assets: Assets) -> Reach:
     """Measured on the beginning of eight parts of the validation text."""
     from throughtime.flow import gradient_reach
     from throughtime.metrics.loss import cross_entropy

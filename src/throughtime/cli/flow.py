@@ -211,14 +211,13 @@ def _sample(
                 f"--data is for runs that read files, and {task.name} draws its sequences: leave it out"
             )
         task, split = task.on((str(data),)), "all"
-    batches = None
     for size in range(batch, 0, -1):  # fewer rows where the text is short, so that each has all steps
         batches = task.evaluation_batches(trained.assets, split, steps=read, batch=size)
-        first = None if batches is None else next(batches)
-        if first is None:
+        if batches is None:
             raise InputError(
                 f"{trained.path} has no validation part: name data to measure it on, with --data FILE"
             )
+        first = next(batches)
         if first.steps >= read or not task.stream:
             break
     if first.steps < _LEAST and task.stream:

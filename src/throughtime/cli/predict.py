@@ -37,8 +37,8 @@ def predict(
 ) -> None:
     """Predict for each line of a file, or of standard input as it comes.
 
-    What is read is written again, with the predictions as more columns: CSV stays CSV, JSON lines stay JSON lines; of plain text a
-    tab and the predictions follow each line. A classifier adds label and probability, a language model the loss of each text.
+    What is read is written again, with the predictions as more columns: CSV stays CSV, JSON lines stay JSON lines; of plain
+    text a tab and the predictions follow each line. A classifier adds label and probability, a language model the loss of each text.
 
     Examples:
     echo "list index out of range" | throughtime predict runs/classify
@@ -50,7 +50,7 @@ def predict(
     from throughtime.runtime import load
 
     trained = load(run, task=task, device=device)
-    columns = [column for column in trained.task.columns]
+    columns = list(trained.task.columns)
     _ = trained.model  # before anything is read or written
     with _opened(file) as source, Stream() if out == "-" else _written(out) as stream:
         records = Records(
@@ -61,7 +61,8 @@ def predict(
             asked = dict(zip(columns, records.texts(record), strict=True))
             added = trained.predict(record | asked)
             if write is None:
-                write = write_records(stream, records.format, [*(records.fieldnames or record), *added])
+                target: Any = stream  # has what a text stream needs: write and flush
+                write = write_records(target, records.format, [*(records.fieldnames or record), *added])
             write(record | added)
     if records.remark:
         print(f"throughtime: {records.remark}", file=sys.stderr)

@@ -114,8 +114,10 @@ def compared(found: list[Run]) -> tuple[list[str], list[list[str]]]:
     bests = [_best_record(each) for each in histories]
     rows.append(["best validation loss", *(_shown(each.get("loss")) for each in bests)])
     rows.append(["at step", *(_shown(each.get("step")) for each in bests)])
-    for metric in dict.fromkeys(name for each in bests for name in each.get("metrics", {})):
-        rows.append([f"best {metric}", *(_shown(each.get("metrics", {}).get(metric)) for each in bests)])
+    rows.extend(
+        [f"best {metric}", *(_shown(each.get("metrics", {}).get(metric)) for each in bests)]
+        for metric in dict.fromkeys(name for each in bests for name in each.get("metrics", {}))
+    )
     return ["", *(str(run.path) for run in found)], rows
 
 

@@ -161,8 +161,8 @@ def before(task: Task, training: TrainingConfig, run: Run) -> str:
 def after(task: Task, run: Run, result: TrainingResult, training: TrainingConfig) -> str:
     """The final table, what it means, where the run is, and what one can do with it."""
     from throughtime.bench.table import plain
-    from throughtime.tasks.recorded import model_config_of
     from throughtime.progress import duration
+    from throughtime.tasks.recorded import model_config_of
     from throughtime.training.card import results_table
 
     lines = [f"{result.step:,} steps in {duration(result.seconds)}"]
@@ -211,7 +211,7 @@ def _started(
 def _with_init_from(kind: type[Task], settings: Tables, file: Tables) -> Tables:
     """The task's defaults by section; with --init-from, the other run's model and its way to read data in their place."""
     defaults = dict(kind.defaults)
-    known = {field for field in ModelConfig.__dataclass_fields__}
+    known = set(ModelConfig.__dataclass_fields__)
     tables: Tables = {
         "model": {name: value for name, value in defaults.items() if name in known},
         "training": {name: value for name, value in defaults.items() if name not in known},

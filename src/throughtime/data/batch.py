@@ -149,7 +149,8 @@ def count_targets(targets: Any) -> int:
 
 def unmasked(target: Tensor) -> Tensor:
     """Where a target counts, bool of its shape."""
-    return ~target.isnan() if target.is_floating_point() else target != IGNORE
+    kept: Tensor = target.isnan().logical_not() if target.is_floating_point() else target != IGNORE
+    return kept
 
 
 def _tensors(tree: Any) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +13,7 @@ from throughtime.data.vocabulary import Vocabulary
 from throughtime.errors import InputError
 
 UNKNOWN = "<unk>"
+_CHUNK = 1 << 20  # characters encoded at once
 
 
 class CharVocabulary(Vocabulary):
@@ -26,7 +28,7 @@ class CharVocabulary(Vocabulary):
     def __init__(self, characters: str) -> None:
         super().__init__([UNKNOWN.encode(), *(character.encode() for character in characters)])
         codes = _code_points(characters).long()
-        # One place past the largest known code point stays 0, unknown: all larger ones are sent there.
+        # One entry past the largest known code point stays 0, unknown: all larger code points are clamped to it.
         self._table = torch.zeros(int(codes.max()) + 2 if characters else 1, dtype=torch.int32)
         self._table[codes] = torch.arange(1, len(characters) + 1, dtype=torch.int32)
         self._characters = characters
@@ -37,7 +39,10 @@ class CharVocabulary(Vocabulary):
             raise InputError(
                 f"a char vocabulary must have at least 2 symbols, {UNKNOWN} and one more, got {size}"
             )
-        counts = torch.bincount(_code_points(text))
+        counts = torch.zeros(0x110000, dtype=torch.int64)
+        for start in range(0, len(text), _CHUNK):
+            part = torch.bincount(_code_points(text[start : start + _CHUNK]))
+            counts[: len(part)] += part
         counts[0xD800:0xE000] = 0  # a lone surrogate is no character, and cannot be written as UTF-8
         present = counts.nonzero().squeeze(1)
         order = counts[present].argsort(descending=True, stable=True)
@@ -51,17 +56,23 @@ class CharVocabulary(Vocabulary):
             raise InputError(
                 f"a char vocabulary must have 'kind' and 'symbols', a list that starts with {UNKNOWN!r}"
             )
-        for place, symbol in enumerate(symbols[1:], start=1):
+        for number, symbol in enumerate(symbols[1:], start=1):
             if not isinstance(symbol, str) or len(symbol) != 1 or 0xD800 <= ord(symbol) < 0xE000:
-                raise InputError(f"symbol {place} of a char vocabulary must be one character, got {symbol!r}")
+                raise InputError(
+                    f"symbol {number} of a char vocabulary must be one character, got {symbol!r}"
+                )
         if len(set(symbols)) != len(symbols):
             twice = next(symbol for symbol in symbols if symbols.count(symbol) > 1)
             raise InputError(f"the symbols of a char vocabulary must differ, got {twice!r} more than once")
         return cls("".join(symbols[1:]))
 
-    def encode(self, text: str) -> Tensor:
-        codes = _code_points(text).clamp_(max=self._table.numel() - 1)
-        return self._table.index_select(0, codes).long()
+    def encode_chunks(self, text: str) -> Iterator[Tensor]:
+        for start in range(0, len(text), _CHUNK):
+            codes = _code_points(text[start : start + _CHUNK]).clamp_(max=self._table.numel() - 1)
+            yield self._table.index_select(0, codes).long()
+
+    def characters(self) -> Tensor:
+        return torch.ones(len(self), dtype=torch.int64)  # <unk> too stands for one
 
     def unknown_symbols(self, text: str) -> list[str]:
         known = set(self._characters)

@@ -1,4 +1,4 @@
-"""Where named public data sets are kept."""
+"""Where public data sets are kept."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ VARIABLE = "THROUGHTIME_DATA"
 
 def data_folder() -> Path:
     """The folder of the data sets: `THROUGHTIME_DATA` when set, else one in the user's cache folder."""
-    named = os.environ.get(VARIABLE)
-    return Path(named) if named else _cache_folder()
+    folder = os.environ.get(VARIABLE)
+    return Path(folder) if folder else _cache_folder()
 
 
 def find_dataset(name: str) -> Path:

@@ -1,19 +1,23 @@
 """Vocabularies of words and of byte pairs, through the `tokenizers` library.
 
-Both cut text into the same pieces first: a word or a punctuation mark together with the one space before
-it, a newline, or other white space. The pieces of a text, joined, are the text, so both decode to exactly
-what was encoded. No piece reaches past a newline, so lines can be encoded apart.
+Both first cut text into the same pre-tokens: a word or a punctuation mark together with the one space before
+it, a newline, or other white space. The pre-tokens of a text, joined, are the text, so both decode to exactly
+what was encoded. No pre-token reaches past a newline, a space after a word, or most punctuation, so a text can be cut there
+and its parts encoded one after the other.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from throughtime.data.text import text_chunks
 from throughtime.data.vocabulary import Vocabulary
 from throughtime.errors import InputError
 
@@ -21,9 +25,13 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 # A word keeps its inner apostrophes; of a run of spaces the last goes with the word that follows.
-PIECE = r" ?<unk>| ?\w+(?:['’]\w+)*| ?[^\w\s]|[^\S\n]+(?=[^\S\n])|\s"
+PRE_TOKEN = r" ?<unk>| ?\w+(?:['’]\w+)*| ?[^\w\s]|[^\S\n]+(?=[^\S\n])|\s"
 UNKNOWN = " <unk>"  # a word, and words carry the space before them
-CHUNK = 1 << 16  # characters given to `tokenizers` at once: its cost grows faster than the text
+CHUNK = 1 << 16  # characters given to `tokenizers` as one string: its cost grows faster than the text
+LONGEST = 1 << 18  # characters more that are searched for a boundary; longer words are cut
+_TOGETHER = 16  # chunks encoded in parallel; the library's result takes about 200 bytes for each symbol
+# Where a pre-token ends for certain: after a newline or closing punctuation, before a space that follows a word.
+_BOUNDARY = re.compile(r"\n|(?<=\w)(?= )|(?<=[.,;:!?)\]}。，、！？；：）】」』])")
 
 
 class _TokenizerVocabulary(Vocabulary):
@@ -65,11 +73,10 @@ class _TokenizerVocabulary(Vocabulary):
         cls.check(tokenizer.get_vocab(with_added_tokens=False))
         return cls(tokenizer)
 
-    def encode(self, text: str) -> Tensor:
-        encodings = self._tokenizer.encode_batch_fast(list(_chunks(text)), add_special_tokens=False)
-        return torch.cat(
-            [torch.zeros(0, dtype=torch.int64), *(torch.tensor(e.ids).long() for e in encodings)]
-        )
+    def encode_chunks(self, text: str) -> Iterator[Tensor]:
+        for chunks in _batched(_chunks(text), _TOGETHER):
+            encodings = self._tokenizer.encode_batch_fast(chunks, add_special_tokens=False)
+            yield torch.cat([torch.tensor(each.ids, dtype=torch.int64) for each in encodings])
 
     def to_json(self) -> str:
         return json.dumps(
@@ -92,7 +99,7 @@ class WordVocabulary(_TokenizerVocabulary):
         from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
         tokenizer = Tokenizer(models.WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN))
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PIECE), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PRE_TOKEN), "isolated")
         return tokenizer
 
     @staticmethod
@@ -146,9 +153,9 @@ class BPEVocabulary(_TokenizerVocabulary):
         from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
         tokenizer = Tokenizer(models.BPE())
-        pieces = pre_tokenizers.Split(Regex(PIECE), "isolated")
+        split = pre_tokenizers.Split(Regex(PRE_TOKEN), "isolated")
         to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, to_bytes])
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
         return tokenizer
 
     @staticmethod
@@ -185,13 +192,13 @@ class BPEVocabulary(_TokenizerVocabulary):
 
 
 def _chunks(text: str) -> Iterator[str]:
-    """The text in chunks of whole lines, about CHUNK characters each (a longer line stays whole)."""
-    text = text.encode("utf-8", "replace").decode()  # a lone surrogate is no character: it becomes "?"
-    start = 0
-    while start < len(text):
-        end = text.find("\n", start + CHUNK) + 1 or len(text)
-        yield text[start:end]
-        start = end
+    """The text in chunks of about CHUNK characters that pre-tokens do not cross; words longer than LONGEST are cut."""
+    return text_chunks(text, _BOUNDARY, CHUNK, LONGEST)
+
+
+def _batched(chunks: Iterator[str], size: int) -> Iterator[list[str]]:
+    while together := list(islice(chunks, size)):
+        yield together
 
 
 def _settings(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,6 +72,21 @@ def refuse_binary(data: bytes, name: str | Path) -> None:
         raise InputError(f"{name} must be UTF-8, got UTF-16; convert it: {_iconv('UTF-16', name)}")
     if (position := data.find(b"\0")) >= 0:
         raise InputError(f"{name} must be text, got a binary file: a NUL byte at position {position}")
+
+
+def text_chunks(text: str, boundary: re.Pattern[str], size: int, longest: int | None = None) -> Iterator[str]:
+    """Cut a text into chunks that joined are the text, so that a large text is worked on in little memory.
+
+    Each cut is where the first match of `boundary` at least `size` characters into the chunk ends; where there is none within
+    `longest` more characters, it is there. A lone surrogate, which is no character, becomes "?".
+    """
+    start = 0
+    while start < len(text):
+        limit = len(text) if longest is None else min(len(text), start + size + longest)
+        found = boundary.search(text, min(start + size, len(text)), limit)
+        end = found.end() if found else limit
+        yield text[start:end].encode("utf-8", "replace").decode()
+        start = end
 
 
 def embedded_text() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,14 +13,15 @@ from torch import Tensor
 
 from throughtime.errors import InputError, one_of
 
-KINDS = ("char", "word", "bpe")
+KINDS = ("char", "word", "space", "bpe")
 
 
 class Vocabulary(ABC):
     """A numbering of symbols; each symbol is the UTF-8 bytes that it stands for.
 
-    Text is the concatenation of its symbols, so `decode(encode(text)) == text` whenever nothing is unknown.
-    A vocabulary never changes once built. Build one with `Vocabulary.build`, read one with `from_json`.
+    Text is the concatenation of its symbols, so `decode(encode(text)) == text` whenever nothing is unknown; only the kind
+    "space" gives back single spaces whatever white space there was. A vocabulary never changes once built. Build one with
+    `Vocabulary.build`, read one with `from_json`.
     """
 
     kind: ClassVar[str]
@@ -34,8 +35,9 @@ class Vocabulary(ABC):
     def build(kind: str, text: str, size: int | None = None) -> Vocabulary:
         """The vocabulary of `text`, the same for the same text, with at most `size` symbols.
 
-        char: every character, most frequent first (`size=None`: all). word: words, each with the space before
-        it (`size=None`: 10,000). bpe: byte-level pair encoding (`size=None`: 2,000; at least 256).
+        char: every character, most frequent first (`size=None`: all). word: words and punctuation marks, each with the space
+        before it (`size=None`: 10,000). space: what white space separates, as PTB and WikiText are read (`size=None`: all).
+        bpe: byte-level pair encoding (`size=None`: 2,000; at least 256).
         Raises: InputError for an unknown kind, an empty text, a size too small.
         """
         one_of("tokens", kind, KINDS)
@@ -67,9 +69,13 @@ class Vocabulary(ABC):
     def of_data(cls, data: dict[str, Any]) -> Vocabulary:
         """Read from parsed JSON, checking all of it; see `from_json`."""
 
-    @abstractmethod
     def encode(self, text: str) -> Tensor:
         """The ids of a text, int64 [N]; unknown symbols become `unknown`."""
+        return torch.cat([torch.zeros(0, dtype=torch.int64), *self.encode_chunks(text)])
+
+    @abstractmethod
+    def encode_chunks(self, text: str) -> Iterator[Tensor]:
+        """The ids of a text, int64, a part at a time: for whoever needs only the first so many, or less memory."""
 
     @abstractmethod
     def unknown_symbols(self, text: str) -> list[str]:
@@ -87,18 +93,19 @@ class Vocabulary(ABC):
         numbers = ids.tolist() if isinstance(ids, Tensor) else ids
         return b"".join(self.symbol(number) for number in numbers).decode("utf-8", "replace")
 
+    def decoder(self, *, new_line: bool = True) -> Decoder:
+        """A decoder to be fed one id at a time.
+
+        With `new_line=False` the text goes on within a line, as after a prompt: the kind "space" then begins with a space.
+        """
+        return Decoder(self)
+
     def characters(self) -> Tensor:
-        """How many characters each symbol stands for, float64 [V]; the unknown symbol of a char vocabulary counts as one."""
+        """How many characters each symbol stands for, int64 [V]; one of several symbols' bytes counts with the first of them."""
         counts = [
             sum(byte & 0xC0 != 0x80 for byte in symbol) for symbol in self.symbols
-        ]  # UTF-8: bytes that begin one
-        if self.kind == "char" and self.unknown is not None:
-            counts[self.unknown] = 1
-        return torch.tensor(counts, dtype=torch.float64)
-
-    def decoder(self) -> Decoder:
-        """A decoder to be fed one id at a time."""
-        return Decoder(self)
+        ]  # no continuation bytes
+        return torch.tensor(counts, dtype=torch.int64)
 
     def symbol(self, number: int) -> bytes:
         """The bytes that an id stands for.
@@ -146,6 +153,10 @@ def _of_kind(kind: str) -> type[Vocabulary]:
         from throughtime.data.char import CharVocabulary
 
         return CharVocabulary
+    if kind == "space":
+        from throughtime.data.space import SpaceVocabulary
+
+        return SpaceVocabulary
     from throughtime.data import subword  # only these two need `tokenizers`
 
     return subword.WordVocabulary if kind == "word" else subword.BPEVocabulary

@@ -12,7 +12,6 @@ from throughtime.data.batch import Batch, unmasked
 from throughtime.errors import InputError
 from throughtime.metrics.metric import Metric
 
-
 _SHOWN = 15  # classes of a confusion matrix that fits on a page
 
 

@@ -74,11 +74,12 @@ def generate(
         engine.read(session, session.ids(start))
     elif start:
         session.feed(start)
+    new_line = not prompt or prompt.endswith("\n")
     banned = None if allow_unknown else session.vocabulary.unknown
 
     if engine is not None:
         options = Options(temperature, top_k, top_p, seed, () if banned is None else (banned,))
-        return _until(stop, _text(session, drawn_by_engine(session, engine, length, options)))
+        return _until(stop, _text(session, new_line, drawn_by_engine(session, engine, length, options)))
 
     def ids() -> Iterator[int]:
         for _ in range(length):
@@ -92,7 +93,7 @@ def generate(
             session.feed(choice.reshape(1))
             yield int(choice)
 
-    return _until(stop, _text(session, ids()))
+    return _until(stop, _text(session, new_line, ids()))
 
 
 def _engine(session: Session, backend: str | None, weights: str) -> Engine | None:
@@ -116,9 +117,9 @@ def _engine(session: Session, backend: str | None, weights: str) -> Engine | Non
     return None
 
 
-def _text(session: Session, ids: Iterator[int]) -> Iterator[str]:
+def _text(session: Session, new_line: bool, ids: Iterator[int]) -> Iterator[str]:
     """Whole characters, as soon as they are whole."""
-    decoder = session.vocabulary.decoder()
+    decoder = session.vocabulary.decoder(new_line=new_line)
     for number in ids:
         if piece := decoder.feed(number):
             yield piece

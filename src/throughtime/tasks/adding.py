@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from throughtime.errors import InputError
 from throughtime.models.config import ModelConfig
@@ -41,7 +41,13 @@ class AddingTask(GeneratedTask):
         "throughtime train adding --length 20 --cell rnn --init orthogonal --lr 0.003",
         "throughtime train adding --length 200 --cell lstm --forget-bias 1 --minutes 3",
     )
-    defaults = {**DEFAULTS, "cell": "gru", "hidden": 32, "lr": 1e-2, "steps": 2000}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        **DEFAULTS,
+        "cell": "gru",
+        "hidden": 32,
+        "lr": 1e-2,
+        "steps": 2000,
+    }
     loss_name = "squared error"
 
     def __post_init__(self) -> None:
@@ -77,13 +83,15 @@ class AddingTask(GeneratedTask):
         return many_to_many(config, Continuous(2), 1)
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        known = ~batch.targets.isnan()  # selected, not multiplied by 0: 0 * NaN is NaN
-        return (outputs[known] - batch.targets[known]).square().sum()
+        known = batch.targets.isnan().logical_not()  # selected, not multiplied by 0: 0 * NaN is NaN
+        total: Tensor = (outputs[known] - batch.targets[known]).square().sum()
+        return total
 
     def flow_loss(self) -> Callable[[Any, Any], Tensor]:
         def losses(outputs: Tensor, targets: Tensor) -> Tensor:
-            known = ~targets.isnan()
-            return ((outputs - targets.nan_to_num()).square() * known).sum(-1)
+            known = targets.isnan().logical_not()
+            found: Tensor = ((outputs - targets.nan_to_num()).square() * known).sum(-1)
+            return found
 
         return losses
 

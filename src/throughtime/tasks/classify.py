@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from throughtime.errors import InputError
 from throughtime.models.config import ModelConfig
@@ -28,8 +28,8 @@ class ClassifyTask(FileTask):
 
     Reads CSV, TSV or JSON lines with a text and a label, a folder with one folder of text files for each class, or a folder
     with one file of lines for each class. Texts that are equal but for case and spaces stay on one side of a split, and each
-    class keeps its fraction in every part. Without --data it learns which exception an error message belongs to, on the messages in Python's own
-    standard library.
+    class keeps its fraction in every part. Without --data it learns which exception an error message belongs to, on the
+    messages in Python's own standard library.
     """
 
     name = "classify"
@@ -40,7 +40,7 @@ class ClassifyTask(FileTask):
         "throughtime train classify --data names --cell gru --hidden 128 --bidirectional",
         "throughtime train classify --data reviews.jsonl --tokens word --pooling attention",
     )
-    defaults = {"hidden": 128, "bptt": "full", "batch": 32, "epochs": 20.0, "dropout": 0.2, "lr": 3e-3}  # fmt: skip
+    defaults: ClassVar[Mapping[str, Any]] = {"hidden": 128, "bptt": "full", "batch": 32, "epochs": 20.0, "dropout": 0.2, "lr": 3e-3}  # fmt: skip
     without = ("tied", "window")
 
     test: float | str = data_option(
@@ -233,7 +233,7 @@ class ClassifyTask(FileTask):
         rows = list(zip(*(tables["data"].columns[name] for name in names), strict=True))[: self.limit]
         own = {part: value for part in PARTS[1:] if not isinstance(value := getattr(self, part), str)}
         keys, labels = group_keys([text for text, _ in rows]), [label for _, label in rows]
-        split = split_examples(len(rows), **own, seed=self.split_seed, groups=keys, labels=labels)  # type: ignore[arg-type]
+        split = split_examples(len(rows), **own, seed=self.split_seed, groups=keys, labels=labels)
         parts = {part: list(getattr(split, part)) for part in PARTS}
         for part in PARTS[1:]:
             if isinstance(file := getattr(self, part), str):

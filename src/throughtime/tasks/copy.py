@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from throughtime.tasks.generated import DEFAULTS, GeneratedTask
 from throughtime.tasks.task import data_option
@@ -33,7 +34,13 @@ class CopyTask(GeneratedTask):
     name = "copy"
     summary = "The copying problem: repeat ten symbols after a delay."
     examples = ("throughtime train copy", "throughtime train copy --length 50 --cell lstm --forget-bias 1")
-    defaults = {**DEFAULTS, "cell": "gru", "hidden": 128, "lr": 3e-3, "steps": 3000}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        **DEFAULTS,
+        "cell": "gru",
+        "hidden": 128,
+        "lr": 3e-3,
+        "steps": 3000,
+    }
     symbols = "abcdefgh_:"
 
     length: int = data_option(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from throughtime.errors import InputError
 from throughtime.tasks.generated import DEFAULTS, GeneratedTask
@@ -33,7 +33,13 @@ class EchoTask(GeneratedTask):
     name = "echo"
     summary = "The echo task: a coin that depends on coins 3 and 8 steps ago."
     examples = ("throughtime train echo", "throughtime train echo --bptt truncated:5")
-    defaults = {**DEFAULTS, "cell": "rnn", "hidden": 32, "lr": 1e-2, "steps": 1000}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        **DEFAULTS,
+        "cell": "rnn",
+        "hidden": 32,
+        "lr": 1e-2,
+        "steps": 1000,
+    }
     symbols = "01"
 
     length: int = data_option(50, "Steps of a sequence.", metavar="T", low=1, high=1_000_000)

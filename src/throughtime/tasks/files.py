@@ -53,7 +53,7 @@ class FileTask(Task):
 
     def with_full_paths(self) -> Self:
         """The same with full paths of files, so that a run can be resumed from any folder; devices and pipes stay."""
-        parts = {
+        parts: dict[str, Any] = {
             name: full_path(value)
             for name in ("validation", "test")
             if isinstance(value := getattr(self, name), str)

@@ -1,4 +1,4 @@
-"""What the tasks with generated sequences share: they are solved by memory alone, so the loss says how far back a model remembers."""
+"""What tasks with generated sequences share: memory alone solves them, so the loss says how far back a model remembers."""
 
 from __future__ import annotations
 

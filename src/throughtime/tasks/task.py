@@ -31,7 +31,7 @@ data_option = partial(option, panel="Data")
 
 @dataclass(frozen=True)
 class Task(Settings, ABC):
-    """One application. Abstract: `prepare`, `build`, `batches`, `evaluation_batches`, `loss`, `metrics`; the rest has defaults."""
+    """One application. Abstract are `prepare`, `build`, `batches`, `evaluation_batches`, `loss`, `metrics`; the rest has defaults."""
 
     name: ClassVar[str]
     """Of the command, `throughtime train NAME`, and of the section in config.toml."""

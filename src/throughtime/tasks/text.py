@@ -120,7 +120,7 @@ class TextTask(FileTask):
     def metrics(self, assets: Assets) -> list[Metric]:
         from throughtime.metrics.loss import BitsPerCharacter, Perplexity
 
-        found = [BitsPerCharacter(assets.vocabulary.characters()), Perplexity()]
+        found: list[Metric] = [BitsPerCharacter(assets.vocabulary.characters()), Perplexity()]
         return found if self.tokens == "char" else found[::-1]
 
     def baseline(self, assets: Assets, split: str) -> dict[str, dict[str, float] | str]:

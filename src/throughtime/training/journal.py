@@ -49,6 +49,8 @@ class Meter:
         "_count",
     )
 
+    _norm_max: float
+
     def __init__(self) -> None:
         self.targets = 0
         self.step = 0

@@ -31,7 +31,7 @@ class Reading:
 
 
 class Step:
-    """Everything that one step needs. `gradients` and `update` are separate, so that gradients can be inspected before the update."""
+    """Everything one step needs. `gradients` and `update` are separate, so that gradients can be inspected before the update."""
 
     def __init__(
         self,

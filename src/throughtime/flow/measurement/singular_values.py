@@ -12,7 +12,6 @@ from torch import Tensor
 from throughtime.cells.contract import State
 from throughtime.kernels.reference import Steppable, rebuild
 
-
 _TOLERANCE = 1e-2
 _MOST = 24  # blocks, at most; reached only where many singular values lie close together
 

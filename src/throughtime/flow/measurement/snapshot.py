@@ -94,9 +94,8 @@ def snapshot(
     with torch.enable_grad():
         (outputs, _), recorded = record(copied, lambda: few.run(copied, state))
         steps = few.steps
-        if (
-            any(each.steps != steps for each in recorded)
-            or not few.per_sequence
+        if any(each.steps != steps for each in recorded) or (
+            not few.per_sequence
             and any(
                 leaf.shape[:1] != (steps,)
                 for leaf in tree_leaves((outputs, few.targets))
@@ -176,7 +175,7 @@ def _at_steps(tree: Any, ends: Tensor) -> Any:
 
 
 def _has_target(batch: Batch) -> Tensor:
-    """bool [B]: rows with an unmasked target, of a batch of one step or with targets per sequence."""
+    """Bool [B]: rows with an unmasked target, of a batch of one step or with targets per sequence."""
     found = []
     for leaf in tree_leaves(batch.targets):
         counts = unmasked(leaf)
