@@ -31,11 +31,7 @@ INEXACT = [
     bptt.Randomized(5, "polynomial", every=2),
 ]
 ALL = EXACT + INEXACT
-LENGTHS = {
-    (7, 5): [7, 0, 3, 6, 1],
-    (5, 5): [2, 5, 0, 5, 4],
-    (7, 3): [4, 2, 0],
-}  # the last one: no row has all T steps
+LENGTHS = {(7, 5): [6, 0, 3, 5, 1], (5, 5): [2, 5, 0, 5, 4]}  # in the first no row has all T steps
 NAN = float("nan")
 
 
@@ -97,7 +93,7 @@ def close(found, expected):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12 * expected.abs().max().item())
 
 
-@pytest.fixture(params=[(7, 5, True), (5, 5, False), (7, 3, False)], ids=str)
+@pytest.fixture(params=[(7, 5, True), (5, 5, False)], ids=str)
 def ragged(request):
     return Ragged(*request.param)
 
@@ -200,8 +196,8 @@ def test_the_forms_of_one_batch_agree(strategy):
 @pytest.mark.parametrize("strategy", ALL, ids=str)
 @pytest.mark.parametrize("in_order", [False, True])
 def test_packed_sequences(strategy, in_order):
-    g = Ragged(7, 5, whole_numbers=True)
-    rows = sorted([0, 2, 3, 4], key=lambda row: -g.lengths[row]) if in_order else [4, 2, 0, 3]
+    g = Ragged(5, 5, whole_numbers=True)
+    rows = sorted([0, 1, 3, 4], key=lambda row: -g.lengths[row]) if in_order else [4, 0, 1, 3]
     lengths, state = g.lengths[rows], tuple(part[:, rows] for part in g.state)
     x, targets = ([tree[: g.lengths[row], row] for row in rows] for tree in (g.x, g.targets))
     packed, packed_targets = (pack_sequence(each, enforce_sorted=in_order) for each in (x, targets))
@@ -247,9 +243,9 @@ def test_batch_first_equals_time_first(strategy):
 @pytest.mark.parametrize("strategy", ALL, ids=str)
 def test_an_iterable_of_batches_goes_on_and_starts_anew(strategy):
     """Batches of windows without reset carry the state; one with reset starts a sequence of its own."""
-    g = Ragged(7, 3, whole_numbers=False)
-    x = torch.randn(10, 3, 3).double()
-    y = torch.randn(10, 3, 4).double()
+    g = Ragged(7, 5, whole_numbers=False)
+    x = torch.randn(10, 5, 3).double()
+    y = torch.randn(10, 5, 4).double()
 
     def run(window, state):
         return g.run(window.inputs, state)
@@ -278,7 +274,7 @@ def test_an_iterable_of_batches_goes_on_and_starts_anew(strategy):
 
 @pytest.mark.parametrize("strategy", ALL, ids=str)
 def test_a_batch_with_reset_starts_without_the_state(strategy):
-    g = Ragged(7, 3, whole_numbers=False)
+    g = Ragged(7, 5, whole_numbers=False)
     run, loss = lambda w, s: w.run(g.run, s), lambda y, w: g.loss(y, w.targets)
     batch = Batch.of(g.x, g.targets, g.lengths)
     anew, _ = g.gradient(strategy, run, loss, batch, None, g.state)

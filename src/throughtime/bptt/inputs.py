@@ -201,7 +201,10 @@ def _to_batch(
     if lengths is not None:
         return Batch.of(inputs, targets, lengths, reset=False)
     # Not `Batch.of`: without lengths nothing needs a batch axis, and any pytrees that share T will do.
-    return Batch(inputs, targets, reset=False, num_targets=count_targets(targets) if counted else 0)
+    count = 0
+    if counted:  # in chunks: a count needs several bytes for each target, and T may be large
+        count = count_targets(tree_map_only(Tensor, lambda leaf: leaf.split(1024), targets))
+    return Batch(inputs, targets, reset=False, num_targets=count)
 
 
 def _pad_alike(targets: Any, inputs: PackedSequence, batch_first: bool) -> Any:
