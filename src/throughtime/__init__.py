@@ -4,8 +4,11 @@ import throughtime as tt
 
 tt.LSTM, tt.GRU, tt.RNN      torch.nn's layers with lengths=, trace(), layer norm, zoneout, recurrent dropout, ...
 tt.scan, tt.Recurrent        any cell over time, also your own
-tt.bptt                      full, truncated, randomised and checkpointed backpropagation through time
-tt.backends()                who runs recurrences on this machine
+tt.bptt                      full, truncated, randomized and checkpointed backpropagation through time
+tt.flow                      how the gradient decays or grows through time: measured, explained, drawn
+tt.load("runs/book")         a trained run: predict, evaluate, generate, its model and assets
+tt.start_run, tt.train       train a task from Python; `throughtime train` from the command line
+tt.backends()                which backend runs recurrences on this machine
 
 Everything is imported on first use: `import throughtime` costs almost nothing.
 """
@@ -23,7 +26,15 @@ _HOMES = {
     "cells.rnn": ["RNNCell"],
     "layers": ["GRU", "LSTM", "RNN", "Recurrent", "Trace", "scan"],
     "kernels.dispatch": ["Call", "backends", "use_backend"],
+    "data.batch": ["Batch"],
+    "metrics.metric": ["Metric"],
+    "models.config": ["ModelConfig"],
+    "tasks.task": ["Task"],
     "training.clipping": ["clip_norm_", "clip_value_"],
+    "training.config": ["TrainingConfig"],
+    "training.evaluation": ["Evaluation", "evaluate"],
+    "training.loop": ["start_run", "train"],
+    "runtime.trained": ["Trained", "load"],
     "errors": ["BackendError", "InputError", "RunError", "ThroughtimeError"],
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -37,6 +48,7 @@ _MODULES = (
     "flow",
     "kernels",
     "layers",
+    "metrics",
     "models",
     "runs",
     "runtime",
@@ -47,7 +59,20 @@ _MODULES = (
 __all__ = [*_HOME_OF, *_MODULES]
 
 if TYPE_CHECKING:
-    from throughtime import bptt, cells, data, flow, kernels, layers, models, runs, runtime, tasks, training
+    from throughtime import (
+        bptt,
+        cells,
+        data,
+        flow,
+        kernels,
+        layers,
+        metrics,
+        models,
+        runs,
+        runtime,
+        tasks,
+        training,
+    )
     from throughtime.cells import (
         Cell,
         GRUCell,
@@ -59,10 +84,18 @@ if TYPE_CHECKING:
         MinGRUCell,
         RNNCell,
     )
+    from throughtime.data.batch import Batch
     from throughtime.errors import BackendError, InputError, RunError, ThroughtimeError
     from throughtime.kernels.dispatch import Call, backends, use_backend
     from throughtime.layers import GRU, LSTM, RNN, Recurrent, Trace, scan
+    from throughtime.metrics.metric import Metric
+    from throughtime.models.config import ModelConfig
+    from throughtime.runtime.trained import Trained, load
+    from throughtime.tasks.task import Task
     from throughtime.training.clipping import clip_norm_, clip_value_
+    from throughtime.training.config import TrainingConfig
+    from throughtime.training.evaluation import Evaluation, evaluate
+    from throughtime.training.loop import start_run, train
 
 
 def __getattr__(name: str) -> Any:

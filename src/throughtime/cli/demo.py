@@ -49,13 +49,13 @@ def demo(
     from throughtime.runtime import load
     from throughtime.tasks import TextTask
     from throughtime.training import TrainingConfig
-    from throughtime.training.loop import start, train
+    from throughtime.training.loop import start_run, train
     from throughtime.training.reporting import Terminal
 
     training = TrainingConfig(minutes=minutes, seed=seed, batch=BATCH, lr=LR, bptt=f"truncated:{WINDOW}")
     model = ModelConfig(hidden=HIDDEN, embedding=EMBEDDING)
     remove_demo(out)
-    task, run = start(
+    task, run = start_run(
         TextTask(validation=0.05), model, training, out, command="throughtime demo", extra={"demo": True}
     )
     print(before(task, training, run), flush=True)

@@ -38,7 +38,8 @@ def predict(
     """Predict for each line of a file, or of standard input as it comes.
 
     What is read is written again, with the predictions as more columns: CSV stays CSV, JSON lines stay JSON lines; of plain
-    text a tab and the predictions follow each line. A classifier adds label and probability, a language model the loss of each text.
+    text a tab and the predictions follow each line. A classifier adds label and
+    probability, a language model the loss of each text.
 
     Examples:
     echo "list index out of range" | throughtime predict runs/classify

@@ -200,11 +200,11 @@ def _started(
         merged = over(upper, merged)
     task, model, training = from_tables(merged, *kinds)
 
-    from throughtime.training.loop import start
+    from throughtime.training.loop import start_run
 
     command = "throughtime " + shlex.join(sys.argv[1:]) if sys.argv[1:2] == ["train"] else ""
     path = Path(out) if out is not None else _free_name(task, model)
-    task, run = start(task, model, training, path, command=command, task_sha256=found.sha256)
+    task, run = start_run(task, model, training, path, command=command, task_sha256=found.sha256)
     return task, training, run
 
 

@@ -47,6 +47,11 @@ class Batch(NamedTuple):
         steps, size = _steps_and_size(inputs)
         if lengths is not None:
             lengths = _checked_lengths(lengths, steps, size)
+        for leaf in _tensors(targets):
+            if leaf.dtype in (torch.bool, torch.uint8):
+                raise InputError(
+                    f"targets must have room for the mask {IGNORE}, got {leaf.dtype}: convert them with .long()"
+                )
         expected = (size,) if per_sequence else (steps, size)
         for name, tree, shape in (("targets", targets, expected), ("context", context, (size,))):
             for leaf in _tensors(tree):

@@ -102,7 +102,7 @@ class Trained:
         window: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Evaluation:
-        """As `evaluate`, of another model, such as one with quantized weights; `progress` is told (targets done, targets in all)."""
+        """As `evaluate`, of another model, such as one with quantized weights; `progress(targets done, in all)` is called."""
         task, names = self.task, tuple(str(name) for name in files)
         if names:
             if not isinstance(task, FileTask):

@@ -35,7 +35,6 @@ class AddingTask(GeneratedTask):
     """
 
     name = "adding"
-    summary = "The adding problem: add two numbers that lie far apart."
     examples = (
         "throughtime train adding --length 50",
         "throughtime train adding --length 20 --cell rnn --init orthogonal --lr 0.003",

@@ -33,14 +33,15 @@ class ClassifyTask(FileTask):
     """
 
     name = "classify"
-    summary = "Text classification: one label for each text."
     examples = (
         "throughtime train classify",
         "throughtime train classify --data train.csv --test test.csv --label category",
         "throughtime train classify --data names --cell gru --hidden 128 --bidirectional",
         "throughtime train classify --data reviews.jsonl --tokens word --pooling attention",
     )
-    defaults: ClassVar[Mapping[str, Any]] = {"hidden": 128, "bptt": "full", "batch": 32, "epochs": 20.0, "dropout": 0.2, "lr": 3e-3}  # fmt: skip
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "hidden": 128, "bptt": "full", "batch": 32, "epochs": 20.0, "dropout": 0.2, "lr": 3e-3,
+    }  # fmt: skip
     without = ("tied", "window")
 
     test: float | str = data_option(

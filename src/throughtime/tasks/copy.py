@@ -32,7 +32,6 @@ class CopyTask(GeneratedTask):
     """
 
     name = "copy"
-    summary = "The copying problem: repeat ten symbols after a delay."
     examples = ("throughtime train copy", "throughtime train copy --length 50 --cell lstm --forget-bias 1")
     defaults: ClassVar[Mapping[str, Any]] = {
         **DEFAULTS,

@@ -31,7 +31,6 @@ class EchoTask(GeneratedTask):
     """
 
     name = "echo"
-    summary = "The echo task: a coin that depends on coins 3 and 8 steps ago."
     examples = ("throughtime train echo", "throughtime train echo --bptt truncated:5")
     defaults: ClassVar[Mapping[str, Any]] = {
         **DEFAULTS,

@@ -50,7 +50,7 @@ def restore_model(run: Run, task: Task) -> nn.Module:
             if expected.get(name) != shapes.get(name):
                 raise RunError(
                     f"the weights in {run.path} are not those of its config.toml: {name} should be "
-                    f"{expected.get(name, 'absent')}, and is {shapes.get(name, 'absent')}; was the file changed after the run began?"
+                    f"{expected.get(name, 'absent')}, and is {shapes.get(name, 'absent')}; was the file changed since?"
                 )
         model = task.build(config, run.assets)
     model.load_state_dict(run.load_model())
@@ -94,8 +94,8 @@ def _found(run: Run, asked: str | None) -> Found:
         )
     if sha256 is not None and found.sha256 is not None and found.sha256 != sha256:
         raise RunError(
-            f"{run.path} was made with another version of {Path(str(asked)).name}: its checksum was {str(sha256)[:12]}, now it is "
-            f"{found.sha256[:12]}; give the file as it was"
+            f"{run.path} was made with another version of {Path(str(asked)).name}: its checksum was {str(sha256)[:12]}, now it "
+            f"is {found.sha256[:12]}; give the file as it was"
         )
     return found
 

@@ -31,12 +31,9 @@ class Found(NamedTuple):
     sha256: str | None = None  # of the user's own file; None: built in or installed
 
 
-def names() -> dict[str, str]:
-    """All names with a line about each, in order; installed tasks are not imported."""
-    installed = {
-        each.name: f"Installed by {each.dist.name if each.dist else 'a package'}." for each in _entry_points()
-    }
-    return {**{name: find_task(name).kind.summary for name in BUILT_IN}, **installed}
+def names() -> tuple[str, ...]:
+    """All names, in order; installed tasks are not imported."""
+    return *BUILT_IN, *(each.name for each in _entry_points())
 
 
 def find_task(name: str) -> Found:
@@ -109,7 +106,7 @@ def _checked(kind: object, name: str) -> type[Task]:
 
 def installed(name: str) -> bool:
     """Whether the name is of a built-in or an installed task."""
-    return name in BUILT_IN or any(each.name == name for each in _entry_points())
+    return name in BUILT_IN or name in names()
 
 
 def _entry_points() -> list[metadata.EntryPoint]:

@@ -31,12 +31,10 @@ data_option = partial(option, panel="Data")
 
 @dataclass(frozen=True)
 class Task(Settings, ABC):
-    """One application. Abstract are `prepare`, `build`, `batches`, `evaluation_batches`, `loss`, `metrics`; the rest has defaults."""
+    """One application. `prepare`, `build`, `batches`, `evaluation_batches`, `loss`, `metrics` are abstract; the rest has defaults."""
 
     name: ClassVar[str]
     """Of the command, `throughtime train NAME`, and of the section in config.toml."""
-    summary: ClassVar[str] = ""
-    """One line for the list of commands."""
     examples: ClassVar[tuple[str, ...]] = ()
     """Command lines for the help text."""
     defaults: ClassVar[Mapping[str, Any]] = {}
@@ -44,7 +42,7 @@ class Task(Settings, ABC):
     without: ClassVar[tuple[str, ...]] = ()
     """Fields of ModelConfig and TrainingConfig that mean nothing here: no options are made of them."""
     stream: ClassVar[bool] = False
-    """Whether the data is one long sequence, read in windows of `TrainingConfig.window` steps; else batches are whole sequences."""
+    """Whether the data is one long sequence, read in windows of `TrainingConfig.window` steps; else batches hold whole ones."""
     columns: ClassVar[tuple[str, ...]] = ("text",)
     """What `predict` reads of a record; the first is what a line of plain text is taken for."""
 

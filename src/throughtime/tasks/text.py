@@ -36,7 +36,6 @@ class TextTask(FileTask):
     """
 
     name = "text"
-    summary = "A language model of characters, words or byte pairs."
     examples = (
         "throughtime train text --data book.txt",
         "throughtime train text --data book.txt --cell gru --hidden 256 --minutes 3",

@@ -159,8 +159,8 @@ def ragged_time(trainer: Trainer) -> str:
     ragged, whole = (statistics.median(each[1:]) for each in times.values())
     filled = int(batch.lengths.sum()) / (batch.steps * batch.size)
     return (
-        f"{1000 * ragged:.1f} ms with lengths, {1000 * whole:.1f} ms padded to {batch.steps} steps, {whole / ragged:.2f} times as "
-        f"long; {filled:.0%} of the padded batch is data"
+        f"{1000 * ragged:.1f} ms with lengths, {1000 * whole:.1f} ms padded to {batch.steps} steps, {whole / ragged:.2f} times "
+        f"as long; {filled:.0%} of the padded batch is data"
     )
 
 

@@ -70,8 +70,8 @@ class Rollback:
         """What was done, in a sentence."""
         clip = "" if self._config.rollback_clip is None else f", with clip = {self.clip}"
         return (
-            f"Rolled back to the weights after step {to} and continued with the next batch, at {self.factor:.3g} times the learning "
-            f"rate{clip}; rollback {self.used} of {self._config.rollbacks}"
+            f"Rolled back to the weights after step {to} and continued with the next batch, at {self.factor:.3g} times the "
+            f"learning rate{clip}; rollback {self.used} of {self._config.rollbacks}"
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -129,7 +129,7 @@ class Meter:
 
 
 class Journal:
-    """Calls the reporter and, on the process that writes, appends to the history. Owns the meter, and has the guard judge each step.
+    """Calls the reporter and, on the process that writes, appends to the history. The guard judges each step that it reads.
 
     Args: describe_loss, a loss as one reads it; writes, whether this process writes.
     """

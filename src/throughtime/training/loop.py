@@ -32,7 +32,7 @@ from throughtime.training.reporting import (
 from throughtime.training.trainer import Sampler, Trainer, check_strategy
 
 
-def start(
+def start_run(
     task: Task,
     model: ModelConfig,
     training: TrainingConfig,
@@ -44,7 +44,7 @@ def start(
 ) -> tuple[Task, Run]:
     """Prepare a task's data and make a run that can be trained; nothing is made of settings that cannot.
 
-    Args: command, as it was typed, for the model card; task_sha256, of a task in a file of the user's own; extra, more of config.toml.
+    Args: command, as it was typed, for the model card; task_sha256, of a task in a file of the user's own; extra, more settings.
     Returns: the task with full paths, and the run, made by the first process and opened by the others.
     Raises: InputError for settings or data that cannot be trained on; RunError when `out` is occupied.
     """
@@ -90,8 +90,8 @@ def train(
     """Train a new model of `task` and keep it in `run`, beside its model card.
 
     Every optimizer step reads one batch: whole sequences, or, of one long sequence, a window of `window_of(config)` steps.
-    Inside it the gradient is propagated as `config.bptt` says; from one window to the next the state is carried and the gradient is
-    not. Between processes (`accelerate launch`) gradients are summed once per step, divided by the count of all their targets.
+    Inside it the gradient is propagated as `config.bptt` says; from one window to the next the state is carried and the
+    gradient is not. Between processes (`accelerate launch`) gradients are summed once per step, divided by the count of all their targets.
 
     Killed at any instant and called again with resume=True, it ends with the bits of a training that was never
     killed, on the same machine with the same number of threads. Only a budget of minutes cannot promise that.
@@ -99,7 +99,7 @@ def train(
     Args:
         task: data, model and loss; the model's settings are the run's.
         config: how. torch's generator is seeded with `config.seed`.
-        run: where; the first process alone writes to it. Make it with `start`.
+        run: where; the first process alone writes to it. Make it with `start_run`.
         resume: continue from the run's last checkpoint, or start where there is none.
         report: told about progress.
         sample: generates a text with the model, before the first step and after each evaluation, for

@@ -235,8 +235,8 @@ def _cause(spike: Spike) -> str:
             else f"would move the weights far: {_advice(spike)}"
         )
         return (
-            "No gradient before it was unusually large: the last updates led to a steep part of the loss surface, and the gradient of "
-            f"this step, {here / usual:.3g} times the median, {end}"
+            "No gradient before it was unusually large: the last updates led to a steep part of the loss surface, and the gradient "
+            f"of this step, {here / usual:.3g} times the median, {end}"
         )
     if not large:
         return (
