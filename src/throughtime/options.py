@@ -63,7 +63,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field in fields_of(type(self)):
-            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name), field.name))
+            object.__setattr__(self, field.name, checked(field, getattr(self, field.name), field.name))
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Self:
@@ -76,7 +76,7 @@ class Settings:
             if name not in known:
                 raise InputError(f"[{cls.section}] has no setting {name!r}.{nearest(name, known)}")
         return cls(
-            **{name: _checked(known[name], value, f"{cls.section}.{name}") for name, value in table.items()}
+            **{name: checked(known[name], value, f"{cls.section}.{name}") for name, value in table.items()}
         )
 
     def to_table(self) -> dict[str, Any]:
@@ -159,8 +159,11 @@ def _number(kind: type, text: str, name: str, hint: Any) -> Any:
         raise InputError(f"{name} must be {_words(hint)}, got {text!r}") from None
 
 
-def _checked(field: Field, value: Any, name: str) -> Any:
-    """The value in the field's type, within its range."""
+def checked(field: Field, value: Any, name: str) -> Any:
+    """The value in the field's type, within its range.
+
+    Raises: InputError, under `name`.
+    """
     value = _typed(field, value, name)
     rule = field.option
     for each in value if isinstance(value, tuple) else (value,):

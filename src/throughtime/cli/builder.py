@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from throughtime.errors import InputError
-from throughtime.options import Field, Settings, default_text, fields_of, parse
+from throughtime.options import Field, Settings, checked, default_text, fields_of, parse
 
 Tables = dict[str, dict[str, Any]]
 
@@ -75,7 +75,10 @@ def typed_values(kinds: Sequence[type[Settings]], typed: Mapping[str, Any]) -> T
             if value is None or value is False or value == []:
                 continue
             if field.hint is not bool:
-                value = parse(field, value if isinstance(value, list) else [value], option_name(field.name))
+                name = option_name(field.name)
+                value = checked(
+                    field, parse(field, value if isinstance(value, list) else [value], name), name
+                )
             tables.setdefault(kind.section, {})[field.name] = value
     return tables
 
