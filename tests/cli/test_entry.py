@@ -12,7 +12,7 @@ import pytest
 from throughtime.cli import version as version_module
 from throughtime.cli.app import app
 from throughtime.cli.app import command as whole_command
-from throughtime.cli.named import as_typed
+from throughtime.cli.option_names import with_option_names
 from throughtime.errors import InputError
 
 Fails = Callable[..., str]
@@ -154,9 +154,9 @@ def test_the_version_is_one_line(command) -> None:
         ("--window 1", "started with window = its default: x", "started with window = its default: x"),
     ],
 )
-def test_an_argument_has_the_name_that_was_typed(typed: str, message: str, line: str) -> None:
+def test_an_argument_has_the_name_that_wwith_option_names(typed: str, message: str, line: str) -> None:
     argv = ["train", "text", "book.txt", *typed.split()]
-    assert as_typed(message, argv, whole_command()) == line
+    assert with_option_names(message, argv, whole_command()) == line
 
 
 def test_a_reader_that_goes_away_is_not_worth_a_word(executable: list[str]) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from throughtime.cli.comparison import chosen, keep, prepare, told
+from throughtime.cli.comparison import chosen, keep, prepare
+from throughtime.progress import ProgressBar
 
 if TYPE_CHECKING:
     from throughtime.studies.strategies import Settings
@@ -109,8 +110,8 @@ def compare_bptt(
     jobs = jobs or cores()
     if not as_json:
         print(_before(settings, jobs), flush=True)
-    with told() as progress:
-        found = compare(settings, jobs=jobs, progress=progress)
+    with ProgressBar("comparing", delay=0) as progress:
+        found = compare(settings, jobs=jobs, progress=progress.update)
     if out is not None and found.seconds:
         _write(out, found)
     if as_json:

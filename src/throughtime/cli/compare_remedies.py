@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from throughtime.cli.comparison import chosen, keep, prepare, told
+from throughtime.cli.comparison import chosen, keep, prepare
+from throughtime.progress import ProgressBar
 
 if TYPE_CHECKING:
     from throughtime.studies.remedies import Settings, Trial
@@ -67,11 +68,11 @@ def compare_remedies(
     jobs = jobs or cores()
     if not as_json:
         print(_before(settings, jobs), flush=True)
-    with told() as tell:
+    with ProgressBar("comparing", delay=0) as progress:
 
         def done(share: float, last: Trial | None) -> None:
             if last is not None:
-                tell(share, _last(last))
+                progress.update(share, _last(last))
 
         comparison = compare(settings, jobs=jobs, progress=done)
     if out is not None and comparison.trials:

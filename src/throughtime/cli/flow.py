@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from throughtime.cli.progress import Waiting
+from throughtime.progress import ProgressBar
 
 
 def flow(
@@ -75,7 +75,7 @@ def flow(
     if html is not None or png is not None:
         style()
     chosen = sample(run, data=data, steps=steps, lags=lags, batch=batch)
-    with Waiting("measuring") as progress:
+    with ProgressBar("measuring") as progress:
         found = measure(
             chosen.model,
             (chosen.inputs, chosen.targets),

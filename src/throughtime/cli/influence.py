@@ -47,9 +47,9 @@ def influence(
     import shutil
 
     from throughtime.cli.measured import opened, read_prompt
-    from throughtime.cli.progress import Waiting
     from throughtime.flow.drawing import check, style
     from throughtime.flow.influence import influence as measure
+    from throughtime.progress import ProgressBar
 
     for path in (html, png):
         if path is not None:
@@ -61,7 +61,7 @@ def influence(
         print(f"unknown to the model: {' '.join(map(repr, unknown))}", file=sys.stderr)
     if directions is None and model.head.out_features > _EXACT:
         directions = _DIRECTIONS
-    with Waiting("measuring") as progress:
+    with ProgressBar("measuring") as progress:
         found = measure(model, inputs, directions=directions, symbols=symbols, progress=progress)
     print(found.text(width=shutil.get_terminal_size().columns))
     if directions is not None:

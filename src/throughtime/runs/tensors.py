@@ -24,14 +24,28 @@ from throughtime.errors import InputError, RunError
 from throughtime.files import cannot_read, replacing, write_all
 
 _ZEROS = b"0" * 64
-_KEY = b'"sha256":"'  # a quote inside a JSON string is escaped, so only the metadata's own key reads like this
+_KEY = (
+    b'"sha256":"'  # a quote inside a JSON string is escaped, so only the metadata's own key reads like this
+)
 _LARGEST_HEADER = 100_000_000  # bytes; safetensors readers refuse more
 _CHUNK = 1 << 22  # bytes hashed and written at a time: still in the processor's cache when they are written
 _DTYPES = {
-    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
-    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "BOOL": torch.bool},
-    **{"U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8},
-    **{"C64": torch.complex64, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2},
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "C64": torch.complex64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
@@ -96,7 +110,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _element_size(name: str, tensor: Tensor) -> int:
     """Bytes of an element; raises InputError for what has no form in a file."""
     if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta or tensor.dtype not in _NAMES:
-        what = "meta" if tensor.is_meta else "nested" if tensor.is_nested else str(tensor.layout).split(".")[1]
+        what = (
+            "meta" if tensor.is_meta else "nested" if tensor.is_nested else str(tensor.layout).split(".")[1]
+        )
         raise InputError(
             f"cannot save these tensors as safetensors: {name} is {what} and {tensor.dtype}, expected dense tensors of "
             f"{', '.join(str(dtype).split('.')[1] for dtype in _NAMES)}"
@@ -134,7 +150,7 @@ def _header(order: list[str], tensors: Mapping[str, Tensor], metadata: dict[str,
 
 def _memory(dense: Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor, without a copy."""
-    return memoryview(dense.reshape(-1).view(torch.uint8).numpy())
+    return dense.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _read(file: BufferedReader) -> tuple[dict[str, Tensor], dict[str, str]]:
