@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from throughtime.errors import InputError, RunError
-from throughtime.files import check_writable, write_output, write_whole
+from throughtime.files import check_writable, write_whole
 
 not_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write to every file and folder")
 
@@ -55,11 +55,8 @@ def test_standard_output_is_written_in_order(
     if path.startswith("/proc") and not os.path.exists("/proc/self/fd"):
         pytest.skip("there is no /proc on this system")
     monkeypatch.chdir(tmp_path)
-    code = (
-        "print(1)\n"
-        "check_writable(sys.argv[1])\n"
-        "write_output(sys.argv[1], b'two\\n')\n"
-        "print(3)".replace("'", '"')
+    code = "print(1)\ncheck_writable(sys.argv[1])\nwrite_output(sys.argv[1], b'two\\n')\nprint(3)".replace(
+        "'", '"'
     )
     done = script(code, path, shell=shell)
     assert (done.stdout, done.stderr) == ("1\ntwo\n3\n", "")
@@ -68,7 +65,11 @@ def test_standard_output_is_written_in_order(
 
 
 def test_a_reader_of_standard_output_that_left_is_a_broken_pipe() -> None:
-    code = "import time; time.sleep(0.3)\ntry: write_output(sys.argv[1], bytes(10**6))\nexcept BrokenPipeError: sys.stderr.write(sys.argv[2])"
+    code = (
+        "import time; time.sleep(0.3)\n"
+        "try: write_output(sys.argv[1], bytes(10**6))\n"
+        "except BrokenPipeError: sys.stderr.write(sys.argv[2])"
+    )
     for path in ("-", "/dev/stdout"):
         assert script(code, path, "broken", shell="{} | true").stderr.startswith("broken")
 
@@ -148,7 +149,10 @@ def test_files_and_folders_without_permission_are_refused(tmp_path: Path) -> Non
     file.chmod(0o444)
     tmp_path.chmod(0o555)
     try:
-        for path, why in ((file, "no permission to write to it"), (tmp_path / "new", "no permission to write in")):
+        for path, why in (
+            (file, "no permission to write to it"),
+            (tmp_path / "new", "no permission to write in"),
+        ):
             with pytest.raises(InputError, match=why):
                 check_writable(path)
             with pytest.raises(RunError, match="cannot write"):
@@ -161,7 +165,7 @@ def test_files_and_folders_without_permission_are_refused(tmp_path: Path) -> Non
 
 
 def test_other_descriptors_and_closed_ones(tmp_path: Path) -> None:
-    done = script("write_output(sys.argv[1], b\"x\")", "/dev/fd/3", shell="{} 3>&1")
+    done = script('write_output(sys.argv[1], b"x")', "/dev/fd/3", shell="{} 3>&1")
     assert (done.stdout, done.stderr) == ("x", "")
     code = "\ntry: check_writable(sys.argv[1])\nexcept Exception as error: sys.stderr.write(str(error))"
     assert "open for reading only" in script(code, "/dev/stdin", shell="{} < /dev/null").stderr

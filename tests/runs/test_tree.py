@@ -82,7 +82,11 @@ def test_every_dtype_and_layout_comes_back(tmp_path, dtype):
         tree["lazy"] = tensor.conj()
     save_tree(tmp_path / "c", tree)
     assert same(tree, load_tree(tmp_path / "c"))
-    if dtype not in (torch.uint16, torch.uint32, torch.uint64):  # which the library reads with some torch versions
+    if dtype not in (
+        torch.uint16,
+        torch.uint32,
+        torch.uint64,
+    ):  # which the library reads with some torch versions
         assert len(safetensors.torch.load_file(tmp_path / "c")) == sum(map(torch.is_tensor, tree.values()))
 
 
@@ -148,7 +152,11 @@ def test_any_reader_of_safetensors_opens_the_weights(tmp_path):
 
 
 def test_equal_tensors_are_equal_bytes_and_begin_at_their_size(tmp_path):
-    tensors = {"b": torch.ones(3, dtype=torch.bool), "a": torch.ones(5), "c": torch.ones(7, dtype=torch.float64)}
+    tensors = {
+        "b": torch.ones(3, dtype=torch.bool),
+        "a": torch.ones(5),
+        "c": torch.ones(7, dtype=torch.float64),
+    }
     save_tensors(tmp_path / "1", tensors, {"z": "1", "a": "2"})
     save_tensors(tmp_path / "2", dict(reversed(tensors.items())), {"a": "2", "z": "1"})
     data = (tmp_path / "1").read_bytes()
@@ -190,7 +198,7 @@ def grown(work):
     kept = work()
     return peak() - before
 path = Path(sys.argv[1])
-tensors = {str(n): torch.full((4000, 1280), float(n)) for n in range(9)}  # 20 MB each
+tensors = {str(n): torch.full((4000, 1280), float(n)) for n in range(4)}  # 20 MB each
 tensors["transposed"] = tensors["0"].t()
 print(grown(lambda: save_tensors(path, tensors)))
 del tensors  # what is loaded takes the memory that they had
@@ -199,14 +207,14 @@ print(grown(lambda: load_tensors(path)))
 
 
 def test_a_checkpoint_is_written_tensor_by_tensor_and_read_once(tmp_path):
-    """200 MB of tensors: one copy of 20 MB as they are written, and their own memory as they are read."""
+    """100 MB of tensors: one copy of 20 MB as they are written, and their own memory as they are read."""
     path = tmp_path / "large"
     done = subprocess.run([sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, check=True)
-    assert path.stat().st_size > 190 * 2**20
+    assert path.stat().st_size > 95 * 2**20
     path.unlink()
     saved, loaded = map(float, done.stdout.split())
-    assert 15 < saved < 60
-    assert loaded < 60
+    assert 15 < saved < 45
+    assert loaded < 45
 
 
 def lying(entry, data=b"", **more):
@@ -221,8 +229,14 @@ def lying(entry, data=b"", **more):
         (b"", "does not begin with a header"),
         ((2**63).to_bytes(8, "little") + b"{}", "does not begin with a header"),
         ((100).to_bytes(8, "little") + b"{}", "does not begin with a header"),
-        (lying({"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}), "tells of 4398046511104 bytes"),
-        (lying({"dtype": "F32", "shape": [2**40], "data_offsets": [0, 4]}, b"1234"), "another size than its shape"),
+        (
+            lying({"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}),
+            "tells of 4398046511104 bytes",
+        ),
+        (
+            lying({"dtype": "F32", "shape": [2**40], "data_offsets": [0, 4]}, b"1234"),
+            "another size than its shape",
+        ),
         (lying({"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}), "a size that is not"),
         (lying({"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]}, b"1234"), "a size that is not"),
         (lying({"dtype": "F32", "shape": [0, 2**62, 2**62], "data_offsets": [0, 0]}), "no tensor can have"),
