@@ -290,12 +290,12 @@ def test_an_error_into_a_closed_pipe_keeps_its_status(executable: list[str]) -> 
 def test_output_that_was_not_read_is_no_second_error(executable: list[str]) -> None:
     """As of a training whose reader went away: it saves, and says so with status 141."""
     code = (
-        "import time; from throughtime.cli import entry; from throughtime.training.interrupt import Interrupted\n"
+        "import sys, time; from throughtime.cli import entry; from throughtime.training.interrupt import Interrupted\n"
         "def run(argv):\n"
         "    time.sleep(0.5)\n"
+        "    sys.stdout = open(1, 'w', closefd=False)\n"  # buffered, also under PYTHONUNBUFFERED
         "    try: print('x' * 100, flush=True)\n"
         "    except BrokenPipeError:\n"
-        "        print('more')\n"
         "        raise Interrupted('saved', 13)\n"
         "entry._run = run\n"
         "raise SystemExit(entry.main([]))"
