@@ -11,7 +11,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "throughtime"
 ROWS = (
     ("errors",),
-    ("files",),
+    ("files", "progress"),
     ("cells", "data"),
     ("bptt", "metrics"),
     ("kernels",),

@@ -1,4 +1,4 @@
-"""One family of exceptions. Each message says what was expected, what came, and what to do."""
+"""Exceptions and suggestions. Each message says what was expected, what came, and what to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class ThroughtimeError(Exception):
-    """Anything the user can put right. The command line prints it on one line and exits with status 2."""
+    """Anything the user can correct. The command line prints it on one line and exits with status 2."""
 
 
 class InputError(ThroughtimeError, ValueError):
@@ -16,26 +16,24 @@ class InputError(ThroughtimeError, ValueError):
 
 
 class RunError(ThroughtimeError):
-    """A run folder that is missing, damaged, foreign, in use or in the way."""
+    """A file or run folder that is missing, damaged, in use, in the way, or cannot be read or written."""
 
 
 class BackendError(ThroughtimeError, RuntimeError):
-    """A backend that was demanded by name cannot run the call; the message is its reason."""
+    """A backend that was chosen by name cannot run the call; the message is its reason."""
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """The choice that was probably meant, as a sentence to append; empty when none is near."""
+    """The most similar choice as a sentence to append; empty when none is similar."""
     close = difflib.get_close_matches(word, list(choices), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def nearest_file(path: Path) -> str:
-    """As `nearest`, of the files beside a path; their suffixes count for nothing, as so many files share one."""
+    """As `nearest`, of the files in the folder of a path; suffixes are not compared, as many files share one."""
     try:
         names = sorted(entry.name for entry in path.parent.iterdir())
-    except (
-        OSError
-    ):  # no such folder, or one that may be entered and not listed: then there is no name to offer
+    except OSError:  # no such folder, or no permission to list it
         return ""
     by_stem = {Path(each).stem: each for each in names}
     close = difflib.get_close_matches(path.stem, list(by_stem), n=1, cutoff=0.7)

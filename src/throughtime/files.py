@@ -10,7 +10,7 @@ import secrets
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from throughtime.errors import InputError, RunError
@@ -224,10 +224,8 @@ def _keep_owner_and_mode(descriptor: int, before: os.stat_result) -> None:
     """Give the new file the owner, where that is allowed, and the permissions of the one that it replaces."""
     mine = os.fstat(descriptor)
     if (mine.st_uid, mine.st_gid) != (before.st_uid, before.st_gid):
-        try:
+        with suppress(OSError):  # only root may; else the writer owns the file
             os.fchown(descriptor, before.st_uid, before.st_gid)
-        except OSError:
-            pass  # only root may; the writer then owns the file, as after any save by another user
     os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
 
 

@@ -58,7 +58,7 @@ class ProgressBar:
         if left is None and fraction > 0:
             left = (now - self._start) * (1 - fraction) / fraction
         remaining = "" if left is None else f"{duration(left)} left"
-        text = " ".join(text.split())
+        text = " ".join(text.splitlines())
         if self._terminal:
             if self._bar is None:
                 if now < self._next:

@@ -32,7 +32,7 @@ def test_a_table_a_file_and_a_picture(command, text: Path, tmp_path: Path):
     rows = [line for line in ended.out.splitlines() if "full  " in line or "polynomial:" in line]
     assert [word for row in rows[-6:] for word in row.split() if word in ("polynomial:3", "polynomial:5")]
     assert "bias: distance of the mean gradient" in ended.out
-    assert "100%, about 0s left: " in ended.err
+    assert "comparing: " in ended.err and "% done" in ended.err
     kept = json.loads((out / "bptt.json").read_text())
     assert [result["strategy"] for result in kept["results"]] == [
         "full",

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from throughtime.cli import entry
 from throughtime.cli import version as version_module
 from throughtime.cli.app import app
 from throughtime.cli.app import command as whole_command
-from throughtime.cli.named import as_typed
+from throughtime.cli.option_names import with_option_names
 from throughtime.errors import InputError
 
 Fails = Callable[..., str]
@@ -72,6 +76,33 @@ def raising(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
             RuntimeError("DefaultCPUAllocator: can't allocate memory"),
             2,
             "throughtime: out of memory: close other programs",
+        ),
+        (
+            TypeError(
+                "empty(): argument 'size' failed to unpack the object: Overflow when unpacking long long"
+            ),
+            2,
+            "throughtime: a number is too large to compute with; make the numbers",
+        ),
+        (OverflowError("Python int too large to convert to C long"), 2, "throughtime: a number is too large"),
+        (
+            RuntimeError("value cannot be converted to type int64_t without overflow"),
+            2,
+            "throughtime: a number is",
+        ),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"), 2, "throughtime: out of memory: "),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling"), 2, "throughtime: out of memory: "),
+        (
+            RuntimeError("unable to mmap 8 bytes from file <x>: Cannot allocate"),
+            2,
+            "throughtime: out of memory: ",
+        ),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), 2, "throughtime: out of memory: "),
+        (OSError(errno.EBADF, "Bad file descriptor"), 2, "throughtime: cannot write: Bad file descriptor; "),
+        (
+            RecursionError("maximum recursion depth exceeded"),
+            2,
+            "throughtime: a file or a value is nested too deeply",
         ),
         (
             ZeroDivisionError("by zero"),
@@ -154,9 +185,126 @@ def test_the_version_is_one_line(command) -> None:
         ("--window 1", "started with window = its default: x", "started with window = its default: x"),
     ],
 )
-def test_an_argument_has_the_name_that_was_typed(typed: str, message: str, line: str) -> None:
+def test_an_argument_has_the_name_that_wwith_option_names(typed: str, message: str, line: str) -> None:
     argv = ["train", "text", "book.txt", *typed.split()]
-    assert as_typed(message, argv, whole_command()) == line
+    assert with_option_names(message, argv, whole_command()) == line
+
+
+class Lazy(type(whole_command())):  # type: ignore[misc]
+    """A group that makes its commands when they are asked for."""
+
+    def get_command(self, ctx: Any, name: str) -> Any:
+        return whole_command() if name == "later" else None
+
+
+def test_options_of_a_command_that_is_made_on_demand() -> None:
+    group = Lazy(name="throughtime")
+    assert not group.commands
+    argv = ["later", "train", "text", "--hidden", "0"]
+    assert with_option_names("hidden must be 1", argv, group) == "--hidden must be 1"
+    assert with_option_names("hidden must be 1", ["none", "--hidden", "0"], group) == "hidden must be 1"
+
+
+HUGE = "99999999999999999999"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["train", "text", "--hidden", HUGE], f"--hidden must be at most 2**63 - 1, got '{HUGE}'"),
+        (
+            ["train", "text", f"--hidden={HUGE}", "--lr", "1"],
+            f"--hidden must be at most 2**63 - 1, got '{HUGE}'",
+        ),
+        (
+            ["train", "text", "--bptt", f"truncated:{HUGE}"],
+            f"--bptt must be at most 2**63 - 1, got 'truncated:{HUGE}'",
+        ),
+        (["train", "text", "--seed", "9223372036854775807"], "a number is too large to compute with"),
+        (["train", "text", "--data", "9" * 5000], "--data must be at most"),
+    ],
+)
+def test_the_number_that_is_too_large_is_named(arguments: list[str], line: str) -> None:
+    status, message = entry._explain(OverflowError("int too big to convert"), arguments)
+    assert status == 2 and message.startswith(line)
+
+
+def test_a_layer_of_too_many_units_is_one_line(fails: Fails, text: Path, tmp_path: Path) -> None:
+    line = fails("train", "text", "--data", text, "--out", tmp_path / "run", "--hidden", HUGE)
+    assert line.startswith("--hidden must be") and line.endswith(f"got '{HUGE}'")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "</dev/null >&-"])
+def test_closed_streams_are_no_error(executable: list[str], closed: str) -> None:
+    line = f"{shlex.join([*executable, 'version'])} {closed}; echo $? >&3"
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"exec 3>&1; {line}"], capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1] == "0"
+    assert ("throughtime" in done.stdout) == (closed == "2>&-")
+
+
+def test_the_next_file_does_not_become_standard_output(executable: list[str], tmp_path: Path) -> None:
+    """What C code prints would land in it."""
+    code = (
+        "import os, sys\n"
+        "from throughtime.cli import main\n"
+        "main(['--version'])\n"
+        "number = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)\n"
+        "os.write(1, b'from C')\n"
+        "assert number > 2"
+    )
+    command = shlex.join([executable[0], "-c", code, str(tmp_path / "file")])
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{command} <&- >&-"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_an_encoding_without_the_characters_is_no_error(executable: list[str]) -> None:
+    code = (
+        "from throughtime.cli import entry\n"
+        "entry._run = lambda argv: print('h\u00e9llo \u2588') or 0\n"
+        "raise SystemExit(entry.main([]))"
+    )
+    done = subprocess.run(
+        [executable[0], "-c", code],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "h?llo ?\n", "")
+
+
+def test_an_error_into_a_closed_pipe_keeps_its_status(executable: list[str]) -> None:
+    line = f"({shlex.join([*executable, 'genrate'])} 2>&1; echo $? >&3) | true"
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"exec 3>&1; {line}"], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("2\n", "")
+
+
+def test_output_that_was_not_read_is_no_second_error(executable: list[str]) -> None:
+    """As of a training whose reader went away: it saves, and says so with status 141."""
+    code = (
+        "import sys, time; from throughtime.cli import entry; from throughtime.training.interrupt import Interrupted\n"
+        "def run(argv):\n"
+        "    time.sleep(0.5)\n"
+        "    sys.stdout = open(1, 'w', closefd=False)\n"  # buffered, also under PYTHONUNBUFFERED
+        "    try: print('x' * 100, flush=True)\n"
+        "    except BrokenPipeError:\n"
+        "        raise Interrupted('saved', 13)\n"
+        "entry._run = run\n"
+        "raise SystemExit(entry.main([]))"
+    )
+    line = f"({shlex.join([executable[0], '-c', code])}; echo $? >&3) | true"
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"exec 3>&1; {line}"], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("141\n", "throughtime: saved\n")
 
 
 def test_a_reader_that_goes_away_is_not_worth_a_word(executable: list[str]) -> None:

@@ -49,7 +49,7 @@ def killed_while(write, most=3):
 path = folder / "file"
 write_whole(path, b"0" * 300_000)
 seen = set()
-for _ in range(40):
+for _ in range(30):
     killed_while(lambda number: write_whole(path, str(number % 10).encode() * 300_000))
     content = path.read_bytes()
     assert len(content) == 300_000 and len(set(content)) == 1, "half a file"
@@ -58,7 +58,7 @@ assert len(seen) > 1, "no writer ever wrote"
 
 run = Run.create(folder / "run", {"seed": 1}, vocabulary)
 steps = set()
-for trial in range(40):
+for trial in range(30):
     def train(number):
         with run.lock():
             run.append_history({"step": number, "note": "x" * 2000})
@@ -78,7 +78,7 @@ for trial in range(40):
 assert len(steps) > 1, "no writer ever came to a checkpoint"
 
 started = 0
-for trial in range(40):
+for trial in range(30):
     target = folder / f"created{trial}"
     create = lambda number: Run.create(target, {"seed": trial}, vocabulary) if number == 1 else time.sleep(60)
     killed_while(create, most=1)

@@ -1,6 +1,9 @@
 """The folder: what makes a run, what is refused, and how each damage is named."""
 
+import errno
+import fcntl
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -185,13 +188,17 @@ def test_history_is_appended_read_and_rewound(run):
     for record in records:
         run.append_history(record)
     run.append_history({"event": "resumed"})
-    run.append_history({"step": 9, "loss": float("inf")})
+    run.append_history({"step": 9, "loss": float("inf"), "norms": [float("nan"), {"x": -float("inf")}, 2.5]})
     assert run.history()[:6] == records
+    assert run.history()[7] == {"step": 9, "loss": None, "norms": [None, {"x": None}, 2.5]}
+    with open(run.path / "history.jsonl", "a") as file:
+        file.write('{"step": 2, "loss": NaN}\n')  # as earlier versions wrote it
     run.rewind_history(3)
-    assert Run.open(run.path).history() == [*records[:4], {"event": "resumed"}]
+    again = Run.open(run.path).history()
+    assert again == [*records[:4], {"event": "resumed"}, {"step": 2, "loss": None}]
     with pytest.raises(InputError, match="must be JSON values"):
         run.append_history({"loss": torch.ones(1)})
-    assert len(run.history()) == 5
+    assert len(run.history()) == 6
 
 
 def test_a_torn_last_line_is_no_record(run):
@@ -239,3 +246,16 @@ def test_one_writer_at_a_time(run):
         other.communicate()
     with run.lock():  # a killed process holds nothing
         pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
+def test_a_file_system_without_locks_is_one_line(run, monkeypatch, code):
+    def fail(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.raises(RunError, match=f"cannot lock .*{os.strerror(code)}.*local disk"), run.lock():
+        pass
+    monkeypatch.undo()
+    with run.lock(), pytest.raises(OSError, match="of the work"):  # not an error of the lock
+        raise OSError("of the work")

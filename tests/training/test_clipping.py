@@ -70,6 +70,18 @@ def test_whether_anything_was_changed():
     assert NoClip()(parameters([1e9])).changed.item() is False
 
 
+@pytest.mark.parametrize(
+    "clip", [clip_norm_, clip_value_, lambda p, t: ClipNorm(t)(p).norm, lambda p, t: ClipValue(t)(p).norm]
+)
+def test_one_tensor_is_taken_as_torch_takes_it(clip):
+    weight = torch.nn.Parameter(torch.zeros(2, 2))
+    weight.grad = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
+    assert clip(weight, 2.5) == 5.0
+    assert weight.grad.abs().max() <= 2.5
+    assert NoClip()(weight).norm == weight.grad.norm()
+    assert clip(iter([weight]), 2.5) > 0  # and an iterator, which can be read once
+
+
 def test_no_gradient_at_all():
     assert clip_norm_([torch.zeros(3)], 1.0) == 0
     assert clip_value_([torch.zeros(3)], 1.0) == 0

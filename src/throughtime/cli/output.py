@@ -1,4 +1,4 @@
-"""Text to stdout as it comes."""
+"""Generated text on stdout as it is generated."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from types import TracebackType
 
 
 class Stream:
-    """stdout for text that appears piece by piece: every piece is seen at once, and nothing is added to a pipe.
+    """Writes text to stdout at once, part by part, and adds nothing to it in a pipe or a file.
 
-    A terminal gets a line end after the last piece, so that the prompt does not stand in the text. A terminal
-    that cannot show a character gets "?"; a pipe or a file always gets UTF-8.
+    On a terminal a line end follows the last part, so that the prompt begins its own line. A terminal that cannot show
+    a character gets "?"; a pipe or a file always gets UTF-8.
     """
 
     def __enter__(self) -> Stream:

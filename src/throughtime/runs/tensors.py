@@ -34,18 +34,18 @@ _DTYPES = {
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "C64": torch.complex64,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
     "I8": torch.int8,
-    "BOOL": torch.bool,
     "U64": torch.uint64,
     "U32": torch.uint32,
     "U16": torch.uint16,
     "U8": torch.uint8,
-    "C64": torch.complex64,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
+    "BOOL": torch.bool,
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
@@ -150,7 +150,7 @@ def _header(order: list[str], tensors: Mapping[str, Tensor], metadata: dict[str,
 
 def _memory(dense: Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor, without a copy."""
-    return memoryview(dense.reshape(-1).view(torch.uint8).numpy())
+    return dense.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _read(file: BufferedReader) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -114,6 +114,7 @@ def train(
     processes = Processes(config.device)
     report = report if report is not None and processes.first else Silent()
     with run.lock() if processes.first else nullcontext(), Interrupts() as interrupts:
+        report = interrupts.guard(report)
         trainer = Trainer(task, config, window_of(config), run, processes, report, sample)
         if config.tensorboard and processes.first:
             trainer.report = trainer.journal.report = Several(report, TensorBoard(run.path / "tensorboard"))

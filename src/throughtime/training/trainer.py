@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,6 +33,7 @@ from throughtime.training.spikes import Place
 from throughtime.training.step import Step
 
 Sampler = Callable[[nn.Module], str]
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
 
 
 class Trainer:
@@ -122,7 +124,7 @@ class Trainer:
             self._write_sample()
         config = self.config
         for batch in self._batches():
-            count, signal = self._agree(batch, interrupts)
+            count, stopped = self._agree(batch, interrupts)
             self.lr = config.lr * factor(config.schedule, config.warmup, self.spent, self.steps)
             self.lr *= self.guard.before(self.steps)
             before = self._state_for(batch)
@@ -140,9 +142,9 @@ class Trainer:
                 self.seconds = self._clock()
             self.spent = self.budget.spent(self.steps, self.data, self.seconds)
             self._after_step()
-            if signal and self.spent < 1:
+            if stopped and self.spent < 1:
                 self._save()
-                raise Interrupted(self._how_to_resume(), signal)
+                raise Interrupted(self._how_to_resume(), stopped)
         return TrainingResult(
             step=self.steps,
             epoch=epochs(self.data),
@@ -178,8 +180,9 @@ class Trainer:
     def _agree(self, batch: Batch, interrupts: Interrupts) -> tuple[int, int]:
         """What all processes must know alike: the targets of all of them, the first one's clock, and a signal."""
         seconds = self._clock() if self.processes.first else 0.0
-        count, self.seconds, signal = self.processes.sum(batch.num_targets, seconds, interrupts.received)
-        return int(count), interrupts.received or int(signal)
+        flags = (float(interrupts.received == number) for number in _SIGNALS)
+        count, self.seconds, *received = self.processes.sum(batch.num_targets, seconds, *flags)
+        return int(count), next((int(n) for n, flag in zip(_SIGNALS, received, strict=True) if flag), 0)
 
     def _state_for(self, batch: Batch) -> Any:
         if batch.reset:
