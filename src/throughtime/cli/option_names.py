@@ -63,7 +63,4 @@ def _options(argv: Sequence[str], command: Any) -> tuple[dict[str, str], set[str
     options |= {
         f"{param.name}s": options[param.name] for param in params if getattr(param, "multiple", False)
     }
-    # The one option whose setting has another name, as it says the opposite.
-    if "reset_before" in options:
-        options["reset_after"] = options["reset_before"]
     return options, {options[param.name] for param in params if getattr(param, "is_flag", False)}
