@@ -315,8 +315,10 @@ def check_strategy(model: nn.Module, strategy: bptt.Strategy, steps: int | None)
     Args: steps, of every batch; None where they differ.
     Raises: InputError saying what to do.
     """
+    if strategy.runs_whole:
+        return
     pooling = getattr(model, "pooling", "last")
-    if pooling != "last" and not strategy.runs_whole:
+    if pooling != "last":
         raise InputError(
             f"{pooling} pooling reads a whole sequence at once, and {strategy.describe().partition(':')[0]} BPTT cuts it: "
             "train with bptt = full"
