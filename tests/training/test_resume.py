@@ -12,6 +12,7 @@ from throughtime.runs import Run
 from throughtime.tasks.recorded import task_of
 from throughtime.training.interrupt import Interrupted
 from throughtime.training.loop import train
+from throughtime.training.reporting import Silent
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -79,3 +80,62 @@ def test_models_of_every_state(make, settings, weights, Recording):
     assert bool(report.messages) == ("bidirectional" in settings)
     train(task, config, run, resume=True)
     assert weights(run) == weights(reference[2])
+
+
+@pytest.mark.parametrize("name", ["text", "classify", "adding"])
+def test_every_kind_of_task_resumes_to_the_same_bits(name, make_any, weights, without_times, Recording):
+    """A stream, ragged sequences with one target each, real targets; interrupted within an epoch and after one."""
+    settings = {"dropout": 0.3, "steps": 26, "evaluate_every": 4, "watch": 5}
+    reference = make_any[name]("reference", **settings)
+    train(*reference)
+    for at in (1, 13):
+        task, config, run = make_any[name](f"run{at}", **settings)
+        report = Recording()
+        report.evaluation = lambda step, *_: os.kill(os.getpid(), signal.SIGINT) if step == 12 else None
+        if at == 1:
+            report = Recording(lambda step: os.kill(os.getpid(), signal.SIGINT) if step.step == 1 else None)
+        with pytest.raises(Interrupted):
+            train(task, config, run, report=report)
+        assert 0 < run.load_checkpoint()["steps"] < 26
+        run = Run.open(run.path)
+        train(task_of(run), config, run, resume=True)
+        assert weights(run) == weights(reference[2])
+        assert without_times(run.history()) == without_times(reference[2].history())
+
+
+def test_a_moved_file_can_be_named(make, text, weights):
+    reference, (task, config, run) = make("reference"), make("run", checkpoint_steps=3)
+    train(*reference)
+    with pytest.raises(Stopped):
+        train(task, config, run, report=StopsAfter(10))
+    moved = text.with_name("moved.txt")
+    text.rename(moved)
+    run = Run.open(run.path)
+    with pytest.raises(InputError, match=r"no such file: .*text\.txt") as error:
+        train(task_of(run), config, run, resume=True)
+    assert "\n" not in str(error.value)
+    assert run.load_checkpoint()["steps"] == 9
+    run = Run.open(run.path)
+    train(task_of(run).on((str(moved),)), config, run, resume=True)
+    assert weights(run) == weights(reference[2])
+
+    moved.write_text(moved.read_text().replace("time", "tame"))
+    run = Run.open(run.path)
+    with pytest.raises(InputError, match=r"moved\.txt is not the file that the run was made from: put the old") as error:
+        train(task_of(run).on((str(moved),)), config, run, resume=True)
+    assert "\n" not in str(error.value)
+
+
+class Stopped(Exception):
+    pass
+
+
+class StopsAfter(Silent):
+    """Fails at an evaluation, as if the process ended there."""
+
+    def __init__(self, step):
+        self.at = step
+
+    def evaluation(self, step, evaluation, best):
+        if step >= self.at:
+            raise Stopped
