@@ -283,7 +283,9 @@ def test_where_the_gate_is_the_only_way_it_is_all_that_is_left() -> None:
     """A minGRU is linear in its state: the straight way and all ways together are the same."""
     found = measure(tt.Recurrent(tt.MinGRUCell(3, 7)), torch.randn(12, 2, 3), products=False).layers["l0"]
     assert found.cell_path_gradient is not None and found.cell == "MinGRUCell"
-    torch.testing.assert_close(found.cell_path_gradient, found.lag_h.mean / found.lag_h.mean[0], rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        found.cell_path_gradient, found.lag_h.mean / found.lag_h.mean[0], rtol=1e-9, atol=0
+    )
     assert "n" in found.gates and not math.isnan(found.gates["z"].slope_mean)
 
 
