@@ -134,7 +134,7 @@ class Trainer:
             if self.guard.at_once and self.journal.read(self.seconds):
                 self.state = None  # the weights that made it were discarded
             else:
-                if self.guard.watch.due(self.steps + 1):
+                if (every := self.guard.watch.every) and (self.steps + 1) % every == 0:
                     self._watch(batch, before)
                 self.step.update(self.lr)
             self.steps += 1
@@ -210,7 +210,7 @@ class Trainer:
     def _watch(self, batch: Batch, before: Any) -> None:
         """Measure the gradient through time, between a step's gradient and its update."""
         self.journal.read(self.seconds)
-        if not self.processes.first:
+        if not self.processes.first or self.guard.watch.refusal is not None:
             return
         step, norm = self.steps + 1, self.journal.meter.norm
         found = self.guard.watch.measure(step, batch, before, norm)

@@ -44,10 +44,6 @@ class Watch:
         """Why there is nothing to measure in this model, once that is known."""
         self._model, self._loss, self._device = model, loss, device
 
-    def due(self, step: int) -> bool:
-        """Whether to measure in this step."""
-        return self.every > 0 and step % self.every == 0 and self.refusal is None
-
     def measure(self, step: int, batch: Batch, state: Any, norm: float) -> dict[str, Any] | None:
         """Measure between a step's gradient and its update: the record for the history, or None if there is nothing to measure.
 
