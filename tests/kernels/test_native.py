@@ -75,16 +75,16 @@ def both(
         h_mask = None if mask is None else mask.to(dtype)
         recurrence = KINDS[kind].bind({**parameters, "h_mask": h_mask}, **options)
         if native:
-            given = inputs
+            padded = inputs
             if lengths is not None:
                 padding = torch.arange(steps)[:, None] >= lengths
-                given = inputs.masked_fill(padding[..., None], float("nan"))
-            where = rows.rows_of(given, lengths)
+                padded = inputs.masked_fill(padding[..., None], float("nan"))
+            where = rows.rows_of(padded, lengths)
             order = torch.arange(batch) if where.order is None else where.order
             if h_mask is not None:
                 recurrence.h_mask = h_mask[order]
             y, final, _ = autograd.run(
-                recurrence, where, where.pack(given), tuple(s[order] for s in start), reverse, zone
+                recurrence, where, where.pack(padded), tuple(s[order] for s in start), reverse, zone
             )
             y = where.unpack(y)
             final = tuple(s if where.restore is None else s[where.restore] for s in final)
