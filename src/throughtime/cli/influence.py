@@ -48,8 +48,8 @@ def influence(
 
     from throughtime.cli.measured import opened, read_prompt
     from throughtime.cli.progress import Waiting
-    from throughtime.flow.drawing import check, style
     from throughtime.flow import influence as measure
+    from throughtime.flow.drawing import check, style
 
     for path in (html, png):
         if path is not None:

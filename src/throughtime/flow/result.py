@@ -84,7 +84,9 @@ class GateStatistics:
     std: float
     slope_mean: float  # of phi'(a), the factor that multiplies a gradient there; at most 1 for tanh, 1/4 for a sigmoid
     slope_std: float
-    saturated: float  # fraction whose slope is below a tenth of the largest possible; NaN where phi is unknown
+    saturated: (
+        float  # fraction whose slope is below a tenth of the largest possible; NaN where phi is unknown
+    )
     over_time: Tensor  # [T, H] float32, mean over examples, by the input's step
     first: Tensor | None = None  # [min(T, 60), H] float32, of the first example alone, for pictures
 
@@ -104,9 +106,15 @@ class LayerFlow:
     products: Products | None  # None when they were not asked for
     weights: dict[str, Spectrum]  # "W_hh" of an RNN; "W_hr", "W_hz", "W_hn" of a GRU; "W_hi", ... of an LSTM
     gates: dict[str, GateStatistics]  # "h" of an RNN; "r", "z", "n"; "i", "f", "g", "o", and "tanh(c)"
-    cell_path: Tensor | None  # [K] mean over units of prod f (LSTM) or prod z (GRU) over k steps: the path past all weights
-    denormal_fraction: float  # of the non-zero entries of dL/dh_t, those that float32 holds as denormal numbers
-    cell_path_gradient: Tensor | None = None  # [K] left of |dL_T/dc_T| (h of a GRU) if the cell state path were the only one
+    cell_path: (
+        Tensor | None
+    )  # [K] mean over units of prod f (LSTM) or prod z (GRU) over k steps: the path past all weights
+    denormal_fraction: (
+        float  # of the non-zero entries of dL/dh_t, those that float32 holds as denormal numbers
+    )
+    cell_path_gradient: Tensor | None = (
+        None  # [K] left of |dL_T/dc_T| (h of a GRU) if the cell state path were the only one
+    )
 
 
 @dataclass(frozen=True, repr=False)
@@ -119,8 +127,12 @@ class Flow:
     examples: int
     ends: tuple[int, ...]  # the steps T whose loss was backpropagated alone; see `measure` for ragged batches
     seconds: float  # the measurement took
-    symbols: tuple[str, ...] = field(default=())  # of the first example's input, one for each step, for pictures
-    parameters: dict[str, tuple[float, float]] = field(default_factory=dict)  # name -> (norm, norm of its gradient)
+    symbols: tuple[str, ...] = field(
+        default=()
+    )  # of the first example's input, one for each step, for pictures
+    parameters: dict[str, tuple[float, float]] = field(
+        default_factory=dict
+    )  # name -> (norm, norm of its gradient)
 
     def __repr__(self) -> str:
         """A table: for each layer how fast the gradient decays, its reach, and the fraction of saturated units."""
@@ -214,7 +226,9 @@ def _read(kind: Any, value: Any) -> Any:
     if kind is float:
         return math.nan if value is None else float(value)
     if kind is Tensor:
-        values = [_read(float, each) if each is None or isinstance(each, str) else each for each in value["values"]]
+        values = [
+            _read(float, each) if each is None or isinstance(each, str) else each for each in value["values"]
+        ]
         return torch.tensor(values, dtype=getattr(torch, value["dtype"])).reshape(value["shape"])
     if is_dataclass(kind):
         hints = typing.get_type_hints(kind)

@@ -15,7 +15,7 @@ from throughtime.training.evaluation import to_device
 from throughtime.training.task import Task, Window
 
 if TYPE_CHECKING:
-    from throughtime.training.watch_look import LayerLook
+    from throughtime.flow import LayerSnapshot
 
 # Steps between looks where the configuration does not say: a look costs as much as two or three steps on a CPU, and as
 # many as an accelerator makes in the time that a loop over the steps of a window takes in Python.
@@ -50,12 +50,16 @@ class Watch:
         null where it keeps its size or it cannot be said), its words and the fit's quality, reach and the last lag, mean phi' and
         the share of saturated units by gate; watch_seconds, what the look took.
         """
-        from throughtime.training.watch_look import look
+        from throughtime.data.batch import Batch
+        from throughtime.flow import snapshot
 
         start = time.perf_counter()
         try:
             inputs, targets = to_device((window.inputs, window.targets), self._device)
-            layers = look(self._model, self._task.loss, inputs, targets, state)
+            batch = Batch(inputs, targets)
+            layers = snapshot(
+                self._model, lambda outputs, b: self._task.loss(outputs, b.targets), batch, state
+            )
         except InputError as error:
             self.refusal = str(error)
             return None
@@ -76,17 +80,17 @@ class Watch:
         self.words, self.step = state["words"], state["step"]
 
 
-def words(layers: dict[str, LayerLook]) -> str:
+def words(layers: dict[str, LayerSnapshot]) -> str:
     """What the longest memory among the layers is, in a few words; "" where none can be said."""
-    known = [each for each in layers.values() if each.says != "unknown"]
+    known = [each for each in layers.values() if each.text not in ("unknown", "no trend")]
     if not known:
         return ""
     # A gradient that is gone halves faster than any; one that keeps its size has rate 0, one that grows a negative one.
     longest = min(known, key=lambda each: each.rate if each.rate == each.rate else float("inf"))
-    says = longest.says
+    says = longest.text
     if says.startswith("gone at "):
         return f"gradient gone after {says.removeprefix('gone at ')} steps"
     if says.startswith("doubles"):
         return f"gradient {says} steps"
-    about = "about " if longest.quality < 0.5 else ""  # a straight line fits badly
+    about = "about " if longest.r_squared < 0.5 else ""  # a straight line fits badly
     return "gradient keeps its size" if says == "keeps" else f"half-life {about}{says}"

@@ -140,7 +140,7 @@ def lag_samples(
 def gradients_by_lag(
     total: Tensor, recorded: Sequence[Recorded], end: End, at_end: bool, count: int
 ) -> list[list[tuple[Tensor, Tensor]]]:
-    """By recording and part of its state: the norm of d total / d state_{T-k}, [K, rows] on the CPU, and the gradient at lag 0."""
+    """By recording and part of its state: |d total / d state_{T-k}|, [K, rows] on the CPU, and the gradient at lag 0."""
     rows = torch.arange(len(end.rows))[end.rows]
     places = [end.running(each, at_end)[rows] for each in recorded]
     spans = [range(int(place.min()) + 2 - count, int(place.max()) + 2) for place in places]
@@ -160,7 +160,9 @@ def gradients_by_lag(
         for _ in range(each.parts):
             back = [next(gradients) for _ in span]
             sizes = torch.stack([sizes_of(gradient) for gradient in back]).cpu()
-            start = torch.stack([back[at][row] for at, row in zip(index[0].tolist(), rows.tolist(), strict=True)])
+            start = torch.stack(
+                [back[at][row] for at, row in zip(index[0].tolist(), rows.tolist(), strict=True)]
+            )
             parts.append((sizes[index, rows], start))
         found.append(parts)
     return found

@@ -141,9 +141,7 @@ class _Chain:
         return Linear(self._recurrence, self._states[0], parts, u)
 
 
-def _dense_values(
-    links: _Chain, lags: list[int], count: int, progress: Callable[[float], None]
-) -> Tensor:
+def _dense_values(links: _Chain, lags: list[int], count: int, progress: Callable[[float], None]) -> Tensor:
     """Logarithms [K, R, count] of the largest singular values of P_k; -inf for those that are zero."""
     product: Tensor | None = None
     scale: Tensor | None = None

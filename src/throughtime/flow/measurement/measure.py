@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from throughtime.errors import InputError
 from throughtime.flow.measurement.batch import Loss, Objective, objective, read_batch, time_first
-from throughtime.flow.measurement.curves import End, choose_ends, choose_lags, lag_curve, lag_samples, sizes_of
+from throughtime.flow.measurement.curves import (
+    End,
+    choose_ends,
+    choose_lags,
+    lag_curve,
+    lag_samples,
+    sizes_of,
+)
 from throughtime.flow.measurement.gates import cell_path, gate_statistics, spectra
 from throughtime.flow.measurement.jacobian import products as jacobian_products
 from throughtime.flow.measurement.model_copy import measurable
@@ -26,7 +33,10 @@ Progress = Callable[[int, int], None]
 _PRODUCT_EXAMPLES = 4
 _PRODUCT_STEPS = 512
 _PRODUCT_PARTS = 20  # of the work of one layer, as progress counts it
-_TINY, _LEAST = 2.0**-126, 2.0**-150  # float32: the smallest normal number; below the second, numbers become zero
+_TINY, _LEAST = (
+    2.0**-126,
+    2.0**-150,
+)  # float32: the smallest normal number; below the second, numbers become zero
 
 
 def measure(
@@ -84,9 +94,9 @@ def measure(
 
     In a bidirectional model lag counts in each direction's own running order: running backward, lag k of step T is step T + k.
 
-    In a ragged batch, a number of ends counts back from each row's own last step (`Flow.ends` has the steps of the longest row), a
-    loss of one value for each sequence falls on each row's own last step, and a listed end that lies in a row's padding does not
-    count for that row. A row counts for an end if it has all `lags` steps before it, so that every lag has the same rows.
+    In a ragged batch, a number of ends counts back from each row's own last step (`Flow.ends` has the steps of the longest row),
+    a loss of one value for each sequence falls on each row's own last step, and a listed end that lies in a row's padding does
+    not count for that row. A row counts for an end if it has all `lags` steps before it, so that every lag has the same rows.
 
     Cost: of the recurrence as a loop in plain torch, forward once and backward once over T steps (forward twice for a long
         sequence), and ends * lags steps forward and backward for each layer; the products for each layer about 40 * lags steps
@@ -261,7 +271,9 @@ def _products(
 
     # The exponents are those of the steps that all rows have: rows much shorter than the longest are left out.
     rows = [row for row in rows if 2 * len(inside(row)) >= len(inside(rows[0]))][:_PRODUCT_EXAMPLES]
-    shared = slice(max(inside(row).start for row in rows) - first, min(inside(row).stop for row in rows) - first)
+    shared = slice(
+        max(inside(row).start for row in rows) - first, min(inside(row).stop for row in rows) - first
+    )
     pairs = []
     for example in range(len(rows)):
         for number, (place, end) in enumerate(zip(places, ends, strict=True)):

@@ -21,7 +21,9 @@ from throughtime.layers.sequence import Sequence, unpack
 from throughtime.layers.stack import run_stack
 from throughtime.layers.states import reorder
 
-SEGMENT = 128  # steps whose activations are kept at once; longer sequences recompute them in the backward pass
+SEGMENT = (
+    128  # steps whose activations are kept at once; longer sequences recompute them in the backward pass
+)
 
 
 @dataclass
@@ -95,7 +97,14 @@ def record(model: nn.Module, call: Callable[[], Any], segment: int = SEGMENT) ->
 
 
 def _forward(
-    name: str, found: list[Recorded], segment: int, layer: Layer, input: Any, hx: Any = None, *, lengths: Any = None
+    name: str,
+    found: list[Recorded],
+    segment: int,
+    layer: Layer,
+    input: Any,
+    hx: Any = None,
+    *,
+    lengths: Any = None,
 ) -> Any:
     """Replaces the layer's own `forward` during the recording."""
     if any(each.module is layer for each in found):
@@ -133,7 +142,7 @@ def _run(
     sequence: Sequence,
     states: list[State],
 ) -> tuple[Any, list[State]]:
-    """All layers and directions of one module: its output in the caller's form, and the final states in the order of `sequence`."""
+    """All layers and directions of one module: the output in the caller's form, and the final states in the layer's."""
     x, lengths = sequence.x, sequence.lengths
     if sequence.restore is not None:  # a PackedSequence has its rows sorted by length
         x, states = x.index_select(1, sequence.restore), [reorder(s, sequence.restore) for s in states]
@@ -211,7 +220,9 @@ def _segment(kept: Recorded, first: int, kind: Any, x: Tensor, *values: Any) -> 
 
 def _keep_ended(active: Tensor, old: State, new: State) -> State:
     """Rows outside their own steps keep their state."""
-    where = [torch.where(active.reshape(-1, *(1,) * (b.dim() - 1)), b, a) for a, b in zip(old, new, strict=True)]
+    where = [
+        torch.where(active.reshape(-1, *(1,) * (b.dim() - 1)), b, a) for a, b in zip(old, new, strict=True)
+    ]
     return rebuild(new, where)
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from throughtime.cells.contract import State
 from throughtime.kernels.reference import Steppable, rebuild
 
-
 _TOLERANCE = 1e-2
 _MOST = 24  # blocks, at most; reached only where many singular values lie close together
 
@@ -82,8 +81,8 @@ class _Path:
 def _values(path: _Path, lag: int, start: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Scaled singular values [R, count], zero below rounding error, and P^T U of their left vectors, to continue from.
 
-    Golub & Kahan's bidiagonalization: P V = U B with both bases orthonormal, so that only the small B [R, j, j] is decomposed, and each
-    round sends one new block forward and one back.
+    Golub & Kahan's bidiagonalization: P V = U B with both bases orthonormal, so that only the small B [R, j, j] is
+    decomposed, and each round sends one new block forward and one back.
     """
     size = start.shape[2]
     rights, _ = orthonormal(start)
