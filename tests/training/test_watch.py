@@ -82,7 +82,8 @@ def seen(half_life, text, r_squared=1.0):
         ({"a": seen(float("nan"), "gone at 2"), "b": seen(3.0, "3 steps")}, "half-life 3 steps"),
         ({"a": seen(float("nan"), "gone at 2")}, "gradient gone after 2 steps"),
         ({"a": seen(float("nan"), "unknown")}, ""),
-        ({"a": seen(-370.0, "no trend"), "b": seen(3.0, "3 steps")}, "half-life 3 steps"),
+        ({"a": seen(-370.0, "uneven"), "b": seen(3.0, "3 steps")}, "half-life 3 steps"),
+        ({"a": seen(-370.0, "uneven")}, "gradient reach over 63 steps"),
         ({"a": seen(52.7, "52.7 steps", 0.09)}, "half-life about 52.7 steps"),
     ],
 )

@@ -82,9 +82,15 @@ class Watch:
 
 def words(layers: dict[str, LayerSnapshot]) -> str:
     """What the longest memory among the layers is, in a few words; "" where none can be said."""
-    known = [each for each in layers.values() if each.text not in ("unknown", "no trend")]
+    known = [each for each in layers.values() if each.text not in ("unknown", "uneven")]
     if not known:
-        return ""
+        reaches = [
+            (each.reach or each.lags + 1, each.reach is None)
+            for each in layers.values()
+            if each.text == "uneven"
+        ]
+        steps, beyond = max(reaches, default=(0, False))
+        return f"gradient reach {'over ' * beyond}{steps - beyond} steps" if steps else ""
     # A gradient that is gone halves faster than any; one that keeps its size has rate 0, one that grows a negative one.
     longest = min(known, key=lambda each: each.rate if each.rate == each.rate else float("inf"))
     says = longest.text

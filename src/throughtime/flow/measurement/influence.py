@@ -93,15 +93,15 @@ def influence(
     Raises: InputError for shapes that do not fit, and for ids in a model that has no embedding for them.
     Source: Hutchinson 1990, Communications in Statistics 19(2), for the estimate.
     """
-    given, batch = x, None
-    if isinstance(given, Batch):
-        batch, x, lengths = given, given.inputs, given.lengths
+    source, batch = x, None
+    if isinstance(source, Batch):
+        batch, x, lengths = source, source.inputs, source.lengths
         if not isinstance(x, Tensor):
             raise InputError(f"the batch's inputs must be one tensor, got {type(x).__name__}")
-    elif isinstance(given, PackedSequence):
-        x, lengths = pad_packed_sequence(given)
+    elif isinstance(source, PackedSequence):
+        x, lengths = pad_packed_sequence(source)
     else:
-        x = given
+        x = source
     ids = not x.is_floating_point()
     if x.dim() != (2 if ids else 3) or 0 in x.shape:
         raise InputError(

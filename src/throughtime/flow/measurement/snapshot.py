@@ -33,7 +33,7 @@ class LayerSnapshot:
     half_life: (
         float  # steps in which |dL_T / dh_{T-k}| halves; < 0: doubles; inf: keeps its size; NaN: unknown
     )
-    text: str  # the same in words: "3.2 steps", "doubles in 5", "keeps", "no trend", "gone at 2" or "unknown"
+    text: str  # the same in words: "3.2 steps", "doubles in 5", "keeps", "uneven", "gone at 2" or "unknown"
     r_squared: float  # of the fit
     reach: (
         int | None
