@@ -2,46 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import os
 import signal
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from throughtime.flow.measure import measure
+from throughtime.flow import LayerSnapshot
 from throughtime.models import ModelConfig
 from throughtime.tasks import TextTask
-from throughtime.training import Interrupted, Lines, train, watch_look
+from throughtime.training import Interrupted, Lines, train
 from throughtime.training.bar import Bar
 from throughtime.training.watch import Watch, words
-from throughtime.training.watch_look import EXAMPLES, LayerLook, look
 
 
 def watched(run):
     return [record for record in run.history() if record["kind"] == "watch"]
-
-
-@pytest.fixture
-def window(make):
-    """A task's second window, with the state after the first, of more examples than are looked at."""
-
-    def made(steps=12, **settings):
-        task, _, _ = make(batch=EXAMPLES + 3, window=steps, **settings)
-        torch.manual_seed(3)
-        model = task.build()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.mul_(2.5)
-        windows = task.streams(steps, EXAMPLES + 3).epoch()
-        with torch.no_grad():
-            _, state = model(next(windows).inputs, None)
-        return task, model, next(windows), state
-
-    return made
 
 
 @pytest.mark.parametrize(
@@ -62,98 +40,6 @@ def test_the_watched_training_is_the_unwatched_one_to_the_bit(make, settings, we
     assert weights(blind[2]) == weights(seeing[2])
     rest = [record for record in seeing[2].history() if record["kind"] != "watch"]
     assert without_times(rest) == without_times(blind[2].history())
-
-
-def test_a_look_touches_neither_gradients_nor_mode_nor_random_numbers(window):
-    task, model, second, state = window(cell="lstm", layers=2, dropout=0.5)
-    model.train()
-    task.loss(model(second.inputs, state)[0], second.targets).backward()
-    before = {name: (p.detach().clone(), p.grad.clone()) for name, p in model.named_parameters()}
-    carried, random = copy.deepcopy(state), torch.get_rng_state()
-    seen = look(model, task.loss, second.inputs, second.targets, state)
-    assert list(seen) == ["layers.l0", "layers.l1"]
-    for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, before[name][0])
-        assert torch.equal(parameter.grad, before[name][1])
-    assert all(module.training for module in model.modules())
-    assert torch.equal(torch.get_rng_state(), random)
-    for mine, theirs in zip(state, carried, strict=True):
-        assert torch.equal(mine, theirs)
-        assert not mine.requires_grad
-
-
-def per_step(outputs, targets):
-    """What the task sums, one value for each step and example."""
-    return F.cross_entropy(outputs.transpose(1, 2), targets, reduction="none")
-
-
-def expected(model, second, state, end, **more):
-    """By `measure`, over the first examples."""
-    flow = measure(
-        model,
-        (second.inputs, second.targets),
-        loss=per_step,
-        state=state,
-        ends=[end],
-        examples=EXAMPLES,
-        products=False,
-        **more,
-    )
-    return flow.layers
-
-
-@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_it_is_what_measure_measures(window, cell):
-    task, model, second, state = window(cell=cell, layers=2)
-    seen = look(model, task.loss, second.inputs, second.targets, state)
-    wanted = expected(model, second, state, end=11, lags=11)
-    assert list(seen) == list(wanted)
-    for name, each in wanted.items():
-        found = seen[name]
-        assert found.half_life == pytest.approx(
-            each.lag_h.half_life.steps, rel=1e-4
-        )  # the task's loss is float32
-        assert found.quality == pytest.approx(each.lag_h.half_life.quality, rel=1e-4)
-        assert (found.reach, found.lags) == (each.lag_h.reach, 11)
-        assert found.slope == pytest.approx({name: gate.slope_mean for name, gate in each.gates.items()})
-        assert found.saturated == pytest.approx({name: gate.saturated for name, gate in each.gates.items()})
-        if cell == "lstm":
-            assert found.memory_half_life == pytest.approx(each.lag_c.half_life.steps, rel=1e-4)
-        else:
-            assert found.memory_half_life is None
-
-
-def test_both_directions_are_seen_from_the_middle(window):
-    task, model, second, _ = window(steps=13, bidirectional=True)
-    seen = look(model, task.loss, second.inputs, second.targets, None)
-    wanted = expected(model, second, None, end=6, lags=6)
-    assert list(seen) == list(wanted) == ["layers.l0", "layers.l0_reverse"]
-    for name, each in wanted.items():
-        assert seen[name].half_life == pytest.approx(each.lag_h.half_life.steps, rel=1e-4)
-        assert seen[name].lags == 6
-
-
-def test_of_a_long_window_the_last_steps_are_looked_at(window, monkeypatch):
-    """Their state comes from the steps before, so the gradient over the lags that remain is the same."""
-    task, model, second, state = window(cell="lstm")
-    wanted = expected(model, second, state, end=11, lags=6)["layers.l0"]
-    monkeypatch.setattr(watch_look, "STEPS", 7)
-    seen = look(model, task.loss, second.inputs, second.targets, state)["layers.l0"]
-    assert seen.lags == 6
-    assert seen.half_life == pytest.approx(wanted.lag_h.half_life.steps, rel=1e-4)
-
-
-def test_examples_without_a_target_at_the_end_do_not_count(window):
-    task, model, second, state = window()
-    targets = second.targets.clone()
-    targets[-1, 1:EXAMPLES] = -100
-    seen = look(model, task.loss, second.inputs, targets, state)
-    one = look(model, task.loss, second.inputs[:, :1], targets[:, :1], state[:, :1])
-    assert seen["layers.l0"].half_life == pytest.approx(one["layers.l0"].half_life, rel=1e-4)
-    targets[-1] = -100
-    nothing = look(model, task.loss, second.inputs, targets, state)["layers.l0"]
-    assert nothing.says == "unknown"
-    assert nothing.record()["half_life"] is None
 
 
 @pytest.mark.parametrize(("clip", "threshold"), [("norm:0.2", 0.2), ("norm:50", 50.0), ("none", None)])
@@ -183,8 +69,8 @@ def test_the_progress_line_says_it_in_few_words(make, monkeypatch):
     assert "half-life" in bar.getvalue()
 
 
-def seen(half_life, says, quality=1.0):
-    return LayerLook(half_life, says, quality, None, 63, None, {}, {})
+def seen(half_life, text, r_squared=1.0):
+    return LayerSnapshot(half_life, text, r_squared, None, 63, None, {}, {})
 
 
 @pytest.mark.parametrize(
@@ -196,6 +82,8 @@ def seen(half_life, says, quality=1.0):
         ({"a": seen(float("nan"), "gone at 2"), "b": seen(3.0, "3 steps")}, "half-life 3 steps"),
         ({"a": seen(float("nan"), "gone at 2")}, "gradient gone after 2 steps"),
         ({"a": seen(float("nan"), "unknown")}, ""),
+        ({"a": seen(-370.0, "uneven"), "b": seen(3.0, "3 steps")}, "half-life 3 steps"),
+        ({"a": seen(-370.0, "uneven")}, "gradient reach over 63 steps"),
         ({"a": seen(52.7, "52.7 steps", 0.09)}, "half-life about 52.7 steps"),
     ],
 )
