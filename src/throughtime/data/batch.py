@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -183,7 +183,7 @@ def _steps_and_size(inputs: Any) -> tuple[int, int]:
 
 def _checked_lengths(lengths: Any, steps: int, size: int) -> Tensor:
     """int64 [B] on the CPU."""
-    lengths = torch.as_tensor(lengths).cpu()
+    lengths = cast(Tensor, torch.as_tensor(lengths).cpu())
     if lengths.is_floating_point() or lengths.shape != (size,):
         raise InputError(
             f"lengths must be whole numbers [{size}], one for each sequence, got {lengths.dtype} {list(lengths.shape)}"

@@ -54,7 +54,9 @@ def decay(schedule: str, spent: float) -> float:
         return 0.5 * (1 + math.cos(math.pi * spent))
     if schedule == "step":
         return 1.0 if spent < 0.5 else 0.1 if spent < 0.75 else 0.01
-    raise InputError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}.{nearest(schedule, SCHEDULES)}")
+    raise InputError(
+        f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}.{nearest(schedule, SCHEDULES)}"
+    )
 
 
 @dataclass(frozen=True)

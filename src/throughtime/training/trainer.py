@@ -180,6 +180,9 @@ class Trainer:
     def _agree(self, batch: Batch, interrupts: Interrupts) -> tuple[int, int]:
         """What all processes must know alike: the targets of all of them, the first one's clock, and a signal."""
         seconds = self._clock() if self.processes.first else 0.0
+        if self.processes.world == 1:
+            self.seconds = seconds
+            return batch.num_targets, interrupts.received
         flags = (float(interrupts.received == number) for number in _SIGNALS)
         count, self.seconds, *received = self.processes.sum(batch.num_targets, seconds, *flags)
         return int(count), next((int(n) for n, flag in zip(_SIGNALS, received, strict=True) if flag), 0)
