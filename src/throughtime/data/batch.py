@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -183,17 +183,17 @@ def _steps_and_size(inputs: Any) -> tuple[int, int]:
 
 def _checked_lengths(lengths: Any, steps: int, size: int) -> Tensor:
     """int64 [B] on the CPU."""
-    lengths = cast(Tensor, torch.as_tensor(lengths).cpu())
+    lengths = torch.as_tensor(lengths).cpu()
     if lengths.is_floating_point() or lengths.shape != (size,):
         raise InputError(
             f"lengths must be whole numbers [{size}], one for each sequence, got {lengths.dtype} {list(lengths.shape)}"
         )
-    lengths = lengths.long()
-    if int(lengths.min()) < 0 or int(lengths.max()) > steps:
+    whole: Tensor = lengths.long()
+    if int(whole.min()) < 0 or int(whole.max()) > steps:
         raise InputError(
-            f"lengths must lie between 0 and T = {steps}, got {int(lengths.min())} to {int(lengths.max())}"
+            f"lengths must lie between 0 and T = {steps}, got {int(whole.min())} to {int(whole.max())}"
         )
-    return lengths
+    return whole
 
 
 def _shape(shape: tuple[int, ...]) -> str:
