@@ -29,8 +29,8 @@ class Options(NamedTuple):
 def sample_ids(session: Session, engine: Engine, length: int, options: Options) -> Iterator[int]:
     """Yield `length` symbols. At each of them the session's state is the one after it, as if it had been fed one by one.
 
-    The loop gives only the state at the end of a chunk. The state after a symbol inside it is recomputed, when it is read, from the
-    start of the chunk; the rest of the chunk is then dropped, and sampling continues from the session's state, which may have
+    The loop gives only the state at the end of a chunk. The state after a symbol inside it is recomputed, when it is read, from
+    the start of the chunk; the rest of the chunk is then dropped, and sampling continues from the session's state, which may have
     changed.
     """
     first, done, size = session.position, 0, _FIRST
