@@ -19,14 +19,15 @@ from throughtime.flow import LayerSnapshot, measure, snapshot
 from throughtime.flow.measurement import snapshot as module
 from throughtime.flow.measurement.fit import half_life
 from throughtime.models import ModelConfig
-from throughtime.models.build import build
+from throughtime.models.build import many_to_many, symbol_embedding
 
 SYMBOLS, EXAMPLES = 11, module.EXAMPLES
 
 
 def model_of(**settings: Any) -> Any:
     torch.manual_seed(3)
-    made = build(ModelConfig(**{"cell": "gru", "hidden": 13, "embedding": 5, **settings}), SYMBOLS)
+    config = ModelConfig(**{"cell": "gru", "hidden": 13, "embedding": 5, **settings})
+    made = many_to_many(config, symbol_embedding(config, SYMBOLS), SYMBOLS)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.mul_(2.5)
