@@ -61,9 +61,9 @@ def evaluate(
     throughtime evaluate runs/intents --split test
     """
     import copy
-    import json
 
     from throughtime.errors import one_of
+    from throughtime.files import json_text
     from throughtime.progress import ProgressBar
     from throughtime.runtime import load, with_quantized_weights
 
@@ -94,7 +94,7 @@ def evaluate(
         numbers = {
             name: {"targets": each.count, **each.values} for name, each in {**found, "total": total}.items()
         }
-        print(json.dumps({"task": trained.task.name, **numbers}, indent=2))
+        print(json_text({"task": trained.task.name, **numbers}, indent=2))
         return
     for name, each in {**found, **({"total": total} if len(found) > 1 else {})}.items():
         print(f"{name}: {each}, {each.count:,} {trained.task.unit}s")

@@ -136,7 +136,7 @@ class Trained:
         return Session(self.model, self.assets.vocabulary)
 
     def generate(self, prompt: str = "", **options: Any) -> Iterator[str]:
-        """Continue a text, piece by piece; see `throughtime.runtime.generate`."""
+        """Continue a text, chunk by chunk; see `throughtime.runtime.generate`."""
         from throughtime.runtime.generate import generate
 
         return generate(self.session(), prompt, **options)
