@@ -88,7 +88,7 @@ def test_as_many_steps_as_rows_is_not_ambiguous():
         ((torch.zeros(5, 2), torch.zeros(5, 2)), {"per_sequence": True}, r"targets must be \[2, ...\], one for each sequence"),
         ((torch.zeros(5, 2), torch.zeros(())), {}, r"targets must be \[5, 2, ...\]"),
         ((torch.zeros(5, 2),), {"context": torch.zeros(5)}, r"context must be \[2, ...\], one for each sequence, got \[5\]"),
-        ((torch.zeros(5, 2), torch.zeros(5, 2, dtype=torch.bool)), {}, "targets must have room for the mask -100, got torch.bool"),
+        ((torch.zeros(5, 2), torch.zeros(5, 2, dtype=torch.bool)), {}, "must have room for the mask -100, got torch.bool"),
         ((torch.zeros(5, 2), torch.zeros(5, 2, dtype=torch.uint8)), {}, "got torch.uint8: convert them with .long()"),
         (
             (torch.zeros(5, 2), {"a": torch.zeros(5, 2), "b": torch.zeros(5, 2, dtype=torch.bool)}),
@@ -97,7 +97,7 @@ def test_as_many_steps_as_rows_is_not_ambiguous():
         ),
         ((torch.zeros(5, 2), None, [5, 6]), {}, "lengths must lie between 0 and T = 5, got 5 to 6"),
         ((torch.zeros(5, 2), None, [-1, 5]), {}, "between 0 and T = 5, got -1 to 5"),
-        ((torch.zeros(5, 2), None, [5]), {}, r"lengths must be whole numbers \[2\], one for each sequence, got torch.int64 \[1\]"),
+        ((torch.zeros(5, 2), None, [5]), {}, r"must be whole numbers \[2\], one for each sequence, got torch.int64 \[1\]"),
         ((torch.zeros(5, 2), None, [5.0, 2.0]), {}, "got torch.float32"),
     ],
 )  # fmt: skip
@@ -125,7 +125,9 @@ def test_windows_hold_each_target_once(case):
     targets = {"a": numbered(*shape), "b": numbered(*shape, 2)}
     if real:
         targets = {name: leaf.float() for name, leaf in targets.items()}
-    whole = Batch.of({"x": numbered(steps, size)}, targets, lengths, context=numbered(size), per_sequence=per_sequence)
+    whole = Batch.of(
+        {"x": numbered(steps, size)}, targets, lengths, context=numbered(size), per_sequence=per_sequence
+    )
     places = sorted({0, steps, *cuts})
     windows = [whole.window(start, stop) for start, stop in itertools.pairwise(places)]
     for name, leaf in whole.targets.items():
@@ -165,7 +167,9 @@ def test_the_target_of_a_sequence_is_in_the_window_in_which_it_ends():
         [1, IGNORE, IGNORE, IGNORE],
     ]
     assert [window.lengths.tolist() for window in windows] == [[3, 3, 3, 0], [3, 0, 1, 0], [1, 0, 0, 0]]
-    equal = Batch.of(numbered(T, 2), numbered(2).float(), per_sequence=True)  # no lengths: all end at the last step
+    equal = Batch.of(
+        numbered(T, 2), numbered(2).float(), per_sequence=True
+    )  # no lengths: all end at the last step
     assert equal.window(0, 6).targets.isnan().all()
     assert equal.window(6, 7).targets.tolist() == [1.0, 2.0]
 
@@ -184,7 +188,9 @@ def test_the_window_of_everything_is_the_batch_itself_and_others_are_views():
 def test_rows_have_their_own_count(index, per_sequence):
     targets = numbered(B, 2) if per_sequence else numbered(T, B, 2)
     targets.view(-1)[0] = IGNORE
-    batch = Batch.of((numbered(T, B),), targets, [7, 4, 2], context={"c": numbered(B, 5)}, per_sequence=per_sequence)
+    batch = Batch.of(
+        (numbered(T, B),), targets, [7, 4, 2], context={"c": numbered(B, 5)}, per_sequence=per_sequence
+    )
     part = batch.rows(index)
     chosen = torch.arange(B)[index]
     again = Batch.of(
@@ -201,7 +207,9 @@ def test_rows_have_their_own_count(index, per_sequence):
 
 
 def test_lengths_stay_on_the_cpu():
-    batch = Batch.of({"x": numbered(T, B)}, numbered(T, B), torch.tensor(LENGTHS), context=numbered(B)).to("meta")
+    batch = Batch.of({"x": numbered(T, B)}, numbered(T, B), torch.tensor(LENGTHS), context=numbered(B)).to(
+        "meta"
+    )
     assert batch.inputs["x"].device.type == batch.targets.device.type == batch.context.device.type == "meta"
     assert batch.lengths.device.type == "cpu"
 

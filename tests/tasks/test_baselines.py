@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from throughtime.data import CharVocabulary, embedded_text
+from throughtime.data import Vocabulary, embedded_text
 from throughtime.errors import InputError
 from throughtime.tasks import baselines
 from throughtime.tasks.baselines import (
@@ -115,7 +115,7 @@ def test_probabilities_sum_to_one(context):
 
 def test_half_a_million_characters_take_less_than_ten_seconds():
     text = embedded_text() * 2
-    vocabulary = CharVocabulary.of_text(text, None)
+    vocabulary = Vocabulary.build("char", text)
     ids = vocabulary.encode(text)[:550_000]
     cut = 400_000
     begin = time.process_time()

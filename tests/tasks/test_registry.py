@@ -80,7 +80,11 @@ def run(file, tmp_path):
     """A trained run of the user's own task."""
     found = find_task(f"{file}:FirstTask")
     task, made = start_run(
-        found.kind(length=4, validation=5, test=5), MODEL, TRAINING, tmp_path / "run", task_sha256=found.sha256
+        found.kind(length=4, validation=5, test=5),
+        MODEL,
+        TRAINING,
+        tmp_path / "run",
+        task_sha256=found.sha256,
     )
     train(task, TRAINING, made)
     return Run.open(made.path)
@@ -129,7 +133,9 @@ def test_a_file_that_cannot_be_imported(file, text, message):
     before = set(sys.modules)
     with pytest.raises(InputError, match=message):
         find_task(f"{file}:FirstTask")
-    assert {name for name in set(sys.modules) - before if name.startswith("throughtime_task_") and text} == set()
+    assert {
+        name for name in set(sys.modules) - before if name.startswith("throughtime_task_") and text
+    } == set()
     text_file = file.with_suffix(".txt")
     text_file.write_text(OWN)
     with pytest.raises(InputError, match=r"a task file must be Python, ending in \.py, got"):
@@ -175,7 +181,10 @@ def test_without_the_file_it_is_refused(file, run):
 
 def test_a_changed_file_is_refused(file, run):
     file.write_text(OWN + "\n# changed\n")
-    with pytest.raises(RunError, match=r"was made with another version of mine\.py:FirstTask: its checksum was \w{12}, now it is") as error:
+    with pytest.raises(
+        RunError,
+        match=r"was made with another version of mine\.py:FirstTask: its checksum was \w{12}, now it is",
+    ) as error:
         throughtime.load(run.path, task=f"{file}:FirstTask")
     assert "\n" not in str(error.value)
     file.write_text(OWN)
@@ -190,7 +199,9 @@ def test_a_task_that_is_not_of_the_file_anymore(file, run):
         task_of(other)
 
 
-@pytest.mark.parametrize("value", ["{evil}:Evil", "{evil}", "evil:Evil", "../evil.py:Evil", "evil", "os:system", 3, ["text"], ""])
+@pytest.mark.parametrize(
+    "value", ["{evil}:Evil", "{evil}", "evil:Evil", "../evil.py:Evil", "evil", "os:system", 3, ["text"], ""]
+)
 @pytest.mark.parametrize("checksum", [False, True])
 def test_a_run_never_says_what_to_import(tmp_path, monkeypatch, value, checksum):
     """A config.toml from anybody: its task is compared with names, never imported."""
@@ -206,11 +217,15 @@ def test_a_run_never_says_what_to_import(tmp_path, monkeypatch, value, checksum)
         config["task_sha256"] = hashlib.sha256(code.encode()).hexdigest()
     Run.create(tmp_path / "run", config, Assets())
     before = set(sys.modules)
-    with pytest.raises(RunError, match=r"task must be the name of a task|which is not installed: give its file") as error:
+    with pytest.raises(
+        RunError, match=r"task must be the name of a task|which is not installed: give its file"
+    ) as error:
         throughtime.load(tmp_path / "run")
     assert "\n" not in str(error.value)
     assert not witness.exists()
-    assert not {name for name in set(sys.modules) - before if "evil" in name or name.startswith("throughtime_task_")}
+    assert not {
+        name for name in set(sys.modules) - before if "evil" in name or name.startswith("throughtime_task_")
+    }
     # The check can fail: asked for by the caller, the file is imported.
     assert find_task(f"{evil}:Evil").kind is TextTask and witness.exists()
 

@@ -26,7 +26,11 @@ def card_of(run):
 def rows_of(card):
     """The cells of the table of results."""
     table = card.split("## Results\n\n")[1].split("\n\n")[0]
-    return [[cell.strip() for cell in line[1:-1].split("|")] for line in table.splitlines() if line.startswith("| ")]
+    return [
+        [cell.strip() for cell in line[1:-1].split("|")]
+        for line in table.splitlines()
+        if line.startswith("| ")
+    ]
 
 
 def test_a_classifier_beside_its_baselines(make_classify, table):
@@ -45,7 +49,9 @@ def test_a_classifier_beside_its_baselines(make_classify, table):
     head, rows, notes = results_table(result.results)
     assert head == ["split", "model", "accuracy", "macro_f1", "loss"] and notes == []
     assert [row[:2] for row in rows] == [
-        [split, name] for split in ("validation", "test") for name in (MODEL, "majority class", "TF-IDF, linear SVM")
+        [split, name]
+        for split in ("validation", "test")
+        for name in (MODEL, "majority class", "TF-IDF, linear SVM")
     ]
     assert rows[1][-1] == ""  # a baseline that has no loss
     assert rows_of(card_of(run))[0] == head
@@ -77,7 +83,9 @@ def test_what_a_card_says(make_classify, table):
         "macro_f1: mean F1 over the classes",  # how it is computed
     ):
         assert part in card, part
-    assert re.search(r"\| time of a ragged batch \| [\d.]+ ms with lengths, [\d.]+ ms padded to \d+ steps", card)
+    assert re.search(
+        r"\| time of a ragged batch \| [\d.]+ ms with lengths, [\d.]+ ms padded to \d+ steps", card
+    )
     assert re.search(r"\| training \| 5 steps, 0\.\d\d epochs in [\d.]+ s: [\d.]+ steps/s \|", card)
 
 
@@ -86,7 +94,9 @@ def test_a_language_model_beside_its_baselines(make):
     result = train(task, config, run)
     for split in ("validation", "test"):
         assert list(result.results[split]) == [MODEL, "symbol frequencies", "6-gram, Kneser-Ney"]
-        assert result.results[split] == {MODEL: result.results[split][MODEL]} | task.baseline(run.assets, split)
+        assert result.results[split] == {MODEL: result.results[split][MODEL]} | task.baseline(
+            run.assets, split
+        )
     assert result.results["validation"][MODEL] == result.best.values
     assert "## Command" not in card_of(run)  # started from Python
     assert "Split: as the options below say." in card_of(run)

@@ -14,8 +14,7 @@ from throughtime.training import TrainingConfig
 from throughtime.training.guard import Guard
 from throughtime.training.interrupt import Interrupted
 from throughtime.training.loop import train
-from throughtime.training.spikes import Diverged
-from throughtime.training.spikes import Spikes
+from throughtime.training.spikes import Diverged, Spikes
 
 
 def spikes_of(run):
@@ -129,7 +128,8 @@ def test_after_a_rollback_it_continues_after_the_batch_with_a_smaller_learning_r
     assert rates == [1, 0.5, 0.5, 0.25, 0.25]
     assert records[90]["targets"] == result.targets == 90 * 28
     assert report.messages[0].endswith(
-        "Rolled back to the weights after step 25 and continued with the next batch, at 0.5 times the learning rate; rollback 1 of 4"
+        "Rolled back to the weights after step 25 and continued with the next batch, at 0.5 times the learning rate; "
+        "rollback 1 of 4"
     )
 
 

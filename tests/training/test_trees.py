@@ -114,7 +114,9 @@ class TreeTask(Task):
 
 
 def made(path, **settings):
-    config = TrainingConfig(**{"bptt": "truncated:3", "steps": 20, "batch": B, "log_every": 3, "evaluate_every": 4, **settings})
+    config = TrainingConfig(
+        **{"bptt": "truncated:3", "steps": 20, "batch": B, "log_every": 3, "evaluate_every": 4, **settings}
+    )
     task, run = start_run(TreeTask(), ModelConfig(hidden=5), config, path)
     return task, config, run
 
@@ -126,7 +128,9 @@ def test_it_trains_and_counts_all_leaves(tmp_path):
     assert records[-1]["loss"] < records[0]["loss"]
     data, targets = task.batches(Assets(), steps=T, batch=B), 0
     for _ in range(10):
-        targets += sum(3 * int(batch.lengths.sum()) for batch in data.epoch())  # a symbol and two numbers a step
+        targets += sum(
+            3 * int(batch.lengths.sum()) for batch in data.epoch()
+        )  # a symbol and two numbers a step
     assert result.targets == targets
     assert set(result.results) == {"validation", "test"}
 
@@ -157,7 +161,7 @@ def carried():
 
 
 def test_a_restored_state_has_the_structure_that_the_model_returns(carried):
-    model, batch, state = carried
+    model, _, state = carried
     model.lstm.eval()  # frozen: stays so
     before = torch.get_rng_state()
     part = own_part(Windows(B, 0, 0, 1), state, torch.Generator(), torch.device("cpu"))
