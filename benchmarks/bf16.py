@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from benchmarks.plan import Plan
-from benchmarks.progress import told
+from benchmarks.progress import with_progress
 from throughtime.bench.recurrences import CELLS, Shape, data, runs_on, training
-from throughtime.bench.table import spread
+from throughtime.bench.table import format_timing
 from throughtime.bench.timing import LONG, as_json, interleave
-from throughtime.bench.verify import check, everything, worst_error
+from throughtime.bench.verify import check, outputs_and_gradients, worst_error
 
 STEPS = 2
 # bfloat16 keeps 8 bits: a rounding is 0.4 % of a number, and states are rounded at every step. A gradient that is missing,
@@ -29,7 +29,9 @@ SIDES = ("bf16", "fp32", "torch bf16")
 def measure(plan: Plan) -> list[dict[str, Any]]:
     """Every cell at every shape."""
     cases = [(cell, shape) for cell in CELLS for shape in plan.bf16]
-    return [_compare(plan, *case) for case in told("bf16", cases, lambda case: case[1].flops(1, True))]
+    return [
+        _compare(plan, *case) for case in with_progress("bf16", cases, lambda case: case[1].flops(1, True))
+    ]
 
 
 def _compare(plan: Plan, cell: str, shape: Shape) -> dict[str, Any]:
@@ -51,8 +53,8 @@ def _compare(plan: Plan, cell: str, shape: Shape) -> dict[str, Any]:
     errors = {}
     for name in SIDES:
         given, gradient = (value[: steps[name]] for value in inputs[name])
-        wanted = everything(exact, given.double(), gradient.double())
-        errors[name] = worst_error(everything(layers[name], given, gradient), wanted)
+        wanted = outputs_and_gradients(exact, given.double(), gradient.double())
+        errors[name] = worst_error(outputs_and_gradients(layers[name], given, gradient), wanted)
     for name in ("bf16", "fp32"):
         check(f"{cell} {shape} in {name}", errors[name], LIMIT)
     sides = {
@@ -114,7 +116,7 @@ def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
 def _shown(result: dict[str, Any], name: str) -> str:
     steps = result["steps"][name]
     of = "" if steps == result["shape"][0] else f", from {steps} steps"
-    return spread(result["timings"][name]) + of
+    return format_timing(result["timings"][name]) + of
 
 
 def summary(results: list[dict[str, Any]]) -> str:

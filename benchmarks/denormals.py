@@ -11,17 +11,20 @@ from typing import Any
 import torch
 
 from benchmarks.plan import Plan
-from benchmarks.progress import told
+from benchmarks.progress import with_progress
 from throughtime.bench.recurrences import CELLS, LIMIT, Shape, data, runs_on, training
-from throughtime.bench.table import spread
+from throughtime.bench.table import format_timing
 from throughtime.bench.timing import as_json, interleave
-from throughtime.bench.verify import check, everything, worst_error
+from throughtime.bench.verify import check, outputs_and_gradients, worst_error
 
 
 def measure(plan: Plan) -> list[dict[str, Any]]:
     """LSTM and GRU at every shape."""
     cases = [(cell, shape) for cell in ("LSTM", "GRU") for shape in plan.denormals]
-    return [_compare(plan, *case) for case in told("denormals", cases, lambda case: case[1].flops(1, True))]
+    return [
+        _compare(plan, *case)
+        for case in with_progress("denormals", cases, lambda case: case[1].flops(1, True))
+    ]
 
 
 def _compare(plan: Plan, cell: str, shape: Shape) -> dict[str, Any]:
@@ -35,10 +38,12 @@ def _compare(plan: Plan, cell: str, shape: Shape) -> dict[str, Any]:
     x, every = data(shape)
     last = torch.zeros_like(every)
     last[-1] = every[-1]
-    wanted = everything(exact, x.double(), last.double())
+    wanted = outputs_and_gradients(exact, x.double(), last.double())
     layers = {"ours": ours, "torch": theirs}
     errors = {
-        name: check(f"{cell} {shape} of {name}", worst_error(everything(layer, x, last), wanted), LIMIT)
+        name: check(
+            f"{cell} {shape} of {name}", worst_error(outputs_and_gradients(layer, x, last), wanted), LIMIT
+        )
         for name, layer in layers.items()
     }
     sides = {
@@ -78,7 +83,7 @@ def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
             result["cell"],
             ",".join(map(str, result["shape"])),
             f"{result['denormal']:.0%}",
-            *(spread(result["timings"][side]) for side in sides),
+            *(format_timing(result["timings"][side]) for side in sides),
             *(f"{result['slowdown'][name]:.2f}" for name in ("ours", "torch")),
             f"{result['ratio']:.2f}",
             result["backend"],

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from benchmarks.plan import Plan
-from benchmarks.progress import told
+from benchmarks.progress import with_progress
 from throughtime.bench.recurrences import CELLS, LIMIT, Shape, data, training
-from throughtime.bench.table import spread
+from throughtime.bench.table import format_timing
 from throughtime.bench.timing import as_json, interleave
 from throughtime.bench.verify import check, worst_error
 
@@ -28,7 +28,7 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
     cases = [(cell, shape) for cell in ("LSTM", "GRU") for shape in plan.shapes]
     return [
         _compare(plan, *case)
-        for case in told("jax", cases, lambda case: plan.seconds + case[1].flops(4, True) / 5e9)
+        for case in with_progress("jax", cases, lambda case: plan.seconds + case[1].flops(4, True) / 5e9)
     ]
 
 
@@ -108,8 +108,8 @@ def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
         [
             result["cell"],
             ",".join(map(str, result["shape"])),
-            spread(result["timings"]["ours"]),
-            spread(result["timings"]["jax"]),
+            format_timing(result["timings"]["ours"]),
+            format_timing(result["timings"]["jax"]),
             f"{result['ratio']:.2f}",
             result["version"],
         ]

@@ -9,11 +9,11 @@ from torch import nn
 
 from benchmarks.memories import Native, Reference
 from benchmarks.plan import Plan
-from benchmarks.progress import told
+from benchmarks.progress import with_progress
 from throughtime.bench.recurrences import CELLS, LIMIT, Shape, data, runs_on, training
-from throughtime.bench.table import spread
+from throughtime.bench.table import format_timing
 from throughtime.bench.timing import as_json, interleave
-from throughtime.bench.verify import check, everything, worst_error
+from throughtime.bench.verify import check, outputs_and_gradients, worst_error
 
 OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {  # the cells that have it, and its arguments
     "layer norm": (("RNN", "GRU", "LSTM"), {"layer_norm": True}),
@@ -36,7 +36,8 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
         for cell in cells
     ]
     return [
-        _compare(plan, *case) for case in told("options", cases, lambda case: case[1].steps * case[1].hidden)
+        _compare(plan, *case)
+        for case in with_progress("options", cases, lambda case: case[1].steps * case[1].hidden)
     ]
 
 
@@ -60,8 +61,8 @@ def _compare(plan: Plan, cell: str, shape: Shape, option: str) -> dict[str, Any]
     gradient = torch.cat([dy, dy.flip(0)], -1) if option == MEMORIES else dy
     # Over some hundred steps a normed recurrence is chaotic: in float32 the reference itself ends far from float64.
     steps = NORMED_STEPS if arguments.get("layer_norm") else shape.steps
-    wanted = everything(exact, x[:steps].to(dtype), gradient[:steps].to(dtype), reference)
-    got = everything(ours, x[:steps], gradient[:steps], run)
+    wanted = outputs_and_gradients(exact, x[:steps].to(dtype), gradient[:steps].to(dtype), reference)
+    got = outputs_and_gradients(ours, x[:steps], gradient[:steps], run)
     error = check(f"{cell} {shape} with {option}", worst_error(got, wanted), LIMIT)
     sides = {"plain": training(plain, x, dy), "option": training(run, x, gradient)}
     timings = interleave(sides, seconds=plan.seconds, least=plan.least)
@@ -85,8 +86,8 @@ def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
             result["cell"],
             ",".join(map(str, result["shape"])),
             result["option"],
-            spread(result["timings"]["plain"]),
-            spread(result["timings"]["option"]),
+            format_timing(result["timings"]["plain"]),
+            format_timing(result["timings"]["option"]),
             f"{result['ratio']:.2f}",
             f"{result['errors']['ours']:.0e}",
             result["backend"],

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.plan import Plan
-from benchmarks.progress import told
+from benchmarks.progress import with_progress
 from throughtime.bench.recurrences import CELLS, Shape, data, runs_on, training
 from throughtime.kernels.native.library import Library
 from throughtime.kernels.native.recurrence import compute
@@ -35,7 +35,7 @@ def measure(plan: Plan, peak: float) -> list[dict[str, Any]]:
     cases = [(cell, shape) for cell in CELLS for shape in plan.shapes]
     return [
         _measure(plan, peak, *case)
-        for case in told("parts", cases, lambda case: 1e9 + case[1].flops(CELLS[case[0]][2], True))
+        for case in with_progress("parts", cases, lambda case: 1e9 + case[1].flops(CELLS[case[0]][2], True))
     ]
 
 

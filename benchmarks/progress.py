@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO, TypeVar
 
-from throughtime.training.reporter import duration
+from throughtime.progress import duration
 
 Case = TypeVar("Case", bound=tuple[object, ...])
 
 
-def told(
+def with_progress(
     name: str,
     cases: Sequence[Case],
     weight: Callable[[Case], float] = lambda case: 1.0,

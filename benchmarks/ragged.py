@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from benchmarks.plan import Plan
-from benchmarks.progress import told
+from benchmarks.progress import with_progress
 from throughtime.bench.recurrences import CELLS, LIMIT, Shape, data, runs_on, training
-from throughtime.bench.table import spread
+from throughtime.bench.table import format_timing
 from throughtime.bench.timing import as_json, interleave
-from throughtime.bench.verify import check, everything, worst_error
+from throughtime.bench.verify import check, outputs_and_gradients, worst_error
 
 ONE, BOTH = "one direction", "both directions"
 
@@ -53,7 +53,7 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
     try:
         return [
             _compare(plan, cell, shape, directions == BOTH)
-            for cell, shape, directions in told("ragged", cases, weight)
+            for cell, shape, directions in with_progress("ragged", cases, weight)
         ]
     finally:
         torch.set_num_threads(threads)
@@ -74,12 +74,12 @@ def _compare(plan: Plan, cell: str, shape: Shape, bidirectional: bool) -> dict[s
         layer.load_state_dict(theirs.state_dict())
     x, dy = data(shape, shape.hidden * (1 + bidirectional))
     spoiled = x.masked_fill(padding[..., None], float("nan"))  # what is padding must not be read
-    wanted = everything(exact, x.double(), dy.double(), lengths=lengths)
-    got = everything(ours, spoiled, dy, lengths=lengths)
+    wanted = outputs_and_gradients(exact, x.double(), dy.double(), lengths=lengths)
+    got = outputs_and_gradients(ours, spoiled, dy, lengths=lengths)
     errors = {"ours": check(f"ragged {cell} {shape}", worst_error(got, wanted), LIMIT)}
     packed = Packed(theirs)
     if shape == plan.ragged[0]:  # the longer ones take a quarter of a minute
-        got = everything(theirs, x, dy, packed, lengths=lengths)
+        got = outputs_and_gradients(theirs, x, dy, packed, lengths=lengths)
         errors["torch packed"] = check(f"packed {cell} {shape}", worst_error(got, wanted), LIMIT)
     sides = {
         "ours": training(ours, x, dy, lengths=lengths),
@@ -123,7 +123,7 @@ def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
             str(1 + result["bidirectional"]),
             ",".join(map(str, result["shape"])),
             f"{result['real']:.0%}",
-            *(spread(result["timings"][name]) for name in head[4:8]),
+            *(format_timing(result["timings"][name]) for name in head[4:8]),
             f"{result['over_real_steps']:.2f}",
             f"{result['over_real_steps_of_torch']:.2f}",
             f"{result['ratio']:.1f}",

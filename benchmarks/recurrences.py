@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.plan import Plan
-from benchmarks.progress import told
+from benchmarks.progress import with_progress
 from throughtime.bench.recurrences import CELLS, Shape, compare
 from throughtime.bench.table import HEAD, geometric_mean, row
 
@@ -21,7 +21,7 @@ def measure(plan: Plan, peak: float, *, train: bool) -> list[dict[str, Any]]:
     cases = [(cell, shape) for cell in CELLS for shape in plan.shapes]
     return [
         compare(cell, shape, train=train, seconds=plan.seconds, least=plan.least, peak=peak)
-        for cell, shape in told("training" if train else "inference", cases, weight)
+        for cell, shape in with_progress("training" if train else "inference", cases, weight)
     ]
 
 
@@ -34,7 +34,7 @@ def summary(results: list[dict[str, Any]]) -> str:
     """The figures that the page's targets are about."""
     ratios = [result["ratio"] for result in results]
     worst = min(results, key=lambda result: float(result["ratio"]))
-    large = [r["share_of_peak"] for r in results if r["shape"][3] >= 512]
+    large = [r["fraction_of_peak"] for r in results if r["shape"][3] >= 512]
     text = (
         f"Geometric mean of torch.nn / ours {geometric_mean(ratios):.2f}; lowest {worst['ratio']:.2f} "
         f"({worst['cell']} {','.join(map(str, worst['shape']))})"
@@ -49,7 +49,7 @@ def _ceiling(results: list[dict[str, Any]]) -> str:
     said = []
     for cell in dict.fromkeys(result["cell"] for result in results):
         most = [
-            r["ratio"] / r["share_of_peak"] for r in results if r["cell"] == cell and r["shape"][3] >= 512
+            r["ratio"] / r["fraction_of_peak"] for r in results if r["cell"] == cell and r["shape"][3] >= 512
         ]
         if most:
             said.append(f"{cell} {min(most):.1f}-{max(most):.1f}")

@@ -16,7 +16,7 @@ from benchmarks.suites import SUITES
 from throughtime.bench import describe, gemm_peak
 from throughtime.bench.machine import sentence
 from throughtime.bench.table import plain
-from throughtime.training.reporter import duration
+from throughtime.progress import duration
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,17 +9,19 @@ blocks of five steps. W stands for the window, 35 steps on the text and 10 on th
 from dataclasses import replace
 
 from throughtime.bench.table import plain
-from throughtime.studies.strategies import QUICK, Settings
-from throughtime.studies.strategies_run import compare
-from throughtime.studies.strategies_table import LEGEND, sentences, table
+from throughtime.studies.strategies import QUICK_STRATEGIES, StrategySettings
+from throughtime.studies.strategies_report import LEGEND, sentences, table
+from throughtime.studies.strategies_run import compare_strategies
 
 
-def main(settings: Settings) -> None:
+def main(settings: StrategySettings) -> None:
     """Compare, and print the table and its conclusions."""
-    found = compare(settings, progress=lambda fraction, what: print(f"{fraction:.0%} {what}", flush=True))
-    print(f"\n{plain(*table(found))}\n\n{LEGEND}\n")
-    print("\n".join(sentences(found)))
+    comparison = compare_strategies(
+        settings, progress=lambda fraction, text: print(f"{fraction:.0%} {text}", flush=True)
+    )
+    print(f"\n{plain(*table(comparison))}\n\n{LEGEND}\n")
+    print("\n".join(sentences(comparison)))
 
 
 if __name__ == "__main__":
-    main(replace(QUICK, strategies=("full", "truncated:W/5", "polynomial:W/5")))
+    main(replace(QUICK_STRATEGIES, strategies=("full", "truncated:W/5", "polynomial:W/5")))

@@ -18,7 +18,7 @@ def test_every_case_is_told_with_the_time_left(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
     stream = io.StringIO()
     seen = []
-    for case in progress.told(
+    for case in progress.with_progress(
         "ragged", [("LSTM", 1), ("LSTM", 9), ("GRU", 90)], lambda case: case[1], stream
     ):
         seen.append(case)

@@ -132,8 +132,8 @@ def test_padding_is_never_read_by_the_side_that_is_measured():
     theirs = CELLS["GRU"][1](3, 5)
     ours = CELLS["GRU"][0](3, 5)
     ours.load_state_dict(theirs.state_dict())
-    packed = verify.everything(theirs, x, dy, ragged.Packed(theirs), lengths=lengths)
-    assert verify.worst_error(verify.everything(ours, x, dy, lengths=lengths), packed) < 1e-5
+    packed = verify.outputs_and_gradients(theirs, x, dy, ragged.Packed(theirs), lengths=lengths)
+    assert verify.worst_error(verify.outputs_and_gradients(ours, x, dy, lengths=lengths), packed) < 1e-5
 
 
 @pytest.mark.skipif(onnx_peer.missing() is not None, reason=str(onnx_peer.missing()))
@@ -154,10 +154,16 @@ def test_the_two_ways_to_all_memories_agree():
     x, dy = data(Shape(6, 4, 3, 5), 10)
     if runs_on(layer, x) != "native":
         pytest.skip("native is not installed here")
-    reference = verify.everything(layer, x, dy, memories.Reference(layer))
-    assert verify.worst_error(verify.everything(layer, x, dy, memories.Native(layer)), reference) < 1e-5
+    reference = verify.outputs_and_gradients(layer, x, dy, memories.Reference(layer))
+    assert (
+        verify.worst_error(verify.outputs_and_gradients(layer, x, dy, memories.Native(layer)), reference)
+        < 1e-5
+    )
     dy[..., 5:] = 0
-    assert verify.worst_error(verify.everything(layer, x, dy, memories.Native(layer)), reference) > 1e-2
+    assert (
+        verify.worst_error(verify.outputs_and_gradients(layer, x, dy, memories.Native(layer)), reference)
+        > 1e-2
+    )
 
 
 def test_a_side_that_would_take_long_is_timed_over_few_steps(monkeypatch):

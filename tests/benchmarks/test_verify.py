@@ -9,7 +9,7 @@ import throughtime as tt
 from throughtime.bench import compare, describe
 from throughtime.bench.machine import sentence
 from throughtime.bench.recurrences import CELLS, Shape, data, parse_shape
-from throughtime.bench.verify import check, everything, worst_error
+from throughtime.bench.verify import check, outputs_and_gradients, worst_error
 
 SHAPE = Shape(4, 3, 5, 7)
 
@@ -19,15 +19,15 @@ def test_every_wrong_weight_is_seen(cell):
     """Each output and gradient depends on what it should: a change of any one parameter is far above the limit."""
     x, dy = data(SHAPE)
     layer = CELLS[cell][0](SHAPE.features, SHAPE.hidden)
-    right = everything(layer, x, dy)
-    assert worst_error(everything(layer, x, dy), right) == 0
+    right = outputs_and_gradients(layer, x, dy)
+    assert worst_error(outputs_and_gradients(layer, x, dy), right) == 0
     states = 1 + (cell == "LSTM")
     assert len(right) == 1 + states + 1 + states + len(list(layer.parameters()))
     assert [value.shape for value in right[2 + 2 * states :]] == [p.shape for p in layer.parameters()]
     for parameter in layer.parameters():
         with torch.no_grad():
             parameter.view(-1)[3] += 0.01
-        assert worst_error(everything(layer, x, dy), right) > 1e-4
+        assert worst_error(outputs_and_gradients(layer, x, dy), right) > 1e-4
         with torch.no_grad():
             parameter.view(-1)[3] -= 0.01
 
@@ -62,7 +62,7 @@ def test_a_comparison_has_all_that_is_shown(cell, train):
     assert result["ratio"] == result["timings"]["torch"]["median"] / result["timings"]["ours"]["median"]
     flops = 2 * 4 * 3 * CELLS[cell][2] * 7 * (5 + 7) * (3 if train else 1)
     assert result["gflops"] * 1e9 == pytest.approx(flops / result["timings"]["ours"]["median"])
-    assert result["share_of_peak"] == pytest.approx(result["gflops"])
+    assert result["fraction_of_peak"] == pytest.approx(result["gflops"])
     assert result["mode"] == ("training" if train else "inference")
 
 

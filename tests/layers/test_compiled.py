@@ -107,7 +107,7 @@ def test_options_are_in_the_operator_too(name: str, options: dict[str, Any]) -> 
     layer, x, recorder = make(name, **options).eval(), batch(T, B, D), Recorder()
     torch.testing.assert_close(recorder.compile(layer)(x), layer(x))
     assert recorder.operators == 1 + layer.bidirectional
-    # Noise is drawn in the graph, from the same seed.
+    # Random masks are sampled in the graph, from the same seed.
     compiled = recorder.compile(layer.train())
     torch.manual_seed(3)
     y, _ = compiled(x)

@@ -1,4 +1,4 @@
-"""Speed on this machine, beside torch.nn: verify first, then measure both sides in one process, in turn."""
+"""Speed on this machine, compared with torch.nn: verified first, then measured in one process, in turn."""
 
 from throughtime.bench.machine import describe, gemm_peak
 from throughtime.bench.recurrences import CELLS, SHAPES, Shape, compare

@@ -1,4 +1,4 @@
-"""What a figure was measured on. Nothing in it names the machine or its owner."""
+"""The machine that was measured on: processor, caches, versions. Nothing in it names the machine or its owner."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 def describe() -> dict[str, Any]:
-    """Cores, caches, instruction sets, versions, threads: what the system says of itself."""
+    """Cores, caches, instruction sets, versions, threads, as the system reports them."""
     native = load()
     return {
-        "processor": _field("model name") or platform.machine(),  # virtual machines invent this one
+        "processor": _cpuinfo("model name") or platform.machine(),  # virtual machines may report another name
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "caches": _caches(),
-        "isa": [flag for flag in _FLAGS if flag in (_field("flags") or _field("Features") or "").split()],
+        "isa": [flag for flag in _FLAGS if flag in (_cpuinfo("flags") or _cpuinfo("Features") or "").split()],
         "native": {"reason": native} if isinstance(native, str) else {"isa": native.isa},
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -37,7 +37,7 @@ def describe() -> dict[str, Any]:
 
 
 def sentence(machine: dict[str, Any]) -> str:
-    """The description in words."""
+    """The description as a sentence."""
     native = machine["native"].get("isa") or "absent: " + machine["native"]["reason"]
     caches = ", ".join(f"{name} {size}" for name, size in machine["caches"].items()) or "not known"
     return (
@@ -54,8 +54,8 @@ def gemm_peak(size: int = 2048, seconds: float = 1.0) -> float:
     return 2 * size**3 / timing.best
 
 
-def _field(name: str) -> str:
-    """The first value of that name in /proc/cpuinfo, "" where there is none."""
+def _cpuinfo(name: str) -> str:
+    """The first value of that name in /proc/cpuinfo; "" where there is none."""
     file = Path("/proc/cpuinfo")
     for line in file.read_text().splitlines() if file.exists() else ():
         key, _, value = line.partition(":")
@@ -65,7 +65,7 @@ def _field(name: str) -> str:
 
 
 def _caches() -> dict[str, str]:
-    """Of one core: {"L1d": "32K", ...}."""
+    """Caches of one core: {"L1d": "32K", ...}."""
     found = {}
     for index in sorted(_CACHES.glob("index*")):
         level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))

@@ -1,4 +1,4 @@
-"""A layer beside torch.nn's, in training and inference, on a full batch."""
+"""A layer compared with torch.nn's, in training and inference, on a full batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.bench.timing import Side, as_json, interleave
-from throughtime.bench.verify import check, everything, worst_error
+from throughtime.bench.verify import check, outputs_and_gradients, worst_error
 from throughtime.errors import InputError
 from throughtime.kernels import dispatch
 from throughtime.layers import GRU, LSTM, RNN
@@ -18,12 +18,12 @@ CELLS: dict[str, tuple[Any, Any, int]] = {  # ours, torch.nn's, gates
     "GRU": (GRU, nn.GRU, 3),
     "LSTM": (LSTM, nn.LSTM, 4),
 }
-# Sums of some 10^5 rounded products, relative to the largest value of each tensor.
+# Rounding errors of sums of about 10^5 products, relative to the largest value of each tensor.
 LIMIT = 1e-4
 
 
 class Shape(NamedTuple):
-    """Of a call: T, B, D, H."""
+    """Sizes of a call: T, B, D, H."""
 
     steps: int
     batch: int
@@ -34,7 +34,7 @@ class Shape(NamedTuple):
         return ",".join(str(number) for number in self)
 
     def flops(self, gates: int, training: bool) -> float:
-        """Of the matrix products; a backward pass has twice those of a forward pass."""
+        """Floating-point operations of the matrix products; a backward pass has twice those of a forward pass."""
         forward = 2 * self.steps * self.batch * gates * self.hidden * (self.features + self.hidden)
         return forward * (3.0 if training else 1.0)
 
@@ -90,7 +90,7 @@ def inference(layer: nn.Module, x: Tensor, **keywords: Any) -> Side:
 
 
 def runs_on(layer: Any, x: Tensor, lengths: Tensor | None = None) -> str:
-    """The name of the backend that runs this call."""
+    """Name of the backend that runs this call."""
     return dispatch.choose(layer.call(x, lengths), layer.backend).name
 
 
@@ -103,17 +103,17 @@ def compare(
     least: int = 5,
     peak: float | None = None,
 ) -> dict[str, Any]:
-    """Ours and torch.nn's: both against torch.nn's in float64, then both timed in turn.
+    """Compare our layer and torch.nn's with torch.nn's in float64, then time both in turn.
 
     Args:
         cell: one of CELLS.
         shape: T, B, D, H.
         train: forward and backward with the input's gradient; False is inference.
-        seconds: for both sides together.
-        least: samples of each side.
+        seconds: for both layers together.
+        least: samples of each layer.
         peak: operations per second that count as 100 %.
 
-    Raises: ArithmeticError if either side is wrong.
+    Raises: ArithmeticError if either layer is wrong.
     """
     ours_type, theirs_type, gates = CELLS[cell]
     torch.manual_seed(0)
@@ -123,10 +123,12 @@ def compare(
     exact = theirs_type(shape.features, shape.hidden, dtype=torch.float64)
     exact.load_state_dict(theirs.state_dict())
     x, dy = data(shape)
-    wanted = everything(exact, x.double(), dy.double())
+    wanted = outputs_and_gradients(exact, x.double(), dy.double())
     layers = {"ours": ours, "torch": theirs}
     errors = {
-        name: check(f"{cell} {shape} of {name}", worst_error(everything(layer, x, dy), wanted), LIMIT)
+        name: check(
+            f"{cell} {shape} of {name}", worst_error(outputs_and_gradients(layer, x, dy), wanted), LIMIT
+        )
         for name, layer in layers.items()
     }
     if train:
@@ -144,5 +146,5 @@ def compare(
         "timings": as_json(timings),
         "ratio": timings["torch"].median / timings["ours"].median,
         "gflops": rate / 1e9,
-        "share_of_peak": None if peak is None else rate / peak,
+        "fraction_of_peak": None if peak is None else rate / peak,
     }

@@ -10,40 +10,40 @@ HEAD = ["cell", "T,B,D,H", "", "ours", "torch.nn", "torch.nn / ours", "of GEMM p
 
 
 def row(result: dict[str, Any]) -> list[str]:
-    """The cells of one comparison's row, in the order of HEAD."""
+    """The row of one comparison, in the order of HEAD."""
     timings = result["timings"]
-    share = result["share_of_peak"]
+    fraction = result["fraction_of_peak"]
     return [
         result["cell"],
         ",".join(str(number) for number in result["shape"]),
         result["mode"],
-        spread(timings["ours"]),
-        spread(timings["torch"]),
+        format_timing(timings["ours"]),
+        format_timing(timings["torch"]),
         f"{result['ratio']:.2f}",
-        "" if share is None else f"{share:.0%}",
+        "" if fraction is None else f"{fraction:.0%}",
         f"{result['errors']['ours']:.0e}",
         result["backend"],
     ]
 
 
-def spread(timing: dict[str, Any]) -> str:
+def format_timing(timing: dict[str, Any]) -> str:
     """Median (quartiles) in one unit; "~" before it if samples that waited for a core had to be used."""
     unit, scale = next(
         (unit, scale)
         for unit, scale in (("s", 1), ("ms", 1e3), ("us", 1e6))
         if timing["median"] * scale >= 1 or unit == "us"
     )
-    median, low, high = (_three(timing[name] * scale) for name in ("median", "low", "high"))
+    median, low, high = (_three_digits(timing[name] * scale) for name in ("median", "low", "high"))
     return f"{'~' * timing['disturbed']}{median} {unit} ({low}-{high})"
 
 
-def _three(number: float) -> str:
-    """Three digits, or all before the point."""
+def _three_digits(number: float) -> str:
+    """Three significant digits, or all digits before the point."""
     return f"{number:.0f}" if number >= 1000 else f"{number:.3g}"
 
 
 def plain(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """For a terminal: columns padded to their widest cell."""
+    """A table for a terminal: columns padded to their widest cell."""
     widths = [max(len(line[i]) for line in (head, *rows)) for i in range(len(head))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -52,7 +52,7 @@ def plain(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """For a page."""
+    """A table in Markdown."""
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rows))
 
 

@@ -1,10 +1,10 @@
-"""Several ways to do the same thing, timed in turn in one process.
+"""Several implementations of the same computation ("sides"), timed in turn in one process.
 
-In turn, so that what the machine does meanwhile (other processes, heat) meets all sides alike. A sample in which the calling
-thread ran for less than 95 % of the time that passed is thrown away: it waited for a core, or for a thread of its own that did.
-Where that leaves a side with too few samples all of them are used, and the result says so.
+In turn, so that other processes and changes of the clock rate affect all sides alike. A sample in which the calling thread ran
+for less than 95 % of the time that passed is rejected: it waited for a core, or for another thread that did. Where that leaves
+a side with too few samples all of them are used, and the result says so.
 
-A side that takes seconds for one call would take minutes for as many samples as the others get: it gets fewer.
+A side that takes seconds for one call gets fewer samples than the others.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-RAN = 0.95  # the least share of a sample that the calling thread must have been running
+RAN = 0.95  # fraction of a sample in which the calling thread must have been running, at least
 SAMPLE = 1e-3  # seconds; a shorter call is repeated until a sample is that long
 SLOW = 0.5  # seconds; one call that long is enough to warm up
-LONG = 5.0  # seconds; a call that long is a sample, also the first: what it warms up is lost in it
+LONG = 5.0  # seconds; a call that long is a sample, also the first: warming up is a small part of it
 PATIENCE = 10.0  # seconds for the samples of one side, if they are FEW at least
 FEW = 2
 
@@ -32,13 +32,13 @@ class Timing(NamedTuple):
     low: float  # the quartiles
     high: float
     best: float
-    kept: int  # samples that count
+    kept: int  # samples used
     rejected: int  # samples in which the process waited for a core
-    disturbed: bool  # too few were left, so the rejected ones are in the figures too
+    disturbed: bool  # too few were kept, so the rejected ones are in the figures too
 
 
 class _Samples:
-    """What was measured of one side."""
+    """The samples of one side."""
 
     def __init__(self, side: Side) -> None:
         self.side = side
@@ -46,7 +46,7 @@ class _Samples:
         self.rejected: list[float] = []
         self.spent = 0.0  # seconds, all samples together
         self.repeats = 1
-        first = self.take()  # makes its workspaces
+        first = self.take()  # allocates its workspaces
         if first >= LONG:
             return
         if first < SLOW:
@@ -64,8 +64,8 @@ class _Samples:
         self.spent += wall
         return wall / self.repeats
 
-    def rests(self, patience: float) -> bool:
-        """Whether it has had its time, and the others go on without it."""
+    def is_done(self, patience: float) -> bool:
+        """Whether it had its time, and the others go on without it."""
         return self.spent >= patience and len(self.kept) + len(self.rejected) >= FEW
 
     def timing(self, least: int) -> Timing:
@@ -88,10 +88,10 @@ def interleave(
 
     Args:
         sides: what to call, by name.
-        seconds: how long to go on, all sides together.
+        seconds: how long to measure, all sides together.
         least: samples of each side that are needed.
         most: samples of each side after which it ends sooner.
-        patience: seconds for the samples of one side, after which two of them do; the others go on without it.
+        patience: seconds for the samples of one side, after which two of them are enough; the others go on without it.
 
     Cost: samples that waited for a core may make `seconds`, `least` and `most` three times as large. A side whose call
     takes t seconds costs at most max(2 t, patience + t), and one call to warm up if t is short.
@@ -100,21 +100,21 @@ def interleave(
         raise ValueError(f"expected 1 <= least <= most, got least={least}, most={most}")
     samples = {name: _Samples(side) for name, side in sides.items()}
     start, rounds = time.perf_counter(), 0
-    while awake := [each for each in samples.values() if not each.rests(patience)]:
-        for each in awake:
+    while active := [each for each in samples.values() if not each.is_done(patience)]:
+        for each in active:
             each.take()
         rounds += 1
-        spent, fewest = time.perf_counter() - start, min(len(each.kept) for each in awake)
+        spent, fewest = time.perf_counter() - start, min(len(each.kept) for each in active)
         enough = fewest >= least and (spent >= seconds or fewest >= most)
         tried = rounds >= 3 * least and (spent >= 3 * seconds or rounds >= 3 * most)
         if enough or tried:
             break
     return {
-        name: each.timing(min(least, FEW) if each.rests(patience) else least)
+        name: each.timing(min(least, FEW) if each.is_done(patience) else least)
         for name, each in samples.items()
     }
 
 
 def as_json(timings: Mapping[str, Timing]) -> dict[str, dict[str, Any]]:
-    """Plain data."""
+    """As JSON values."""
     return {name: timing._asdict() for name, timing in timings.items()}

@@ -1,4 +1,4 @@
-"""Outputs and all gradients of one call, and how far two such lists are apart."""
+"""Outputs and all gradients of one call, and the relative error between two such lists."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ import torch
 from torch import Tensor, nn
 
 
-def everything(
+def outputs_and_gradients(
     layer: nn.Module, x: Tensor, dy: Tensor, run: nn.Module | None = None, **keywords: Any
 ) -> list[Tensor]:
     """Outputs, final states, and the gradients of the input, the initial states and every parameter.
 
     The gradients are those of `(y * dy).sum() + (final states * fixed random numbers).sum()`. The initial states are random
-    too, and every call starts from the same seed, so a layer that draws masks draws the
-    same. `run` is called in the layer's place.
+    too, and every call starts from the same seed, so that random masks are the same. `run` is called in place of the layer.
     """
     generator = torch.Generator().manual_seed(1)
     rows = layer.num_layers * (2 if layer.bidirectional else 1)  # type: ignore[operator]
     size = (rows, x.shape[1], layer.hidden_size)
 
-    def draw() -> Tensor:  # in float64, so that every dtype has the same numbers but for their rounding
+    def draw() -> Tensor:  # in float64, so that every dtype gets the same numbers up to rounding
         return torch.randn(size, generator=generator, dtype=torch.float64).to(x.dtype)  # type: ignore[arg-type]
 
     x = x.detach().clone().requires_grad_()
@@ -53,7 +52,7 @@ def worst_error(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
 def check(name: str, error: float, limit: float) -> float:
     """The error, if it is within the limit.
 
-    Raises: ArithmeticError otherwise, also for NaN: what is wrong is not measured.
+    Raises: ArithmeticError otherwise, also for NaN: a wrong result is not timed.
     """
     if not error <= limit:
         raise ArithmeticError(

@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from throughtime.bptt.inputs import check_module, read
+from throughtime.bptt.inputs import Source, check_module, read
 from throughtime.bptt.windows import Tree, Windows, detach
 from throughtime.data.batch import Batch, count_targets
-from throughtime.errors import InputError, one_of
+from throughtime.errors import InputError
 
 Run = Callable[..., tuple[Any, Any]]  # (inputs, state) -> (outputs, state); state is None at the start
 Loss = Callable[[Any, Any], Tensor]  # (outputs, targets) -> one number, the SUM over the unmasked targets
@@ -77,8 +77,13 @@ class Strategy(ABC):
 
         Raises: InputError for shapes, windows, counts, modules or losses that cannot be used.
         """
-        one_of("reduction", reduction, ("sum", "mean"))
-        source = read(run, loss, inputs, targets, state, lengths, batch_first, counted=count is None)
+        if reduction not in ("sum", "mean"):
+            raise InputError(f"reduction must be one of sum, mean, got {reduction!r}")
+        plain = targets is None and lengths is None and not batch_first and not isinstance(run, nn.Module)
+        if plain and isinstance(inputs, Batch) and (state is None or not inputs.reset):
+            source = Source(run, loss, inputs, False)  # every step of a trainer: nothing to read or to refuse
+        else:
+            source = read(run, loss, inputs, targets, state, lengths, batch_first, counted=count is None)
         windows = Windows(source.batches)
         whole = windows.whole
         if isinstance(run, nn.Module):

@@ -1,4 +1,4 @@
-"""`throughtime compare`: strategies of BPTT, and remedies for vanishing gradients, beside each other."""
+"""`throughtime compare`: strategies of BPTT, and remedies for vanishing gradients, compared in many small trainings."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from throughtime.errors import RunError
 
-if TYPE_CHECKING:
-    from throughtime.studies import remedies as remedies_study
-    from throughtime.studies import strategies as strategies_study
-    from throughtime.studies.remedies_run import Comparison as RemediesComparison
-    from throughtime.studies.strategies_run import Comparison as StrategiesComparison
+_Quick = Annotated[bool, typer.Option("--quick", help="Small models, few steps: about a minute.")]
+_Jobs = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Trainings at a time. Default: one for each core.")
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+_Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Also write the table (Markdown), the numbers (JSON) and a picture there."
+    ),
+]
 
 
 def compare_bptt(
@@ -31,11 +37,11 @@ def compare_bptt(
     ] = 35,
     cell: Annotated[str, typer.Option(metavar="CELL", help="rnn, gru or lstm.")] = "gru",
     task: Annotated[
-        str, typer.Option(metavar="TASK", help="The task with a long memory: copy, adding, echo, or none.")
+        str, typer.Option(metavar="TASK", help="The task with a long delay: copy, adding, echo, or none.")
     ] = "copy",
     length: Annotated[
         int | None,
-        typer.Option(metavar="T", min=1, help="Of the task. Default: copy 10, adding 70, echo 40."),
+        typer.Option(metavar="T", min=1, help="Length of the task. Default: copy 10, adding 70, echo 40."),
     ] = None,
     task_window: Annotated[
         int | None,
@@ -54,28 +60,20 @@ def compare_bptt(
         ),
     ] = None,
     draws: Annotated[
-        int | None, typer.Option(metavar="N", min=4, help="Of each random gradient. Default: 300.")
+        int | None, typer.Option(metavar="N", min=4, help="Draws of each random gradient. Default: 300.")
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Trainings of each strategy. Default: 2.")
     ] = None,
-    quick: Annotated[
-        bool,
-        typer.Option("--quick", help="Small models, less text, few updates and draws: under a minute."),
-    ] = False,
-    jobs: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Trainings side by side. Default: one for each core."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Also write bptt.md, bptt.json and bptt.png there.")
-    ] = None,
+    quick: _Quick = False,
+    jobs: _Jobs = None,
+    as_json: _Json = False,
+    out: _Out = None,
 ) -> None:
-    """Full, truncated and randomised BPTT: loss, time, memory, and the gradient's bias and variance.
+    """Full, truncated and randomized BPTT: loss, time, memory, and the gradient's bias and variance.
 
     full, truncated:W (regular), randomized:W (a cut at every step with probability 1/W, reweighted), polynomial:W (cuts
-    become rarer the longer the last one is ago), each on a text and on a task with a long memory. All make the same
+    become rarer the longer the last one is ago), each on a text and on a task with a long delay. All make the same
     number of updates on the same sequences; only the gradient differs. Takes about eight minutes on two cores; Ctrl-C
     keeps what is done.
 
@@ -84,71 +82,40 @@ def compare_bptt(
     throughtime compare bptt --out strategies
     throughtime compare bptt --task adding --strategy truncated:W --strategy polynomial:W/5
     """
-    from throughtime.bench.table import plain
     from throughtime.progress import ProgressBar
-    from throughtime.studies.strategies import QUICK, Settings
-    from throughtime.studies.strategies_run import compare
-    from throughtime.studies.strategies_table import LEGEND, sentences, table, to_dict
-    from throughtime.studies.workers import cores
+    from throughtime.studies import strategies_report
+    from throughtime.studies.strategies import QUICK_STRATEGIES, StrategySettings
+    from throughtime.studies.strategies_run import compare_strategies
+    from throughtime.studies.workers import available_cores
 
-    settings = _chosen(
-        QUICK if quick else Settings(),
-        {
-            "data": None if data is None else str(data),
-            "window": window,
-            "cell": cell,
-            "task": task,
-            "length": length,
-            "task_window": task_window,
-            "strategies": tuple(strategy) if strategy else None,
-            "text_steps": steps,
-            "task_steps": steps,
-            "draws": draws,
-            "seeds": seeds,
-        },
+    settings = _with_typed(
+        QUICK_STRATEGIES if quick else StrategySettings(),
+        data=None if data is None else str(data),
+        window=window,
+        cell=cell,
+        task=task,
+        length=length,
+        task_window=task_window,
+        strategies=tuple(strategy) if strategy else None,
+        text_steps=steps,
+        task_steps=steps,
+        draws=draws,
+        seeds=seeds,
     )
-    if out is not None:
-        _prepare(out)
-    jobs = jobs or cores()
+    _check_out(out)
+    jobs = jobs or available_cores()
     if not as_json:
-        print(_bptt_before(settings, jobs), flush=True)
-    with ProgressBar("comparing") as progress:
-        found = compare(settings, jobs=jobs, progress=progress.update)
-    if out is not None and found.seconds:
-        _write_bptt(out, found)
-    if as_json:
-        print(json.dumps(to_dict(found)))
-    elif found.seconds:
-        print(f"\n{plain(*table(found))}\n\n{LEGEND}\n")
-        for sentence in sentences(found):
-            print(sentence)
-        if out is not None:
-            print(f"The table and the picture are in {out}.")
-    if not found.complete:
-        print(
-            f"throughtime: stopped after {len(found.gradients)} gradients and {len(found.trainings)} trainings",
-            file=sys.stderr,
-        )
-        raise typer.Exit(130)
-
-
-def _bptt_before(settings: strategies_study.Settings, jobs: int) -> str:
-    lines = [
-        f"{problem.title}: {settings.cell}, {problem.model.hidden} units, {problem.length} steps an update, batch "
-        f"{problem.batch}, Adam {problem.lr:g}, clip {problem.clip}; {', '.join(problem.strategies)}; {problem.steps:,} updates"
-        for problem in settings.problems()
-    ]
-    seeds = "once" if settings.seeds == 1 else f"{settings.seeds} times"
-    return "\n".join([*lines, f"each trained {seeds}, {jobs} side by side"])
-
-
-def _write_bptt(out: Path, found: StrategiesComparison) -> None:
-    from throughtime.bench.table import markdown
-    from throughtime.studies.strategies_plot import plot
-    from throughtime.studies.strategies_table import LEGEND, sentences, table, to_dict
-
-    _keep(out, "bptt", f"{markdown(*table(found))}\n\n{LEGEND}", sentences(found), to_dict(found))
-    plot(found, out / "bptt.png")
+        for problem in settings.problems():
+            print(
+                f"{problem.title}: {settings.cell}, {problem.model.hidden} units, {problem.length} steps an update, batch "
+                f"{problem.batch}, Adam {problem.lr:g}, clip {problem.clip}; {', '.join(problem.strategies)}; "
+                f"{problem.steps:,} updates"
+            )
+        times = "once" if settings.seeds == 1 else f"{settings.seeds} times"
+        print(f"each trained {times}, {jobs} at a time", flush=True)
+    with ProgressBar("comparing", delay=0.0) as progress:
+        comparison = compare_strategies(settings, jobs=jobs, progress=progress.update)
+    _show("bptt", strategies_report, comparison, as_json, out)
 
 
 def compare_remedies(
@@ -159,117 +126,64 @@ def compare_remedies(
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Updates of one training at most. Default: 2,500.")
+        int | None, typer.Option(metavar="N", min=1, help="Steps of one training, at most. Default: 2,500.")
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Trainings of each remedy and length. Default: 2.")
     ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Lengths 10 and 30, 400 steps, one seed: about a minute.")
-    ] = False,
-    jobs: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Trainings side by side. Default: one for each core."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Also write remedies.md, remedies.json and remedies.png there."),
-    ] = None,
+    quick: _Quick = False,
+    jobs: _Jobs = None,
+    as_json: _Json = False,
+    out: _Out = None,
 ) -> None:
-    """Who learns the adding problem at which length, and what the gradient's half-life says of it.
+    """Which models learn the adding problem at which length, and how far back their gradient reaches.
 
-    Plain RNNs (tanh; orthogonal start; ReLU with identity start; clipped and not), GRU, LSTM, and an LSTM with
-    forget bias 1. A length counts as learned when the squared error falls below 0.05; knowing nothing is 0.1667. The
-    gradient is measured before and after. Takes about ten minutes on two cores; Ctrl-C keeps what is done.
+    Plain RNNs (tanh; orthogonal initialization; ReLU with identity initialization; clipped and not), GRU, LSTM, and an LSTM
+    with forget bias 1. A length counts as learned when the squared error falls below 0.05; always predicting 1 gives 0.1667.
+    The gradient is measured before and after training. Takes about ten minutes on two cores; Ctrl-C keeps what is done.
 
     Examples:
     throughtime compare remedies --quick
     throughtime compare remedies --out remedies
     throughtime compare remedies --length 30 --length 200 --steps 3000
     """
-    from throughtime.bench.table import plain
     from throughtime.progress import ProgressBar
-    from throughtime.studies.remedies import QUICK, Settings
-    from throughtime.studies.remedies_run import compare
-    from throughtime.studies.remedies_table import CAPTION, sentences, table, to_dict
-    from throughtime.studies.workers import cores
+    from throughtime.studies import remedies_report
+    from throughtime.studies.remedies import QUICK_REMEDIES, REMEDIES, RemedySettings
+    from throughtime.studies.remedies import compare_remedies as compare
+    from throughtime.studies.workers import available_cores
 
-    typed = {"steps": steps, "seeds": seeds, "lengths": tuple(length) if length else None}
-    settings = _chosen(QUICK if quick else Settings(), typed)
-    if out is not None:
-        _prepare(out)
-    jobs = jobs or cores()
-    if not as_json:
-        print(_remedies_before(settings, jobs), flush=True)
-    with ProgressBar("comparing") as bar:
-
-        def done(share: float, last: remedies_study.Trial | None) -> None:
-            if last is not None:
-                bar.update(share, _last(last))
-
-        comparison = compare(settings, jobs=jobs, progress=done)
-    if out is not None and comparison.trials:
-        _write_remedies(out, comparison)
-    if as_json:
-        print(json.dumps(to_dict(comparison)))
-    elif comparison.trials:
-        print(f"\n{plain(*table(comparison))}\n\n{CAPTION}\n")
-        for sentence in sentences(comparison):
-            print(sentence)
-        if out is not None:
-            print(f"The table and the picture are in {out}.")
-    if not comparison.complete:
-        print(f"throughtime: stopped after {len(comparison.trials)} trainings", file=sys.stderr)
-        raise typer.Exit(130)
-
-
-def _remedies_before(settings: remedies_study.Settings, jobs: int) -> str:
-    from throughtime.studies.remedies import REMEDIES
-
-    lengths = ", ".join(map(str, settings.lengths))
-    return (
-        f"adding problem, T = {lengths}; {len(REMEDIES)} remedies x {settings.seeds} seeds, {settings.hidden} units, "
-        f"batch {settings.batch}, Adam, at most {settings.steps:,} steps each; {jobs} side by side"
+    settings = _with_typed(
+        QUICK_REMEDIES if quick else RemedySettings(),
+        lengths=tuple(length) if length else None,
+        steps=steps,
+        seeds=seeds,
     )
+    _check_out(out)
+    jobs = jobs or available_cores()
+    if not as_json:
+        print(
+            f"adding problem, T = {', '.join(map(str, settings.lengths))}; {len(REMEDIES)} remedies x {settings.seeds} seeds, "
+            f"{settings.hidden} units, batch {settings.batch}, Adam, at most {settings.steps:,} steps each; {jobs} at a time",
+            flush=True,
+        )
+    with ProgressBar("comparing", delay=0.0) as progress:
+        comparison = compare(settings, jobs=jobs, progress=progress.update)
+    _show("remedies", remedies_report, comparison, as_json, out)
 
 
-def _last(trial: remedies_study.Trial) -> str:
-    what = "not learned" if trial.learned is None else f"learned after {trial.learned} steps"
-    return f"{trial.remedy}, T = {trial.length}: {what}"
-
-
-def _write_remedies(out: Path, comparison: RemediesComparison) -> None:
-    from throughtime.bench.table import markdown
-    from throughtime.studies.remedies_plot import plot
-    from throughtime.studies.remedies_table import sentences, table, to_dict
-
-    _keep(out, "remedies", markdown(*table(comparison)), sentences(comparison), to_dict(comparison))
-    plot(comparison, out / "remedies.png")
-
-
-def _chosen(settings: Any, typed: dict[str, Any]) -> Any:
-    """The settings with what was typed in place of the defaults."""
+def _with_typed(settings: Any, **typed: Any) -> Any:
+    """The settings with the typed values in place of the defaults."""
     return replace(settings, **{name: value for name, value in typed.items() if value is not None})
 
 
-def _keep(out: Path, name: str, table: str, sentences: list[str], found: dict[str, Any]) -> None:
-    """`name`.md, a table and what it says, and `name`.json in the folder.
+def _check_out(out: Path | None) -> None:
+    """Report before minutes of work that their result could not be written.
 
-    Raises: RunError naming what could not be written.
+    Raises: InputError without matplotlib, RunError where the folder cannot be made.
     """
-    from throughtime.files import write_whole
-
-    said = "\n".join(f"- {sentence}" for sentence in sentences)
-    write_whole(out / f"{name}.md", f"{table}\n\n{said}\n".encode())
-    write_whole(out / f"{name}.json", f"{json.dumps(found, indent=1)}\n".encode())
-
-
-def _prepare(out: Path) -> None:
-    """Find out before minutes of work that their result could not be written.
-
-    Raises: InputError without matplotlib, RunError where the folder cannot be written to.
-    """
+    if out is None:
+        return
     from throughtime.flow.drawing import style
 
     style()
@@ -277,3 +191,31 @@ def _prepare(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot write to {out}: {error.strerror}; choose another --out") from None
+
+
+def _show(name: str, report: Any, comparison: Any, as_json: bool, out: Path | None) -> None:
+    """Print a comparison, and write `name`.md, `name`.json and `name`.png into `out`; exit with 130 after Ctrl-C.
+
+    Args: report, the module with its `table`, `LEGEND`, `sentences`, `to_dict` and `plot`.
+    Raises: RunError for a file that cannot be written.
+    """
+    from throughtime.bench.table import markdown, plain
+    from throughtime.files import write_whole
+
+    values = report.to_dict(comparison)
+    if out is not None and comparison.finished:
+        said = "\n".join(f"- {sentence}" for sentence in values["sentences"])
+        page = f"{markdown(*report.table(comparison))}\n\n{report.LEGEND}\n\n{said}\n"
+        write_whole(out / f"{name}.md", page.encode())
+        write_whole(out / f"{name}.json", f"{json.dumps(values, indent=1)}\n".encode())
+        report.plot(comparison, out / f"{name}.png")
+    if as_json:
+        print(json.dumps(values))
+    elif comparison.finished:
+        print(f"\n{plain(*report.table(comparison))}\n\n{report.LEGEND}\n")
+        print("\n".join(values["sentences"]))
+        if out is not None:
+            print(f"The table and the picture are in {out}.")
+    if not comparison.complete:
+        print(f"throughtime: stopped after {comparison.finished or 'nothing'}", file=sys.stderr)
+        raise typer.Exit(130)

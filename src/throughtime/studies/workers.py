@@ -1,7 +1,8 @@
-"""Work spread over processes: results as they come, and an orderly end at Ctrl-C."""
+"""Cases spread over worker processes: results as they come, an orderly end at Ctrl-C, and what both studies share."""
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -13,52 +14,70 @@ import torch
 
 Case = TypeVar("Case", contravariant=True)
 Result = TypeVar("Result", covariant=True)
-_stop: Any = None  # of a worker process: set when it is to end
-_parent = 0  # of a worker process: who started it
+Progress = Callable[[float, str], None]  # (fraction of the work done, what was done last)
+Stop = Callable[[], bool]  # whether a worker is to end
+
+_stop: Any = None  # of a worker process: an event, set when it is to end
+_parent = 0  # of a worker process: the process that started it
+
+
+class Stopped(Exception):
+    """A worker was asked to end between two steps."""
 
 
 class Work(Protocol[Case, Result]):
-    """A function at the top of a module: a worker imports it by name."""
+    """A function at the top level of a module: a worker imports it by name."""
 
-    def __call__(self, case: Case, stop: Callable[[], bool]) -> Result:
-        """Do one case; raise something when `stop()` is true."""
+    def __call__(self, case: Case, stop: Stop) -> Result:
+        """Do one case. Raises: Stopped when `stop()` is true."""
         ...
 
 
-def cores() -> int:
+def never() -> bool:
+    """The `stop` of work that nothing ends."""
+    return False
+
+
+def check_stop(stop: Stop) -> None:
+    """Raise Stopped if `stop()` is true."""
+    if stop():
+        raise Stopped
+
+
+def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def spread(
-    work: Work[Case, Result], cases: Sequence[Case], jobs: int, *, fresh: bool = False
+def run_cases(
+    work: Work[Case, Result], cases: Sequence[Case], jobs: int, *, process_each: bool = False
 ) -> Iterator[tuple[int, Result]]:
-    """The number of each case and its result, as they are done, `jobs` at a time with one thread each.
+    """The number of each case and its result, in the order they finish, `jobs` at a time with one thread each.
 
-    jobs = 1 works in this process, in order. `fresh` gives every case a process of its own that did nothing before, whatever
-    `jobs`. Leaving the loop, by Ctrl-C too, stops what is under way and waits for it.
+    jobs = 1 works in this process, in order. `process_each` gives every case a new process, whatever `jobs`. Leaving the
+    loop, also by Ctrl-C, stops the cases that are running and waits for them.
     """
-    if jobs == 1 and not fresh:
+    if jobs == 1 and not process_each:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             for number, case in enumerate(cases):
-                yield number, work(case, lambda: False)
+                yield number, work(case, never)
         finally:
             torch.set_num_threads(threads)
         return
-    # A new interpreter for each: a fork of one that has torch's threads in it may hang.
+    # A new interpreter for each worker: a fork of a process with torch's threads in it may hang.
     context = get_context("spawn")
     stop = context.Event()
     pool = ProcessPoolExecutor(
         max(1, min(jobs, len(cases))),
         context,
-        initializer=_begin,
+        initializer=_initialize,
         initargs=(stop,),
-        max_tasks_per_child=1 if fresh else None,
+        max_tasks_per_child=1 if process_each else None,
     )
     with pool:
-        waiting = {pool.submit(_one, work, case): number for number, case in enumerate(cases)}
+        waiting = {pool.submit(_run_one, work, case): number for number, case in enumerate(cases)}
         try:
             while waiting:
                 ready, _ = wait(waiting, return_when=FIRST_COMPLETED)
@@ -69,14 +88,23 @@ def spread(
             pool.shutdown(cancel_futures=True)
 
 
-def _begin(stop: Any) -> None:
-    """In a new worker."""
+def json_values(value: Any) -> Any:
+    """The same with None for NaN and infinity, which JSON does not have; tuples become lists."""
+    if isinstance(value, dict):
+        return {name: json_values(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_values(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _initialize(stop: Any) -> None:
+    """Set up a new worker."""
     global _stop, _parent
     _stop, _parent = stop, os.getppid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all: the first process decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes: the first one decides
     torch.set_num_threads(1)
 
 
-def _one(work: Work[Any, Any], case: Any) -> Any:
-    """In a worker; it ends too when the first process was killed."""
+def _run_one(work: Work[Any, Any], case: Any) -> Any:
+    """In a worker, which also ends when the process that started it was killed."""
     return work(case, lambda: _stop.is_set() or os.getppid() != _parent)

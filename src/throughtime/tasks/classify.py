@@ -118,11 +118,6 @@ class ClassifyTask(FileTask):
         inputs, targets = self._encoded(assets, split)
         return (each for each, _ in evaluation_batches(inputs, targets, batch)) if inputs else None
 
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        from throughtime.metrics.loss import cross_entropy
-
-        return cross_entropy(outputs, batch.targets)
-
     def metrics(self, assets: Assets) -> list[Metric]:
         from throughtime.metrics.classification import Accuracy, MacroF1
 

@@ -93,11 +93,6 @@ class GeneratedTask(Task):
             raise InputError(f"{self.name} draws its sequences and reads no file: leave --data out")
         return held_out(self.draw, self.title, split, getattr(self, split), batch)
 
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        from throughtime.metrics.loss import cross_entropy
-
-        return cross_entropy(outputs, batch.targets)
-
     def metrics(self, assets: Assets) -> list[Metric]:
         return []  # the loss says it all
 

@@ -63,10 +63,10 @@ def on_meta(task: Task, config: ModelConfig, assets: Assets) -> nn.Module:
         return task.build(config, assets)
 
 
-def init_weights(model: nn.Module, source: Run) -> None:
-    """Copy the weights of another run's model into `model`.
+def check_init_from(model: nn.Module, source: Run) -> None:
+    """Refuse to start from the weights of a run whose model is another one.
 
-    Raises: RunError naming the first parameter that is not the same.
+    Raises: RunError naming the first parameter that differs, or where the run has no weights.
     """
     shapes = source.model_shapes()
     expected = {name: list(value.shape) for name, value in model.state_dict().items()}
@@ -76,6 +76,14 @@ def init_weights(model: nn.Module, source: Run) -> None:
                 f"init_from needs a model of the same settings and vocabulary: {name} is {shapes.get(name, 'absent')} in "
                 f"{source.path}, and {expected.get(name, 'absent')} here"
             )
+
+
+def init_weights(model: nn.Module, source: Run) -> None:
+    """Copy the weights of another run's model into `model`.
+
+    Raises: as `check_init_from`.
+    """
+    check_init_from(model, source)
     model.load_state_dict(source.load_model())
 
 

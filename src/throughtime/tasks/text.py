@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from throughtime.errors import InputError
 from throughtime.models.config import ModelConfig
 from throughtime.tasks.files import FileTask, check_sources
-from throughtime.tasks.task import Record, data_option, field_of
+from throughtime.tasks.task import Record, cross_entropy, data_option, field_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,11 +111,6 @@ class TextTask(FileTask):
             return None
         return evaluation_windows(self.ids(assets, split), steps, batch)
 
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        from throughtime.metrics.loss import cross_entropy
-
-        return cross_entropy(outputs, batch.targets)
-
     def metrics(self, assets: Assets) -> list[Metric]:
         from throughtime.metrics.loss import BitsPerCharacter, Perplexity
 
@@ -138,7 +133,6 @@ class TextTask(FileTask):
 
         from throughtime.data.text import normalized
         from throughtime.layers.eval_mode import evaluating
-        from throughtime.metrics.loss import cross_entropy
 
         vocabulary = assets.vocabulary
         for record in records:

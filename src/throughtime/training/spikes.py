@@ -17,6 +17,9 @@ LOSS_DEVIATIONS, LOSS_FRACTION = (
     8.0,
     0.2,
 )  # a jump is above the median by so many deviations, and by this fraction of it
+LOSS_OF_START = (
+    0.05  # and by this fraction of the first steps' median: near zero, single batches differ many times over
+)
 NORM_DEVIATIONS, NORM_TIMES = 20.0, 10.0  # a norm's by so many deviations, and so many times the median
 BEFORE = 10  # steps whose norms a report lists
 CALM = 10  # steps without a jump, after which one is reported anew
@@ -91,8 +94,9 @@ class Spike(NamedTuple):
 class Spikes:
     """Judges step after step against the steps before.
 
-    A loss jumps when it is above the median of the last `PAST` steps by `LOSS_DEVIATIONS` robust standard deviations and by
-    `LOSS_FRACTION` of the median: the second for a training whose steps hardly differ. A gradient's norm jumps in the same way,
+    A loss jumps when it is above the median of the last `PAST` steps by `LOSS_DEVIATIONS` robust standard deviations, by
+    `LOSS_FRACTION` of the median (for a training whose steps hardly differ) and by `LOSS_OF_START` of the first steps' median
+    (for one whose loss is near zero, where single batches differ many times over). A gradient's norm jumps in the same way,
     but only one that was not clipped: a clipped gradient cannot throw the weights far. Batches that start from no state are
     compared with each other alone, for their loss is higher. A jump that lasts is one jump.
 
@@ -105,12 +109,15 @@ class Spikes:
         self._past: dict[bool, deque[StepNumbers]] = {kind: deque(maxlen=PAST) for kind in (False, True)}
         self._before: deque[StepNumbers] = deque(maxlen=BEFORE)
         self._calm = CALM
+        self._start: list[float] = []  # losses of the first `LEAST` steps
 
     def judge(self, step: StepNumbers) -> Spike | None:
         """The step as a spike, if it is the first of one."""
         past = self._past[step.place.reset]
         loss, norm = Usual.of([each.loss for each in past]), Usual.of([each.norm for each in past])
-        kind = _kind(step, loss, norm)
+        if len(self._start) < LEAST and step.finite:
+            self._start.append(step.loss)
+        kind = _kind(step, loss, norm, LOSS_OF_START * abs(median(self._start or [0.0])))
         spike = None
         if kind == "number" or (kind is not None and self._calm >= CALM):
             spike = Spike(kind, step, loss, norm, tuple(self._before))
@@ -134,6 +141,7 @@ class Spikes:
             "past": {int(kind): [_as_list(each) for each in past] for kind, past in self._past.items()},
             "before": [_as_list(each) for each in self._before],
             "calm": self._calm,
+            "start": self._start,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -141,16 +149,18 @@ class Spikes:
         for kind, past in state["past"].items():
             self._past[bool(kind)] = deque(map(_numbers_of, past), maxlen=PAST)
         self._before = deque(map(_numbers_of, state["before"]), maxlen=BEFORE)
-        self._calm = state["calm"]
+        self._calm, self._start = state["calm"], list(state["start"])
 
 
-def _kind(step: StepNumbers, loss: Usual, norm: Usual) -> str | None:
+def _kind(step: StepNumbers, loss: Usual, norm: Usual, least: float) -> str | None:
     """What is wrong with a step; None if nothing is."""
     if not step.finite:
         return "number"
     if loss.steps < LEAST:
         return None
-    if step.loss > loss.median + max(LOSS_DEVIATIONS * loss.deviation, LOSS_FRACTION * abs(loss.median)):
+    if step.loss > loss.median + max(
+        LOSS_DEVIATIONS * loss.deviation, LOSS_FRACTION * abs(loss.median), least
+    ):
         return "loss"
     high = max(norm.median + NORM_DEVIATIONS * norm.deviation, NORM_TIMES * norm.median)
     return "gradient" if step.norm > high and not step.clipped else None
@@ -235,8 +245,8 @@ def _cause(spike: Spike) -> str:
             else f"would move the weights far: {_advice(spike)}"
         )
         return (
-            "No gradient before it was unusually large: the last updates led to a steep part of the loss surface, and the gradient "
-            f"of this step, {here / usual:.3g} times the median, {end}"
+            "No gradient before it was unusually large: the last updates led to a steep part of the loss surface, and the "
+            f"gradient of this step, {here / usual:.3g} times the median, {end}"
         )
     if not large:
         return (

@@ -134,7 +134,7 @@ class Trainer:
             if self.guard.at_once and self.journal.read(self.seconds):
                 self.state = None  # the weights that made it were discarded
             else:
-                if self.guard.watch.due(self.steps + 1):
+                if (every := self.guard.watch.every) and (self.steps + 1) % every == 0:
                     self._watch(batch, before)
                 self.step.update(self.lr)
             self.steps += 1
@@ -180,6 +180,9 @@ class Trainer:
     def _agree(self, batch: Batch, interrupts: Interrupts) -> tuple[int, int]:
         """What all processes must know alike: the targets of all of them, the first one's clock, and a signal."""
         seconds = self._clock() if self.processes.first else 0.0
+        if self.processes.world == 1:
+            self.seconds = seconds
+            return batch.num_targets, interrupts.received
         flags = (float(interrupts.received == number) for number in _SIGNALS)
         count, self.seconds, *received = self.processes.sum(batch.num_targets, seconds, *flags)
         return int(count), next((int(n) for n, flag in zip(_SIGNALS, received, strict=True) if flag), 0)
@@ -210,7 +213,7 @@ class Trainer:
     def _watch(self, batch: Batch, before: Any) -> None:
         """Measure the gradient through time, between a step's gradient and its update."""
         self.journal.read(self.seconds)
-        if not self.processes.first:
+        if not self.processes.first or self.guard.watch.refusal is not None:
             return
         step, norm = self.steps + 1, self.journal.meter.norm
         found = self.guard.watch.measure(step, batch, before, norm)

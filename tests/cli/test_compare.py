@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from throughtime.studies import strategies_run
-from throughtime.studies.workers import spread
+from throughtime.studies.workers import run_cases
 
 SMALL = ["compare", "bptt", "--quick", "--window", "3", "--steps", "4", "--draws", "4", "--jobs", "1"]
 SMALL += ["--strategy", "full", "--strategy", "polynomial:W"]
@@ -18,10 +18,10 @@ SMALL += ["--strategy", "full", "--strategy", "polynomial:W"]
 def no_processes(monkeypatch):
     """No memory: it takes a process for each. Its own test is elsewhere."""
 
-    def here(work, cases, jobs, *, fresh=False):
-        return iter((n, 1.5) for n in range(len(cases))) if fresh else spread(work, cases, jobs)
+    def here(work, cases, jobs, *, process_each=False):
+        return iter((n, 1.5) for n in range(len(cases))) if process_each else run_cases(work, cases, jobs)
 
-    monkeypatch.setattr(strategies_run, "spread", here)
+    monkeypatch.setattr(strategies_run, "run_cases", here)
 
 
 def test_a_table_a_file_and_a_picture(command, text: Path, tmp_path: Path):
