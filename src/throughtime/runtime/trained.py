@@ -12,6 +12,7 @@ from torch import nn
 from throughtime.data.assets import Assets
 from throughtime.errors import InputError
 from throughtime.models.config import ModelConfig
+from throughtime.models.many_to_one import ManyToOne
 from throughtime.runs import Run
 from throughtime.runtime.session import Session
 from throughtime.tasks import FileTask, Task
@@ -131,8 +132,12 @@ class Trained:
     def session(self) -> Session:
         """A session of a model of symbols, part-way through a text: feed, snapshot, restore.
 
-        Raises: InputError for a bidirectional model, or one without a vocabulary.
+        Raises: InputError for a bidirectional model, or one that does not predict the next symbol.
         """
+        if len(self.assets.vocabularies) != 1 or isinstance(self.model, ManyToOne):
+            raise InputError(
+                f"only models of the next symbol can generate, and {self.path} is a run of {self.task.name}: use predict"
+            )
         return Session(self.model, self.assets.vocabulary)
 
     def generate(self, prompt: str = "", **options: Any) -> Iterator[str]:

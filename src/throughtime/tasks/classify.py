@@ -49,7 +49,7 @@ class ClassifyTask(FileTask):
         metavar="FRACTION|FILE", low=0, below=1,
     )  # fmt: skip
     text: str | None = data_option(
-        None, "Column of the text. Default: text, or what is beside the label.", metavar="NAME"
+        None, "Column of the text. Default: text, sentence, message, query or utterance.", metavar="NAME"
     )
     label: str | None = data_option(
         None, "Column of the label. Default: label, category, class or intent.", metavar="NAME"
@@ -69,6 +69,10 @@ class ClassifyTask(FileTask):
     @property
     def unit(self) -> str:
         return "text"
+
+    @property
+    def columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (self.text or "text",)
 
     def prepare(self, like: Assets | None = None) -> Assets:
         from throughtime.data.assets import Assets
@@ -146,7 +150,7 @@ class ClassifyTask(FileTask):
 
         device = next(model.parameters()).device
         for record in records:
-            ids = self._encode(assets, str(field_of(record, "text")))
+            ids = self._encode(assets, str(field_of(record, self.columns[0])))
             batch = (
                 Batch.of(ids[:, None], lengths=[len(ids)])
                 if len(ids)

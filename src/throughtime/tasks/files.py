@@ -66,8 +66,9 @@ class FileTask(Task):
 
 
 def full_path(path: str) -> str:
-    """The full path of a regular file; other paths (a pipe, /dev/fd/63) as they are."""
-    return str(Path(path).resolve()) if os.path.isfile(path) or not os.path.exists(path) else path
+    """The full path of a regular file or a folder; other paths (a pipe, /dev/fd/63) as they are."""
+    known = os.path.isfile(path) or os.path.isdir(path) or not os.path.exists(path)
+    return str(Path(path).resolve()) if known else path
 
 
 def check_sources(assets: Assets, found: tuple[Source, ...]) -> None:
