@@ -362,7 +362,11 @@ def edit(trained):
 def test_a_run_with_such_a_value_is_refused_in_one_line(edit, section, name, value):
     path = edit(section, name, value)
     run = Run.open(path)  # what is in the tables is read later
-    readers = {"model": model_config_of, "text": task_of, "training": lambda run: throughtime.load(run.path).training}
+    readers = {
+        "model": model_config_of,
+        "text": task_of,
+        "training": lambda run: throughtime.load(run.path).training,
+    }
     with pytest.raises(RunError, match=r"config\.toml is damaged: ") as error:
         readers[section](run)
     assert name in str(error.value) and str(path) in str(error.value)
@@ -402,7 +406,9 @@ def test_sizes_are_held_against_the_weights_file(edit, name, value, parameter):
             throughtime.load(path)
         return
     run = Run.open(path)
-    with pytest.raises(RunError, match=rf"are not those of its config\.toml: {parameter} should be \[") as error:
+    with pytest.raises(
+        RunError, match=rf"are not those of its config\.toml: {parameter} should be \["
+    ) as error:
         restore_model(run, task_of(run))
     assert "\n" not in str(error.value)
     with pytest.raises(RunError, match=parameter):
@@ -422,7 +428,9 @@ def test_and_before_anything_large_is_allocated(edit):
         "except throughtime.RunError as error:\n    message = str(error)\n"
         "print(json.dumps([message, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before]))"
     )
-    out = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    ).stdout
     message, kilobytes = json.loads(out)
     assert "layers.weight_ih_l0 should be [240000, 3], and is [20, 3]" in message
     assert kilobytes < 200 * 1024

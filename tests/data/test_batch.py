@@ -125,7 +125,9 @@ def test_windows_hold_each_target_once(case):
     targets = {"a": numbered(*shape), "b": numbered(*shape, 2)}
     if real:
         targets = {name: leaf.float() for name, leaf in targets.items()}
-    whole = Batch.of({"x": numbered(steps, size)}, targets, lengths, context=numbered(size), per_sequence=per_sequence)
+    whole = Batch.of(
+        {"x": numbered(steps, size)}, targets, lengths, context=numbered(size), per_sequence=per_sequence
+    )
     places = sorted({0, steps, *cuts})
     windows = [whole.window(start, stop) for start, stop in itertools.pairwise(places)]
     for name, leaf in whole.targets.items():
@@ -165,7 +167,9 @@ def test_the_target_of_a_sequence_is_in_the_window_in_which_it_ends():
         [1, IGNORE, IGNORE, IGNORE],
     ]
     assert [window.lengths.tolist() for window in windows] == [[3, 3, 3, 0], [3, 0, 1, 0], [1, 0, 0, 0]]
-    equal = Batch.of(numbered(T, 2), numbered(2).float(), per_sequence=True)  # no lengths: all end at the last step
+    equal = Batch.of(
+        numbered(T, 2), numbered(2).float(), per_sequence=True
+    )  # no lengths: all end at the last step
     assert equal.window(0, 6).targets.isnan().all()
     assert equal.window(6, 7).targets.tolist() == [1.0, 2.0]
 
@@ -184,7 +188,9 @@ def test_the_window_of_everything_is_the_batch_itself_and_others_are_views():
 def test_rows_have_their_own_count(index, per_sequence):
     targets = numbered(B, 2) if per_sequence else numbered(T, B, 2)
     targets.view(-1)[0] = IGNORE
-    batch = Batch.of((numbered(T, B),), targets, [7, 4, 2], context={"c": numbered(B, 5)}, per_sequence=per_sequence)
+    batch = Batch.of(
+        (numbered(T, B),), targets, [7, 4, 2], context={"c": numbered(B, 5)}, per_sequence=per_sequence
+    )
     part = batch.rows(index)
     chosen = torch.arange(B)[index]
     again = Batch.of(
@@ -201,7 +207,9 @@ def test_rows_have_their_own_count(index, per_sequence):
 
 
 def test_lengths_stay_on_the_cpu():
-    batch = Batch.of({"x": numbered(T, B)}, numbered(T, B), torch.tensor(LENGTHS), context=numbered(B)).to("meta")
+    batch = Batch.of({"x": numbered(T, B)}, numbered(T, B), torch.tensor(LENGTHS), context=numbered(B)).to(
+        "meta"
+    )
     assert batch.inputs["x"].device.type == batch.targets.device.type == batch.context.device.type == "meta"
     assert batch.lengths.device.type == "cpu"
 

@@ -102,7 +102,10 @@ def test_the_echo_comes_three_and_eight_steps_later():
         (lambda: EchoTask(length=8), "length must be at least 9"),
         (lambda: batches_of(AddingTask(length=4), 0, examples=5), "batch must be at least 1"),
         (lambda: batches_of(AddingTask(length=4), 2, examples=0), "examples must be at least 1"),
-        (lambda: batches_of(AddingTask(length=4), 2, examples=5, rank=1), "rank must be from 0 to world - 1 = 0"),
+        (
+            lambda: batches_of(AddingTask(length=4), 2, examples=5, rank=1),
+            "rank must be from 0 to world - 1 = 0",
+        ),
         (lambda: held_out(AddingTask(length=4).draw, "x", "test", 0, 3), "examples must be at least 1"),
         (lambda: held_out(AddingTask(length=4).draw, "x", "test", 3, 0), "batch must be at least 1"),
     ],

@@ -50,7 +50,11 @@ def test_each_row_alone_gives_the_same(pooling, bidirectional, steps, ids):
     outputs, _ = model(ids, lengths=lengths)
     assert outputs.shape == (B, Q)
     for b, length in enumerate(lengths.tolist()):
-        y = model.layers(model.embedding(ids[:length, b : b + 1]))[0][:, 0] if length else torch.zeros(0, H).double()
+        y = (
+            model.layers(model.embedding(ids[:length, b : b + 1]))[0][:, 0]
+            if length
+            else torch.zeros(0, H).double()
+        )
         row = pooled(model, y) if length else torch.zeros(model.head.in_features, dtype=torch.float64)
         torch.testing.assert_close(outputs[b], model.head(row), atol=1e-12, rtol=0)
     whole, _ = model(ids)

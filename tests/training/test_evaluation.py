@@ -97,7 +97,9 @@ def test_the_first_metric_decides_which_is_better():
     assert not with_accuracy(5, 1.0).better_than(with_accuracy(5, 2.0))
     assert with_accuracy(0, 9.0).better_than(None)
     assert not with_accuracy(math.nan, 0.0).better_than(with_accuracy(0, 9.0))
-    assert Evaluation(1.0, 5).better_than(Evaluation(1.5, 5)) and not Evaluation(math.nan, 5).better_than(Evaluation(9.0, 5))
+    assert Evaluation(1.0, 5).better_than(Evaluation(1.5, 5)) and not Evaluation(math.nan, 5).better_than(
+        Evaluation(9.0, 5)
+    )
 
 
 def test_totals_of_two_halves_add_up_to_the_whole(model):

@@ -25,7 +25,9 @@ def stepped(make, **settings):
     """A step, and what makes one update with it."""
     task, config, run = make(optimizer="adamw", **settings)
     torch.manual_seed(0)
-    step = Step(task.build(model_config_of(run), run.assets), task.loss, config, Processes("cpu"), torch.Generator())
+    step = Step(
+        task.build(model_config_of(run), run.assets), task.loss, config, Processes("cpu"), torch.Generator()
+    )
     batches = task.batches(run.assets, steps=7, batch=4).epoch()
 
     def update(lr=0.01):
@@ -81,7 +83,9 @@ def rising(tmp_path):
         task = TextTask(limit=100_000, validation=0.0)
         model = ModelConfig(cell="rnn", nonlinearity="relu", hidden=128)
         steep = {"optimizer": "momentum", "lr": 3.0, "schedule": "constant", "warmup": 0.9, "clip": "none"}
-        config = TrainingConfig(bptt="truncated:35", steps=400, watch=100, log_every=1, no_baselines=True, **steep, **settings)
+        config = TrainingConfig(
+            bptt="truncated:35", steps=400, watch=100, log_every=1, no_baselines=True, **steep, **settings
+        )
         task, run = start_run(task, model, config, tmp_path / name)
         return task, config, run
 
