@@ -262,7 +262,7 @@ def _continued(found: Found, path: Path, settings: Tables) -> tuple[Any, Trainin
             ):  # the file may lie elsewhere now; its checksum is held against the run's when it is read
                 value = [full_path(each) for each in value]
                 if isinstance(task, FileTask) and len(value) == len(task.data):
-                    task = task.on(tuple(value))
+                    task = task.moved(tuple(value))
                     continue
             has = own[section].get(name)
             if (list(value) if isinstance(value, tuple) else value) != has:

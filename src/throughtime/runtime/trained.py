@@ -80,37 +80,33 @@ class Trained:
 
     def evaluate(
         self,
-        split: str = "validation",
+        split: str | None = None,
         *,
         files: Iterable[str | Path] = (),
-        batch: int | None = None,
-        window: int | None = None,
-    ) -> Evaluation:
-        """Loss and metrics on a split of the run's own data, or on all of some files.
-
-        Args: batch, window: as in training by default; of one long text, batch streams are read side by side.
-        Raises: InputError when the run has no such split, or its data has changed.
-        """
-        return self.evaluate_model(self.model, split, files=files, batch=batch, window=window)
-
-    def evaluate_model(
-        self,
-        model: nn.Module,
-        split: str,
-        *,
-        files: Iterable[str | Path] = (),
+        model: nn.Module | None = None,
         batch: int | None = None,
         window: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Evaluation:
-        """As `evaluate`, of another model, such as one with quantized weights; `progress(targets done, in all)` is called."""
+        """Loss and metrics on a part of the run's own data, or on all of some files.
+
+        Args:
+            split: "validation" (the default) or "test" of the run's own data.
+            files: other data, all of it; with a split, the run's own data where it lies now.
+            model: another one than the run's, such as one with quantized weights.
+            batch, window: as in training by default; of one long text, batch streams are read side by side.
+            progress: called with (targets done, targets in all).
+
+        Raises: InputError when the run has no such part, or its data has changed.
+        """
         task, names = self.task, tuple(str(name) for name in files)
-        if names:
-            if not isinstance(task, FileTask):
-                raise InputError(
-                    f"--data is for runs that read files, and {task.name} draws its sequences: leave it out"
-                )
-            task, split = task.on(names), split if split != "validation" else "all"
+        if names and not isinstance(task, FileTask):
+            raise InputError(
+                f"--data is for runs that read files, and {task.name} draws its sequences: leave it out"
+            )
+        if isinstance(task, FileTask) and names:
+            task, split = (task.on(names), "all") if split is None else (task.moved(names), split)
+        split = split or "validation"
         found = task.evaluation_batches(
             self.assets, split, steps=window or window_of(self.training), batch=batch or self.training.batch
         )
@@ -126,7 +122,12 @@ class Trained:
                 progress(done, total)
 
         return evaluate(
-            model, batches, task.loss, task.metrics(self.assets), device=self.device, progress=report
+            model or self.model,
+            batches,
+            task.loss,
+            task.metrics(self.assets),
+            device=self.device,
+            progress=report,
         )
 
     def session(self) -> Session:

@@ -61,7 +61,11 @@ class FileTask(Task):
         return replace(self, data=tuple(map(full_path, self.data)), **parts)
 
     def on(self, files: tuple[str, ...]) -> Self:
-        """The task on other files: with assets of a run, "all" are these."""
+        """The task on other data, all of it: with assets of a run, the split "all" is what these files hold."""
+        return replace(self, data=tuple(map(full_path, files)), validation=0.0, test=0.0, limit=None)
+
+    def moved(self, files: tuple[str, ...]) -> Self:
+        """The task on the same data in another place; checksums are held against the run's when the files are read."""
         return replace(self, data=tuple(map(full_path, files)))
 
 
