@@ -238,7 +238,7 @@ def _with_init_from(kind: type[Task], settings: Tables, file: Tables) -> Tables:
 def _continued(found: Found, path: Path, settings: Tables) -> tuple[Any, TrainingConfig, Run]:
     """The run to continue, after a check that no option contradicts it."""
     from throughtime.runs import Run
-    from throughtime.tasks.recorded import model_config_of, task_of
+    from throughtime.tasks.recorded import model_config_of, settings_of, task_of
 
     if not path.exists():
         raise RunError(f"no such run: {path}: there is nothing to continue; leave out --resume to start it")
@@ -250,8 +250,7 @@ def _continued(found: Found, path: Path, settings: Tables) -> tuple[Any, Trainin
             f"{path} is a run of the task {recorded!r}: use 'throughtime train {recorded} --resume'"
         )
     task = task_of(run, found.asked)
-    table = run.config.get("training", {})
-    training = TrainingConfig.from_table(table) if isinstance(table, dict) else TrainingConfig()
+    training = settings_of(run, TrainingConfig)
     own = {each.section: each.to_table() for each in (task, model_config_of(run), training)}
     for section, values in settings.items():
         for name, value in values.items():

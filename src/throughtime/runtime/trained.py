@@ -16,7 +16,7 @@ from throughtime.models.many_to_one import ManyToOne
 from throughtime.runs import Run
 from throughtime.runtime.session import Session
 from throughtime.tasks import FileTask, Task
-from throughtime.tasks.recorded import model_config_of, restore_model, task_of
+from throughtime.tasks.recorded import model_config_of, restore_model, settings_of, task_of
 from throughtime.training.config import TrainingConfig
 from throughtime.training.evaluation import Evaluation, evaluate
 from throughtime.training.loop import window_of
@@ -49,8 +49,11 @@ class Trained:
 
     @cached_property
     def training(self) -> TrainingConfig:
-        """The settings it was trained with."""
-        return TrainingConfig.from_table(self.run.config.get("training", {}))
+        """The settings it was trained with.
+
+        Raises: RunError where config.toml was damaged.
+        """
+        return settings_of(self.run, TrainingConfig)
 
     @cached_property
     def model(self) -> nn.Module:
