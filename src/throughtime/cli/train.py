@@ -106,7 +106,7 @@ def train_or_resume(found: Found, typed: dict[str, Any]) -> None:
         print(before(task, training, run), flush=True)
     result = train(task, training, run, resume=resume, report=Terminal())
     if first:
-        print(after(task, run, result, training))
+        print(after(task, run, result, training, found))
 
 
 def read_tables(path: Path, kind: type[Task]) -> Tables:
@@ -158,7 +158,9 @@ def before(task: Task, training: TrainingConfig, run: Run) -> str:
     return "\n".join(f"{name:<9} {text}" for name, text in rows)
 
 
-def after(task: Task, run: Run, result: TrainingResult, training: TrainingConfig) -> str:
+def after(
+    task: Task, run: Run, result: TrainingResult, training: TrainingConfig, found: Found | None = None
+) -> str:
     """The final table, what it means, where the run is, and what one can do with it."""
     from throughtime.bench.table import plain
     from throughtime.progress import duration
@@ -173,7 +175,8 @@ def after(task: Task, run: Run, result: TrainingResult, training: TrainingConfig
         lines.append(words)
     path = shlex.quote(str(run.path))
     lines.append(f"The run and its model card, README.md, are in {run.path}. Next:")
-    lines += [f"  {command}" for command in task.next_steps(path, model_config_of(run), run.assets)]
+    own = f" --task {shlex.quote(found.asked)}" if found is not None and found.sha256 is not None else ""
+    lines += [f"  {command}{own}" for command in task.next_steps(path, model_config_of(run), run.assets)]
     if training.minutes is not None and result.step < _FEW:
         steps = "1 step" if result.step == 1 else f"{result.step} steps"
         lines.append(
