@@ -174,7 +174,8 @@ def test_a_run_of_an_older_version_is_refused_in_one_line(run):
     )
     (run.path / "assets.json").rename(run.path / "vocabulary.json")
     with pytest.raises(
-        RunError, match=r"was written by an older throughtime, in version 1 of the format; this one reads version 2: train"
+        RunError,
+        match=r"was written by an older throughtime, in version 1 of the format; this one reads version 2: train",
     ) as error:
         Run.open(run.path)
     assert str(run.path / "config.toml") in str(error.value) and "\n" not in str(error.value)
@@ -186,7 +187,10 @@ def test_a_run_of_an_older_version_is_refused_in_one_line(run):
         (lambda data: data.pop("splits"), "KeyError"),
         (lambda data: data.update(more=1), "unknown assets: more"),
         (lambda data: data["labels"].update(label=[1]), "a label must be text, got 1"),
-        (lambda data: data["splits"].update(train=[-1]), "the number of an example must be 0 or more, got -1"),
+        (
+            lambda data: data["splits"].update(train=[-1]),
+            "the number of an example must be 0 or more, got -1",
+        ),
         (lambda data: data["splits"].update(train=[True]), "got True"),
         (lambda data: data.update(sources=[{"path": "x"}]), "TypeError"),
         (lambda data: data.update(vocabularies={"symbols": {}}), "vocabulary"),
@@ -219,7 +223,9 @@ def test_shapes_are_read_without_the_weights(run):
         run.model_shapes()
     path.unlink()
     run.save_checkpoint({"step": 1})
-    with pytest.raises(RunError, match=r"has lost its model\.safetensors: put it back, or train on with --resume"):
+    with pytest.raises(
+        RunError, match=r"has lost its model\.safetensors: put it back, or train on with --resume"
+    ):
         run.load_model()
 
 

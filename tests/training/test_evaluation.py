@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from throughtime.data import evaluation_windows
-from throughtime.errors import InputError
 from throughtime.data.batch import Batch
+from throughtime.errors import InputError
 from throughtime.metrics import Accuracy, Bits, MeanLoss, Perplexity
 from throughtime.models.build import many_to_many, symbol_embedding
 from throughtime.models.config import ModelConfig

@@ -11,9 +11,8 @@ from throughtime.tasks.recorded import model_config_of
 from throughtime.training import TrainingConfig
 from throughtime.training.guard import EVERY, KEPT, MARGIN, Rollback
 from throughtime.training.loop import start_run, train
-from throughtime.training.spikes import Diverged
 from throughtime.training.processes import Processes
-from throughtime.training.spikes import Place
+from throughtime.training.spikes import Diverged, Place
 from throughtime.training.step import Step
 
 
