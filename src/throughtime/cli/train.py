@@ -126,6 +126,11 @@ def read_tables(path: Path, kind: type[Task]) -> Tables:
         raise InputError(
             f"--config: {path} has settings of the task {tables['task']!r}: use 'throughtime train {tables['task']}'"
         )
+    for section in (kind.section, ModelConfig.section, TrainingConfig.section):
+        if not isinstance(table := tables.get(section, {}), dict):
+            raise InputError(
+                f"--config: {path}: [{section}] must be a section with settings, got {section} = {table!r}"
+            )
     return {name: value for name, value in tables.items() if name not in _OWN}
 
 
@@ -278,13 +283,10 @@ def _continued(found: Found, path: Path, settings: Tables) -> tuple[Any, Trainin
 
 
 def _free_name(task: Task, model: ModelConfig) -> Path:
-    """runs/CELL-HIDDEN-DATA, with the first number after it that makes it new."""
+    """Units and data, as in runs/lstm512-book, with the first number after it that makes it new."""
     hidden = "x".join(str(size) for size in dict.fromkeys(model.sizes))
-    name = (
-        f"{model.cell}{hidden}-{task.title}"
-        if task.stream
-        else f"{task.name}-{task.title}-{model.cell}{hidden}"
-    )
+    title = task.title if task.title.startswith(task.name) else f"{task.name}-{task.title}"
+    name = f"{model.cell}{hidden}-{task.title}" if task.stream else f"{title}-{model.cell}{hidden}"
     number, path = 1, Path("runs") / name
     while path.exists():
         number += 1

@@ -129,10 +129,14 @@ class Trained:
         )
 
     def session(self) -> Session:
-        """A session of a model of symbols, part-way through a text: feed, snapshot, restore.
+        """A session of a language model, in the middle of a text: feed, snapshot, restore.
 
-        Raises: InputError for a bidirectional model, or one without a vocabulary.
+        Raises: InputError for a bidirectional model, or a run without a vocabulary.
         """
+        if len(self.assets.vocabularies) != 1:
+            raise InputError(
+                f"{self.path} is not the run of a language model: {self.task.name} has no vocabulary; use evaluate or predict"
+            )
         return Session(self.model, self.assets.vocabulary)
 
     def generate(self, prompt: str = "", **options: Any) -> Iterator[str]:
