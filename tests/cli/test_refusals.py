@@ -105,7 +105,7 @@ def test_tables_that_cannot_be_learned_from(fails, tmp_path: Path) -> None:
     file, run = tmp_path / "table.csv", tmp_path / "run"
     for content, line in {
         "": "the columns are none",
-        "text,label\n": "no row",
+        "text,label\n": "expected labelled examples, found none",
         "text,label\na,b,c\n": "table.csv:2: expected 2 fields (text, label), got 3: ",
         "text,mood\na,b\n": "expected a column 'label' (or category, class, intent), the columns are 'text', 'mood'",
         "text,label\n" + "one,a\n" * 20: "expected at least two labels to tell apart, got 1: a",

@@ -126,12 +126,13 @@ def read_tables(path: Path, kind: type[Task]) -> Tables:
         raise InputError(
             f"--config: {path} has settings of the task {tables['task']!r}: use 'throughtime train {tables['task']}'"
         )
-    for section in (kind.section, ModelConfig.section, TrainingConfig.section):
-        if not isinstance(table := tables.get(section, {}), dict):
-            raise InputError(
-                f"--config: {path}: [{section}] must be a section with settings, got {section} = {table!r}"
-            )
-    return {name: value for name, value in tables.items() if name not in _OWN}
+    tables = {name: value for name, value in tables.items() if name not in _OWN}
+    # The sections alone: their values are checked once those of the command line stand in their place.
+    from_tables(
+        {name: {} if isinstance(value, dict) else value for name, value in tables.items()},
+        *(kind, ModelConfig, TrainingConfig),
+    )
+    return tables
 
 
 def before(task: Task, training: TrainingConfig, run: Run) -> str:
