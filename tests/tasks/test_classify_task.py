@@ -24,7 +24,10 @@ MODEL = ModelConfig(hidden=5, embedding=3, cell="gru")
 def file(tmp_path):
     """60 texts of 1 to 9 letters, the label is the first of them."""
     draws = random.Random(3)
-    rows = [f"{first}{''.join(draws.choices(['x', 'y', first], k=draws.randint(0, 8)))}{number},{first}" for number, first in enumerate("abc" * 20)]
+    rows = [
+        f"{first}{''.join(draws.choices(['x', 'y', first], k=draws.randint(0, 8)))}{number},{first}"
+        for number, first in enumerate("abc" * 20)
+    ]
     path = tmp_path / "table.csv"
     path.write_text("text,label\n" + "\n".join(rows) + "\n")
     return path
@@ -74,7 +77,9 @@ def test_cut_where_nothing_is_cut_it_is_the_full_gradient(file):
         for mine, theirs in zip(gradients(model), expected, strict=True):
             torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=0)
     cut = Truncated(2).backward(run, task.loss, batch)
-    assert cut.loss.item() == pytest.approx(whole.loss.item(), rel=1e-12)  # the loss is the same, its gradient is not
+    assert cut.loss.item() == pytest.approx(
+        whole.loss.item(), rel=1e-12
+    )  # the loss is the same, its gradient is not
     assert cut.windows > 1
     assert not all(torch.allclose(a, b) for a, b in zip(gradients(model), expected, strict=True))
 
@@ -101,12 +106,24 @@ def test_randomized_cuts_are_unbiased(file):
 @pytest.mark.parametrize("bptt", ["truncated:4", "randomized:4", "random_window:2-4", "checkpointed:3"])
 def test_other_poolings_refuse_a_strategy_that_cuts(file, tmp_path, pooling, bptt):
     training = TrainingConfig(bptt=bptt, steps=1)
-    with pytest.raises(InputError, match=f"{pooling} pooling reads a whole sequence at once, and .* cuts it: train with") as error:
-        start_run(ClassifyTask(data=(str(file),)), ModelConfig(hidden=5, pooling=pooling), training, tmp_path / "run")
+    with pytest.raises(
+        InputError, match=f"{pooling} pooling reads a whole sequence at once, and .* cuts it: train with"
+    ) as error:
+        start_run(
+            ClassifyTask(data=(str(file),)),
+            ModelConfig(hidden=5, pooling=pooling),
+            training,
+            tmp_path / "run",
+        )
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match="bidirectional"):
-        start_run(ClassifyTask(data=(str(file),)), ModelConfig(hidden=5, bidirectional=True), training, tmp_path / "run")
+        start_run(
+            ClassifyTask(data=(str(file),)),
+            ModelConfig(hidden=5, bidirectional=True),
+            training,
+            tmp_path / "run",
+        )
 
 
 @pytest.mark.parametrize(
@@ -115,7 +132,12 @@ def test_other_poolings_refuse_a_strategy_that_cuts(file, tmp_path, pooling, bpt
 )
 def test_every_pooling_trains(file, tmp_path, pooling, bptt):
     training = TrainingConfig(bptt=bptt, steps=40, batch=8, lr=0.03, warmup=0.0, no_baselines=True)
-    task, run = start_run(ClassifyTask(data=(str(file),)), ModelConfig(hidden=9, embedding=5, pooling=pooling), training, tmp_path / "run")
+    task, run = start_run(
+        ClassifyTask(data=(str(file),)),
+        ModelConfig(hidden=9, embedding=5, pooling=pooling),
+        training,
+        tmp_path / "run",
+    )
     result = train(task, training, run)
     losses = [record["loss"] for record in run.history() if record["kind"] == "training"]
     assert losses[-1] < 0.7 * losses[0]
@@ -134,7 +156,9 @@ def test_as_many_sequences_as_steps(file, pooling):
     alone = [batch.rows(slice(b, b + 1)) for b in range(4)]
     rows = [Batch.of(ids[: lengths[b], b : b + 1], targets[b : b + 1], per_sequence=True) for b in range(4)]
     for each in (alone, rows):
-        assert loss.item() == pytest.approx(sum(task.loss(row.run(model)[0], row).item() for row in each), rel=1e-12)
+        assert loss.item() == pytest.approx(
+            sum(task.loss(row.run(model)[0], row).item() for row in each), rel=1e-12
+        )
     metrics = task.metrics(assets)
     for metric in metrics:
         metric.update(batch.run(model)[0], batch, loss)
@@ -157,11 +181,16 @@ def test_texts_without_symbols(file, tmp_path):
     model = task.build(MODEL, assets).double()
     empty, one = task.predict(model, assets, [{"text": ""}, {"text": "a"}])
     chances = model.head.bias.softmax(-1)
-    assert empty == {"label": assets.labels["label"][int(chances.argmax())], "probability": round(chances.max().item(), 6)}
+    assert empty == {
+        "label": assets.labels["label"][int(chances.argmax())],
+        "probability": round(chances.max().item(), 6),
+    }
     assert one["label"] in "abc" and 0 < one["probability"] <= 1
     bad = tmp_path / "bad.csv"
     bad.write_text("text,label\nabc,a\n,b\nbcd,b\n")
-    with pytest.raises(InputError, match=r"bad\.csv:3: expected 'text' to hold text, got an empty field") as error:
+    with pytest.raises(
+        InputError, match=r"bad\.csv:3: expected 'text' to hold text, got an empty field"
+    ) as error:
         prepared(bad, validation=0, test=0)
     assert "\n" not in str(error.value)
     task, assets = prepared(bad, validation=0, test=0, skip_bad=True)

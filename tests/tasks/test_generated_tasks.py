@@ -154,7 +154,9 @@ def test_a_run_restores_the_task_and_the_model(kind, tmp_path):
     assert losses["validation"] == pytest.approx(
         min(r["loss"] for r in run.history() if r["kind"] == "evaluation"), rel=1e-12
     )
-    with pytest.raises(RunError, match=rf"is a run of the task '{kind.name}', got text, whose name is 'text'"):
+    with pytest.raises(
+        RunError, match=rf"is a run of the task '{kind.name}', got text, whose name is 'text'"
+    ):
         task_of(run, "text")
 
 
@@ -187,7 +189,9 @@ def test_what_it_learns_is_the_echo_and_not_the_bias():
         optimizer.zero_grad()
         Full().backward(lambda window, state: window.run(model, state), task.loss, batch)
         optimizer.step()
-    loss = evaluate(model, task.evaluation_batches(Assets(), "validation", steps=64, batch=30), task.loss).loss
+    loss = evaluate(
+        model, task.evaluation_batches(Assets(), "validation", steps=64, batch=30), task.loss
+    ).loss
     assert loss < 0.57  # 0.6616 is all that can be reached without memory
 
 
@@ -196,7 +200,9 @@ def test_settings_that_cannot_be_used(tmp_path):
         made(CopyTask, 0)
     with pytest.raises(InputError, match="validation must be at least 1, got 0"):
         made(validation=0)
-    with pytest.raises(InputError, match="window is for one long sequence, and adding trains on whole sequences: leave"):
+    with pytest.raises(
+        InputError, match="window is for one long sequence, and adding trains on whole sequences: leave"
+    ):
         check(made(), MODEL, TrainingConfig(window=7), Assets())
     with pytest.raises(InputError, match="adding draws its sequences and reads no file"):
         made().evaluation_batches(Assets(), "all", steps=64, batch=3)
@@ -206,7 +212,9 @@ def test_settings_that_cannot_be_used(tmp_path):
     with pytest.raises(RunError, match=r"config.toml is damaged: it has no section \[adding\]"):
         task_of(run)
     run = Run.create(tmp_path / "b", {"task": "adding", "adding": {"lenght": 3}, "model": {}}, Assets())
-    with pytest.raises(RunError, match=r"config.toml is damaged: \[adding\] has no setting 'lenght'. Did you mean 'length'"):
+    with pytest.raises(
+        RunError, match=r"config.toml is damaged: \[adding\] has no setting 'lenght'. Did you mean 'length'"
+    ):
         task_of(run)
 
 
@@ -223,7 +231,9 @@ def test_predictions():
     model = task.build(MODEL, Assets()).double()
     text, none = task.predict(model, Assets(), [{"input": "0110"}, {"input": ""}])
     logits, _ = model(torch.tensor([0, 1, 1, 0])[:, None])
-    assert text["output"] == "".join("01"[int(number)] for number in logits[:, 0].argmax(-1)) and none == {"output": ""}
+    assert text["output"] == "".join("01"[int(number)] for number in logits[:, 0].argmax(-1)) and none == {
+        "output": ""
+    }
     with pytest.raises(InputError, match="input must be of the symbols 01 of echo, got '2'"):
         list(task.predict(model, Assets(), [{"input": "012"}]))
     adding = made()
@@ -233,7 +243,9 @@ def test_predictions():
         (found,) = adding.predict(model, Assets(), [{"input": value}])
         assert found["sum"] == model(torch.tensor(pairs)[:, None])[0][-1, 0, 0].item()
     for wrong in ("x", [], [1, 2], [[1, 2, 3]], "[[1]]", None):
-        with pytest.raises(InputError, match=r"input must be a list \[\[value, mark\], ...\], one pair for each step"):
+        with pytest.raises(
+            InputError, match=r"input must be a list \[\[value, mark\], ...\], one pair for each step"
+        ):
             list(adding.predict(model, Assets(), [{"input": wrong}]))
 
 

@@ -22,7 +22,9 @@ class Case(NamedTuple):
     """A task, and how to recognize what a batch holds."""
 
     task: Task
-    items: Callable[[Task, Assets, Iterable[Batch]], list[Any]]  # what the model sees, as values that can be compared
+    items: Callable[
+        [Task, Assets, Iterable[Batch]], list[Any]
+    ]  # what the model sees, as values that can be compared
     expected: dict[str, list[Any]] | None = None  # by split, where it is known beforehand
 
 
@@ -128,7 +130,11 @@ def generated(name: str, length: int) -> Callable[[Path], Case]:
 
 CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
     "text": {"fraction": text_by_fraction, "file": text_by_file},
-    "classify": {"fraction": classify_by_fraction, "file": classify_by_file, "inside": classify_what_ships_inside},
+    "classify": {
+        "fraction": classify_by_fraction,
+        "file": classify_by_file,
+        "inside": classify_what_ships_inside,
+    },
     # Long enough that two sequences drawn apart are never equal by chance: of 2^60 or 8^10.
     "adding": {"drawn": generated("adding", 5)},
     "copy": {"drawn": generated("copy", 3)},
@@ -173,7 +179,10 @@ def test_another_split_seed_divides_otherwise_and_as_cleanly(seed: int, tmp_path
     assets = task.prepare()
     parts = [
         set(texts(task, assets, task.batches(assets, steps=7, batch=3).epoch())),
-        *(set(texts(task, assets, task.evaluation_batches(assets, split, steps=7, batch=5))) for split in SPLITS),
+        *(
+            set(texts(task, assets, task.evaluation_batches(assets, split, steps=7, batch=5)))
+            for split in SPLITS
+        ),
     ]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 60
     default = case.task.prepare()
@@ -183,7 +192,10 @@ def test_another_split_seed_divides_otherwise_and_as_cleanly(seed: int, tmp_path
 def test_shared_texts_of_two_files_are_reported(tmp_path: Path) -> None:
     """Nothing is removed from a published test set: the user is told."""
     rows = rows_of_a_table(20, 1)
-    train, test = write_table(tmp_path / "train.csv", rows), write_table(tmp_path / "test.csv", [(rows[0][0].upper(), rows[0][1])])
+    train, test = (
+        write_table(tmp_path / "train.csv", rows),
+        write_table(tmp_path / "test.csv", [(rows[0][0].upper(), rows[0][1])]),
+    )
     assets = find_task("classify").kind(data=(train,), test=test, validation=0).prepare()
     (remark,) = assets.values["remarks"]
     assert remark.startswith("1 of the 1 test texts are also train texts, such as ")

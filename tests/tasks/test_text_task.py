@@ -112,7 +112,9 @@ def test_batches_of_another_text_are_normalized_and_cover_it(file, tmp_path):
     symbols = torch.cat([batch.targets for batch in batches])[:, 0]
     assert assets.vocabulary.decode(symbols) == "b cdä"
     assert [batch.reset for batch in batches] == [True, False, False]
-    assert decoded(task, assets, "all") != decoded(on_other, assets, "all")  # each in its own place in the cache
+    assert decoded(task, assets, "all") != decoded(
+        on_other, assets, "all"
+    )  # each in its own place in the cache
 
 
 def test_too_short_for_what_is_asked(file):
@@ -154,7 +156,9 @@ def test_baselines_are_those_of_the_split(file):
 
 def test_a_run_restores_the_task_and_the_model(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    task, run = start_run(TextTask(data=("text.txt",)), MODEL, TrainingConfig(batch=2, window=4), tmp_path / "run")
+    task, run = start_run(
+        TextTask(data=("text.txt",)), MODEL, TrainingConfig(batch=2, window=4), tmp_path / "run"
+    )
     with pytest.raises(RunError, match="no weights yet"):
         restore_model(run, task)
     model = task.build(MODEL, run.assets)
@@ -199,7 +203,9 @@ def test_a_changed_or_moved_file_when_evaluating(file, tmp_path):
 
     moved.write_text(TEXT + "more")
     moved.rename(file)
-    with pytest.raises(InputError, match=r"has changed since the run was made \(320 bytes then, 324 now\): put") as error:
+    with pytest.raises(
+        InputError, match=r"has changed since the run was made \(320 bytes then, 324 now\): put"
+    ) as error:
         throughtime.load(run.path).evaluate("validation")
     assert "\n" not in str(error.value) and str(file) in str(error.value)
     throughtime.load(run.path).evaluate("all", files=(str(file),))  # as other data it may be evaluated
@@ -247,7 +253,10 @@ def test_predictions(file):
     text, none, one = task.predict(model, assets, [{"text": "Ab cd"}, {"text": ""}, {"text": "A"}])
     logits, _ = model(assets.vocabulary.encode("Ab cd")[:, None])
     chances = logits[:, 0].log_softmax(-1)
-    by_hand = -sum(chances[t, symbol].item() for t, symbol in enumerate(assets.vocabulary.encode("b cd").tolist())) / 4
+    by_hand = (
+        -sum(chances[t, symbol].item() for t, symbol in enumerate(assets.vocabulary.encode("b cd").tolist()))
+        / 4
+    )
     assert text["symbols"] == 5 and text["loss"] == pytest.approx(by_hand, rel=1e-9)
     assert text["perplexity"] == pytest.approx(math.exp(by_hand), rel=1e-9)
     assert text["next"] == assets.vocabulary.decode([int(chances[-1].argmax())])

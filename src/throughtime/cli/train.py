@@ -126,7 +126,13 @@ def read_tables(path: Path, kind: type[Task]) -> Tables:
         raise InputError(
             f"--config: {path} has settings of the task {tables['task']!r}: use 'throughtime train {tables['task']}'"
         )
-    return {name: value for name, value in tables.items() if name not in _OWN}
+    tables = {name: value for name, value in tables.items() if name not in _OWN}
+    # The sections alone: their values are checked once those of the command line stand in their place.
+    from_tables(
+        {name: {} if isinstance(value, dict) else value for name, value in tables.items()},
+        *(kind, ModelConfig, TrainingConfig),
+    )
+    return tables
 
 
 def before(task: Task, training: TrainingConfig, run: Run) -> str:
@@ -277,13 +283,10 @@ def _continued(found: Found, path: Path, settings: Tables) -> tuple[Any, Trainin
 
 
 def _free_name(task: Task, model: ModelConfig) -> Path:
-    """runs/CELL-HIDDEN-DATA, with the first number after it that makes it new."""
+    """Units and data, as in runs/lstm512-book, with the first number after it that makes it new."""
     hidden = "x".join(str(size) for size in dict.fromkeys(model.sizes))
-    name = (
-        f"{model.cell}{hidden}-{task.title}"
-        if task.stream
-        else f"{task.name}-{task.title}-{model.cell}{hidden}"
-    )
+    title = task.title if task.title.startswith(task.name) else f"{task.name}-{task.title}"
+    name = f"{model.cell}{hidden}-{task.title}" if task.stream else f"{title}-{model.cell}{hidden}"
     number, path = 1, Path("runs") / name
     while path.exists():
         number += 1

@@ -134,7 +134,7 @@ class Trained:
         )
 
     def session(self) -> Session:
-        """A session of a model of symbols, part-way through a text: feed, snapshot, restore.
+        """A session of a language model, in the middle of a text: feed, snapshot, restore.
 
         Raises: InputError for a bidirectional model, or one that does not predict the next symbol.
         """
