@@ -50,10 +50,10 @@ static int generate(tt_generation& call) {
 
   float *place = numbers.get(), *x = place + state, *scratch = x + B * features;
   for (int64_t l = 0; l < call.layers; l++) {
-    const tt_generation_layer& given = call.layer[l];
-    const long ldh = given.padded + 16;
+    const tt_generation_layer& source = call.layer[l];
+    const long ldh = source.padded + 16;
     float* h[2] = {place, place + B * ldh};
-    layers[l] = {&given, nullptr, {x, x}, features, ldh, {h[0], h[1]}, place + 2 * B * ldh};
+    layers[l] = {&source, nullptr, {x, x}, features, ldh, {h[0], h[1]}, place + 2 * B * ldh};
     if (l == 0)
       layers[l].table = call.table;
     else {  // a step reads what the layer before has just written
@@ -61,9 +61,9 @@ static int generate(tt_generation& call) {
       layers[l].x[1] = layers[l - 1].h[0];
       layers[l].ldx = layers[l - 1].ldh;
     }
-    for (long r = 0; r < B; r++) std::copy_n(given.h + r * given.padded, given.padded, h[0] + r * ldh);
-    if (given.c) std::copy_n(given.c, B * given.padded, layers[l].c);
-    place += B * (2 * ldh + given.padded);
+    for (long r = 0; r < B; r++) std::copy_n(source.h + r * source.padded, source.padded, h[0] + r * ldh);
+    if (source.c) std::copy_n(source.c, B * source.padded, layers[l].c);
+    place += B * (2 * ldh + source.padded);
   }
   std::atomic<int64_t> failure{kFine};  // 4 * step + status of the first
   std::atomic<bool> short_handed{false};
@@ -86,14 +86,14 @@ static int generate(tt_generation& call) {
     for (; step < call.tokens; step++) {
       for (long r = first; r < end; r++) {
         int64_t& out = call.ids[step * B + r];
-        int64_t id = step < call.given ? out : sampler.draw(call.logits + r * padded, call.position + step, r);
+        int64_t id = step < call.num_read ? out : sampler.draw(call.logits + r * padded, call.position + step, r);
         if (id < 0) {
           int64_t code = 4 * step - id, other = failure.load();
           while (code < other && !failure.compare_exchange_weak(other, code)) {
           }
           break;
         }
-        if (step >= call.given) {
+        if (step >= call.num_read) {
           out = call.finished[r] ? -1 : id;
           call.finished[r] |= std::find(call.stops, stops_end, id) != stops_end;
         }
@@ -106,7 +106,7 @@ static int generate(tt_generation& call) {
       step_layers<Weights>(call, layers.get(), ids.get(), step, share, [&] {
         if (!rows_apart) barrier.wait(round);
       });
-      if (step + 1 >= call.given) {
+      if (step + 1 >= call.num_read) {
         step_head<Weights>(call, layers[call.layers - 1], step, padded, share);
         if (!rows_apart) barrier.wait(round);
       }

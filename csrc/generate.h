@@ -5,8 +5,8 @@
 // (i, f, g, o); of an RNN and of the head 4 * width units. A row in panel order, [panel][vectors][width], is a bias, a row of
 // the table or the scales. Units are padded to whole panels with zeros, logits to multiples of 64 with -infinity.
 //
-// Weights are float32, bfloat16, or int8 with one float32 scale for each output: w = scale * q. The rounded ones lie several
-// in a word as generate_weights.hpp says. All else, and all arithmetic, is float32.
+// Weights are float32, bfloat16, or int8 with one float32 scale for each output: w = scale * q. The quantized ones are stored
+// several in a word as generate_weights.hpp says. All else, and all arithmetic, is float32.
 #pragma once
 #include "call.h"
 
@@ -32,7 +32,7 @@ typedef struct {
   int64_t layers, batch, symbols;  // symbols: V
   int64_t weights;                 // how all weights are stored
   int64_t tokens;                  // steps to run
-  int64_t given;                   // of these, the first that are read from `ids` and not drawn
+  int64_t num_read;                // of these, the first that are read from `ids` and not sampled
   int64_t threads;
   uint64_t seed;
   int64_t position;                // number of the first step: what is drawn depends on seed, position and row alone
@@ -45,7 +45,7 @@ typedef struct {
   const void *head_weight;
   const float *head_bias, *head_scale;
   const int64_t *banned, *stops;   // never drawn; a row that draws one of `stops` is finished
-  int64_t *ids;                    // [tokens][B] in: the given ones; out: the drawn ones, -1 after a row's stop
+  int64_t *ids;                    // [tokens][B] in: those that are read; out: those sampled, -1 after a row's stop
   uint8_t *finished;               // [B] in and out: rows that have drawn one of `stops`
   float *logits;                   // [B][V padded to 64] in: what the first is drawn from; out: what follows the last
   int64_t done;                    // out: steps that were run

@@ -11,13 +11,14 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "throughtime"
 ROWS = (
     ("errors",),
-    ("files", "progress"),
+    ("files", "progress", "options"),
     ("cells", "data"),
     ("bptt", "metrics"),
     ("kernels",),
     ("layers",),
     ("flow", "models", "runs"),
-    ("tasks", "training"),
+    ("tasks",),
+    ("training",),
     ("runtime", "bench"),
     ("studies",),
     ("serve",),
@@ -93,7 +94,7 @@ def test_a_part_imports_only_from_the_rows_above_it(part: str) -> None:
     ("part", "text"),
     [
         ("cells", "from throughtime.kernels import dispatch"),
-        ("cells", "import throughtime.kernels.call"),
+        ("cells", "import throughtime.kernels.dispatch"),
         ("cells", "from throughtime import layers"),
         ("cells", "from ..bptt import full"),
         ("cells", "from .. import data"),

@@ -26,9 +26,9 @@ def samples(name: str, dtype: torch.dtype = torch.float64, requires_grad: bool =
 
 def pair(name: str, sample: Any) -> tuple[Any, Any]:
     """Our cell and torch.nn's with the same weights, both in float64."""
-    given = sample.constructor_input
-    ours = getattr(tt, name)(*given.args, **given.kwargs).double()
-    theirs = getattr(torch.nn, name)(*given.args, **given.kwargs).double()
+    arguments = sample.constructor_input
+    ours = getattr(tt, name)(*arguments.args, **arguments.kwargs).double()
+    theirs = getattr(torch.nn, name)(*arguments.args, **arguments.kwargs).double()
     theirs.load_state_dict(ours.state_dict())
     return ours, theirs
 
@@ -47,11 +47,11 @@ def batched(name: str) -> tuple[Any, ...]:
 def test_forward_is_torch_nn_s_and_that_of_the_sample_s_own_reference(name: str) -> None:
     for sample in samples(name):
         ours, theirs = pair(name, sample)
-        given = sample.forward_input
-        expected = theirs(*given.args, **given.kwargs)
-        found = ours(*given.args, **given.kwargs)
+        arguments = sample.forward_input
+        expected = theirs(*arguments.args, **arguments.kwargs)
+        found = ours(*arguments.args, **arguments.kwargs)
         torch.testing.assert_close(found, expected)
-        torch.testing.assert_close(found, sample.reference_fn(ours, *given.args, **given.kwargs))
+        torch.testing.assert_close(found, sample.reference_fn(ours, *arguments.args, **arguments.kwargs))
         both = batched(name)
         torch.testing.assert_close(ours(*both), theirs(*both))
         torch.testing.assert_close(ours(both[0]), theirs(both[0]))
@@ -82,11 +82,11 @@ def test_errors_are_torch_nn_s_word_for_word(name: str) -> None:
     )
     assert len(errors) >= 4
     for error in errors:
-        made, given = error.module_error_input.constructor_input, error.module_error_input.forward_input
+        made, arguments = error.module_error_input.constructor_input, error.module_error_input.forward_input
         assert error.error_on == ModuleErrorEnum.FORWARD_ERROR
         cell = getattr(tt, name)(*made.args, **made.kwargs)
         with pytest.raises(error.error_type, match=error.error_regex):
-            cell(*given.args, **given.kwargs)
+            cell(*arguments.args, **arguments.kwargs)
     with pytest.raises(ValueError, match="Expected input to be 1D or 2D, got 3D instead"):
         getattr(tt, name)(5, 10)(torch.randn(2, 3, 5))
 

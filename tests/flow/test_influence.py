@@ -12,14 +12,15 @@ import throughtime as tt
 from throughtime.errors import InputError
 from throughtime.flow import influence
 from throughtime.models import ModelConfig
-from throughtime.models.build import build
+from throughtime.models.build import many_to_many, symbol_embedding
 
 STEPS, SYMBOLS = 7, 11
 
 
 def model_of(cell: str, **options: Any) -> Any:
     torch.manual_seed(0)
-    made = build(ModelConfig(cell=cell, hidden=13, **{"embedding": 5, **options}), SYMBOLS)
+    config = ModelConfig(cell=cell, hidden=13, **{"embedding": 5, **options})
+    made = many_to_many(config, symbol_embedding(config, SYMBOLS), SYMBOLS)
     with torch.no_grad():
         for p in made.parameters():
             p.mul_(2.0)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import math
+import subprocess
+import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -96,10 +99,12 @@ def test_a_scalar_tanh_network_is_the_product_of_its_slopes() -> None:
     assert found.gates["h"].slope_mean == pytest.approx(float((1 - h**2).mean()))
 
 
-def test_an_orthogonal_matrix_keeps_the_gradient_for_ever() -> None:
+def test_an_orthogonal_matrix_keeps_the_gradient() -> None:
     for dtype in (torch.float32, torch.float64):
         layer = tt.RNN(5, 13, nonlinearity="identity", init="orthogonal", dtype=dtype)
-        found = measure(layer, torch.randn(300, 2, 5, dtype=dtype), lags=200, products=False).layers["l0"]
+        found = measure(layer, torch.randn(300, 2, 5, dtype=dtype), lags=200, ends=2, products=False).layers[
+            "l0"
+        ]
         assert found.lag_h.half_life.steps == math.inf
         assert found.lag_h.reach is None
         torch.testing.assert_close(found.lag_h.mean, torch.ones(201).double(), rtol=1e-4, atol=0)
@@ -121,7 +126,7 @@ def test_a_nilpotent_matrix_in_another_basis_leaves_only_rounding() -> None:
     assert found.lag_h.gone == 5
 
 
-def test_the_matrix_that_is_not_normal_grows_to_nineteen_and_dies() -> None:
+def test_a_non_normal_matrix_grows_to_nineteen_and_decays() -> None:
     c = torch.tensor([1.0, 0.0], dtype=torch.float64)
     w = [[0.9, 5.0], [0.0, 0.9]]
     found = measure(linear(w), (torch.randn(131, 1, 2), None), loss=along(c), lags=130, ends=[130]).layers[
@@ -221,16 +226,16 @@ def test_two_layers_in_both_directions_as_brute_force(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
-def test_segments_computed_again_give_the_same_numbers(kind: str) -> None:
+def test_recomputed_segments_give_the_same_numbers(kind: str) -> None:
     net = getattr(tt, kind)(3, 7, 2, bidirectional=True, dtype=torch.float64)
     x = torch.randn(40, 2, 3).double()
-    whole = measure(net, x, products=False)
-    pieces = measure(net, x, products=False, segment=7)
+    whole = measure(net, x, ends=2, products=False)
+    chunks = measure(net, x, ends=2, products=False, segment=7)
     for name, layer in whole.layers.items():
-        torch.testing.assert_close(pieces.layers[name].lag_h.mean, layer.lag_h.mean, rtol=1e-10, atol=0)
-        torch.testing.assert_close(pieces.layers[name].gradient_h, layer.gradient_h, rtol=1e-10, atol=0)
+        torch.testing.assert_close(chunks.layers[name].lag_h.mean, layer.lag_h.mean, rtol=1e-10, atol=0)
+        torch.testing.assert_close(chunks.layers[name].gradient_h, layer.gradient_h, rtol=1e-10, atol=0)
     for name, norms in whole.parameters.items():
-        assert pieces.parameters[name] == pytest.approx(norms, rel=1e-10)
+        assert chunks.parameters[name] == pytest.approx(norms, rel=1e-10)
 
 
 def test_the_caller_stays_untouched() -> None:
@@ -254,7 +259,7 @@ def test_the_caller_stays_untouched() -> None:
     assert torch.equal(first.layers["l0"].lag_h.mean, frozen.layers["l0"].lag_h.mean)
 
 
-def test_gates_and_the_memory_path() -> None:
+def test_gates_and_the_cell_state_path() -> None:
     net = tt.LSTM(3, 5, dtype=torch.float64)
     net.bias_ih_l0.data[5:10] += 2
     x = torch.randn(11, 3, 3).double()
@@ -279,8 +284,8 @@ def test_gates_and_the_memory_path() -> None:
     torch.testing.assert_close(found.cell_path, torch.stack(product))
 
 
-def test_where_the_gate_is_the_only_way_it_is_all_that_is_left() -> None:
-    """A minGRU is linear in its state: the straight way and all ways together are the same."""
+def test_where_the_gate_is_the_only_path_it_is_all_that_is_left() -> None:
+    """A minGRU is linear in its state: the path past the weights and all paths together are the same."""
     found = measure(tt.Recurrent(tt.MinGRUCell(3, 7)), torch.randn(12, 2, 3), products=False).layers["l0"]
     assert found.cell_path_gradient is not None and found.cell == "MinGRUCell"
     torch.testing.assert_close(
@@ -298,7 +303,7 @@ def test_any_cell_can_be_measured_stacked_in_both_directions(cell: Any) -> None:
 
 
 def test_options_of_the_layers_are_in_the_measurement() -> None:
-    """Zoneout's expectation is a way of its own: with rate r and a linear network, the factor is r + (1 - r) a."""
+    """Zoneout's expectation is a path of its own: with rate r and a linear network, the factor is r + (1 - r) a."""
     layer = linear([[0.5]], zoneout=0.4)
     curve = measure(layer, torch.randn(12, 2, 1), lags=6, products=False).layers["l0"].lag_h
     # The output is the state after zoneout, so the loss sees it whole.
@@ -361,7 +366,13 @@ def test_text_and_back() -> None:
     assert torch.equal(again.layers["l0"].lag_h.mean, found.layers["l0"].lag_h.mean)
     gone = measure(linear([[0.0, 2.0], [0.0, 0.0]]), torch.randn(12, 2, 2))
     assert math.isnan(Flow.from_json(gone.to_json()).layers["l0"].lag_h.half_life.steps)
-    for text in ("nothing", "{}", '{"format": 1, "flow": {}}', '{"format": 2}'):
+    for text in (
+        "nothing",
+        "{}",
+        '{"format": 2, "flow": {}}',
+        '{"format": 1}',
+        '{"format": 2, "flow": null}',
+    ):
         with pytest.raises(InputError, match=r"measurement"):
             Flow.from_json(text)
 
@@ -383,21 +394,14 @@ class Twice(nn.Module):
         return self.rnn(self.rnn(x)[0])[0]
 
 
-class Ragged(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.rnn = tt.RNN(3, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.rnn(x, lengths=torch.tensor([5, 12]))[0]
-
-
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
         (nn.Linear(3, 3), {}, "no recurrent layer to measure"),
         (Twice(), {}, "'rnn' ran more than once"),
-        (Ragged(), {}, "'rnn' was given sequences of unequal length"),
+        (nn.Sequential(tt.RNN(3, 3)), {"lengths": [12, 5]}, "whose forward takes an argument lengths"),
+        (tt.RNN(3, 3), {"lengths": [13, 5]}, "lengths must lie between 0 and T = 12"),
+        (tt.RNN(3, 3), {"lengths": [4, 5], "lags": 5}, "lags = 5 needs 6 steps .* got 5"),
         (tt.RNN(3, 3), {"lags": 12}, r"lags = 12 needs 13 steps .* got 12"),
         (tt.RNN(3, 3), {"ends": [12]}, r"ends must be steps from 0 to 11, got \[12\]"),
         (tt.RNN(3, 3), {"ends": 0}, "ends must be at least 1"),
@@ -432,8 +436,8 @@ def test_targets_without_a_default_loss_are_refused() -> None:
     with pytest.raises(InputError, match="give loss="):
         measure(tt.RNN(3, 3), (x, torch.randn(12, 2)))
     packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([12, 5]))
-    with pytest.raises(InputError, match="PackedSequence"):
-        measure(tt.RNN(3, 3), packed)
+    with pytest.raises(InputError, match="a PackedSequence has lengths of its own"):
+        measure(tt.RNN(3, 3), packed, lengths=[12, 5])
 
 
 def test_a_mean_over_examples_counts_each_example_whole() -> None:
@@ -447,7 +451,7 @@ def test_a_mean_over_examples_counts_each_example_whole() -> None:
     torch.testing.assert_close(each.mean(), mean.mean())
 
 
-def test_a_measurement_kept_before_the_first_example_was_is_still_read() -> None:
+def test_a_field_with_a_default_may_be_missing() -> None:
     found = measure(tt.GRU(3, 5), torch.randn(12, 2, 3), products=False)
     kept = json.loads(found.to_json())
     for gate in kept["flow"]["layers"]["l0"]["gates"].values():
@@ -455,3 +459,38 @@ def test_a_measurement_kept_before_the_first_example_was_is_still_read() -> None
     again = Flow.from_json(json.dumps(kept)).layers["l0"].gates["z"]
     assert again.first is None
     torch.testing.assert_close(again.over_time, found.layers["l0"].gates["z"].over_time, rtol=1e-5, atol=0)
+
+
+def test_json_is_strict_and_restores_what_is_not_finite() -> None:
+    found = measure(linear([[0.0, 2.0], [0.0, 0.0]]), torch.randn(12, 2, 2))
+    assert found.layers["l0"].products is not None and bool(
+        found.layers["l0"].products.lyapunov.isinf().any()
+    )
+    odd = replace(found, loss=math.nan, parameters={"a": (math.inf, -math.inf), "b": (math.nan, 1.0)})
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    text = odd.to_json()
+    plain = json.loads(text, parse_constant=refuse)["flow"]
+    assert plain["loss"] is None
+    assert plain["parameters"] == {"a": ["inf", "-inf"], "b": [None, 1.0]}
+    assert plain["layers"]["l0"]["lag_h"]["half_life"]["steps"] is None
+    assert "-inf" in plain["layers"]["l0"]["products"]["lyapunov"]["values"]
+    again = Flow.from_json(text)
+    assert again.to_json() == text
+    assert math.isnan(again.loss) and again.parameters["a"] == (math.inf, -math.inf)
+    assert math.isnan(again.layers["l0"].lag_h.half_life.steps)
+
+
+@pytest.mark.parametrize("first", ["flow.measurement.measure", "flow.explanation.explain"])
+def test_the_public_names_are_functions_in_every_import_order(first: str) -> None:
+    code = (
+        f"import importlib; importlib.import_module('throughtime.{first}')\n"
+        "import throughtime as tt\n"
+        "from throughtime.flow import explain, influence, measure, snapshot\n"
+        "import throughtime.flow.explanation.explain, throughtime.flow.measurement.influence\n"
+        "for each in (explain, influence, measure, snapshot):\n"
+        "    assert type(each).__name__ == 'function' and getattr(tt.flow, each.__name__) is each\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

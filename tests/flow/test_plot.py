@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from throughtime.errors import InputError, RunError
-from throughtime.flow import drawing, panels
-from throughtime.flow.influence import Influence
-from throughtime.flow.plot import plot
+from throughtime.flow import Influence, drawing
+from throughtime.flow.drawing import figures
+from throughtime.flow.drawing.figures import plot
 from throughtime.flow.result import (
     Flow,
     GateStatistics,
@@ -55,8 +55,8 @@ def layer(name: str, **changes: Any) -> LayerFlow:
         products=products,
         weights={"W_hi": Spectrum(0.7, torch.tensor([1.3, 0.2]))},
         gates={"i": gate, "f": gate},
-        memory_path=None,
-        denormal_share=0.0,
+        cell_path=None,
+        denormal_fraction=0.0,
     )
     return replace(made, **changes)
 
@@ -84,11 +84,12 @@ def lines(drawn: Any, title: str) -> dict[str, Any]:
 
 
 def test_everything_measured_has_its_picture(tmp_path: Path) -> None:
-    drawn = plot(flow(layer("net.l0"), layer("net.l0_reverse")), tmp_path / "all.png")
+    small = {"i": layer("net.l0").gates["i"]}
+    drawn = plot(flow(layer("net.l0"), layer("net.l0_reverse", gates=small)), tmp_path / "all.png")
     assert (tmp_path / "all.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert [path.name for path in tmp_path.iterdir()] == ["all.png"]
     shown = titles(drawn)
-    assert shown[:2] == ["Gradient of the whole loss", "Gradient of one step's loss"]
+    assert shown[:2] == ["Gradient of the whole loss, by step", "Gradient of one step's loss, by lag"]
     for name in ("net.l0", "net.l0_reverse"):
         assert f"{name}: product of k Jacobians" in shown
         assert f"{name}: Lyapunov spectrum" in shown
@@ -99,16 +100,16 @@ def test_everything_measured_has_its_picture(tmp_path: Path) -> None:
 def test_lines_are_the_numbers_and_differ_without_colour() -> None:
     found = flow(layer("net.l0"), layer("net.l1"))
     drawn = lines(plot(found), "Gradient of one step")
-    named = {label: line for label, line in drawn.items() if label.startswith("net")}
-    assert [label for label in named if "h:" in label] == [
-        "net.l0  h: halves every 2.31 steps",
-        "net.l1  h: halves every 2.31 steps",
+    by_label = {label: line for label, line in drawn.items() if label.startswith("net")}
+    assert [label for label in by_label if "h:" in label] == [
+        "net.l0  h: half-life 2.31 steps",
+        "net.l1  h: half-life 2.31 steps",
     ]
-    assert "net.l0  c: doubles every 6.93 steps" in named
-    line = named["net.l0  h: halves every 2.31 steps"]
+    assert "net.l0  c: doubling time 6.93 steps" in by_label
+    line = by_label["net.l0  h: half-life 2.31 steps"]
     assert line.get_ydata().tolist() == found.layers["net.l0"].lag_h.mean.tolist()
-    looks = {(line.get_linestyle(), line.get_marker()) for line in named.values()}
-    assert len(looks) == len(named) == 4
+    styles = {(line.get_linestyle(), line.get_marker()) for line in by_label.values()}
+    assert len(styles) == len(by_label) == 4
 
 
 def test_the_fitted_line_lies_on_an_exact_exponential() -> None:
@@ -139,16 +140,16 @@ def test_numbers_that_have_no_place_on_the_axis_are_left_out(value: float, tmp_p
         lyapunov=filled(one.products.lyapunov),
         lyapunov_error=torch.full((3,), math.nan),
     )
-    made = replace(one, gradient_h=filled(one.gradient_h), lag_h=odd, lag_c=None, products=products)
+    made = replace(one, gradient_h=filled(one.gradient_h), lag_h=odd, lag_c=None, products=products, gates={})
     drawn = plot(flow(made), tmp_path / "odd.svg")
-    assert "halves" not in str(list(lines(drawn, "Gradient of one step")))
+    assert "no half-life can be fitted" in str(list(lines(drawn, "Gradient of one step")))
 
 
 def test_what_was_not_measured_is_left_out() -> None:
     bare = layer("net.l0", products=None, gates={}, gradient_c=None, lag_c=None)
     assert titles(plot(replace(flow(bare), parameters={}, symbols=()))) == [
-        "Gradient of the whole loss",
-        "Gradient of one step's loss",
+        "Gradient of the whole loss, by step",
+        "Gradient of one step's loss, by lag",
     ]
 
 
@@ -163,9 +164,10 @@ def test_symbols_stand_under_the_steps_as_they_are() -> None:
 
 def test_a_picture_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"must end in .png, .svg or .pdf"):
-        plot(flow(), tmp_path / "flow.jpeg2")
+        heat().plot(str(tmp_path / "flow.jpeg2"))
+    bare = replace(flow(layer("net.l0", products=None, gates={}, lag_c=None)), parameters={})
     with pytest.raises(RunError, match="cannot write"):
-        plot(flow(), tmp_path / "no" / "flow.png")
+        plot(bare, tmp_path / "no" / "flow.png")
     with pytest.raises(InputError, match="there is no folder"):
         drawing.check(tmp_path / "no" / "flow.png")
 
@@ -217,7 +219,7 @@ def test_gates_are_the_first_examples_own_and_all_of_one_width() -> None:
     made = layer("net.l0", gates={"i": gate, "g": signed})
     drawn = drawing.figure(9, 5)
     with drawing.style():
-        panels.gates(drawn, flow(made), made)
+        figures.gates(drawn, flow(made), made)
         drawn.draw_without_rendering()
     maps = [axes for axes in drawn.get_axes() if axes.get_images()]
     assert all("(first example, steps 1 to 60 of 99)" in axes.get_xlabel() for axes in maps)
@@ -246,3 +248,74 @@ def test_influence_as_a_picture_and_a_page(tmp_path: Path) -> None:
     page = (tmp_path / "i.html").read_text()
     assert "<svg" in page and "<script" not in page and "mathdefault" not in page
     Influence(torch.zeros(2, 2), "input", 1, None).plot(str(tmp_path / "zero.svg"))
+
+
+def test_characters_without_a_font_and_control_characters_have_escapes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(drawing, "CJK_FONTS", ())
+    drawing._cjk_font.cache_clear()
+    drawing._known_characters.cache_clear()
+    assert drawing.drawable("é") == "é"
+    assert drawing.drawable("中") == "U+4E2D"
+    assert drawing.drawable("\x1b") == drawing.visible("\x1b") == "\\x1b"
+    assert drawing.visible(" \n\t\r中\u200b") == "␣↵⇥␍中U+200B"
+    # Warnings are errors: matplotlib has none about missing glyphs.
+    one = layer("net.l0", products=None, gradient_c=None, lag_c=None)
+    one = replace(one, gates={"i": one.gates["i"]})
+    found = replace(flow(one), symbols=("中", "\x07", "😀", *"文abc"), parameters={})
+    drawn = plot(found, tmp_path / "cjk.png")
+    axes = next(each for each in drawn.get_axes() if ": i," in each.get_title(loc="left"))
+    assert [t.get_text() for t in axes.get_xticklabels()][:4] == [
+        "U+4E2D",
+        "\\x07",
+        drawing.drawable("😀"),
+        "U+6587",
+    ]
+    both = Influence(torch.ones(2, 2).double(), "embedding", 1, None, ("中", "\x1b"))
+    both.plot(str(tmp_path / "cjk.svg"))
+    both.html(str(tmp_path / "cjk.html"))
+    assert "<pre>中\\x1b</pre>" in (tmp_path / "cjk.html").read_text(encoding="utf-8")
+
+
+def test_a_font_that_has_the_characters_is_used_where_it_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A font that comes with matplotlib stands for one with Chinese characters."""
+    odd = "\ue0d5"  # in STIXNonUnicode alone
+    monkeypatch.setattr(drawing, "CJK_FONTS", ("No Such Font", "STIXNonUnicode"))
+    drawing._cjk_font.cache_clear()
+    drawing._known_characters.cache_clear()
+    assert drawing.symbol_fonts() == ["DejaVu Sans Mono", "STIXNonUnicode"]
+    known = drawing._known_characters()
+    with drawing.style() as _:
+        import matplotlib
+
+        assert matplotlib.rcParams["font.family"] == ["DejaVu Sans", "STIXNonUnicode"]
+    monkeypatch.setattr(drawing, "CJK_FONTS", ())
+    drawing._cjk_font.cache_clear()
+    drawing._known_characters.cache_clear()
+    assert ord(odd) in known - drawing._known_characters()
+    drawing._cjk_font.cache_clear()
+    drawing._known_characters.cache_clear()
+
+
+def test_columns_of_wide_characters_stay_aligned_in_a_terminal() -> None:
+    matrix = torch.ones(3, 3).tril().double()
+    wide = Influence(matrix, "embedding", 1, None, ("中", "a", "\n")).text(encoding="utf-8").splitlines()
+    assert wide[:4] == ["    中a ↵", "中  ██", " a  ████", " ↵  ██████"]
+    # Combining characters take no column of their own.
+    marked = (
+        Influence(matrix, "embedding", 1, None, ("e\u0301", "a", "b")).text(encoding="utf-8").splitlines()
+    )
+    assert marked[:2] == ["   e\u0301ab", "e\u0301  █"]
+    escaped = Influence(matrix, "embedding", 1, None, ("\x1b", "a", "b")).text(encoding="utf-8").splitlines()
+    assert escaped[:3] == [
+        "\\x1b  █",
+        "   a  ██",
+        "   b  ███",
+    ]  # no symbols above columns that they do not fit
+    long = Influence(torch.ones(90, 90).tril(), "input", 1, None, ("中",) * 90)
+    lines_of_it = long.text(width=40, encoding="utf-8").splitlines()
+    assert lines_of_it[0] == "the last 17 of 90 steps"
+    assert max(map(drawing.columns, lines_of_it[:-1])) <= 40

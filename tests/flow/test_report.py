@@ -1,4 +1,4 @@
-"""The page stands alone, says the verdict first, and is written whole or not at all."""
+"""The page stands alone, begins with what was measured and the explanation, and is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from throughtime import __version__
 from throughtime.errors import RunError
-from throughtime.flow import drawing
-from throughtime.flow.report import _interval, _options, report, write_report
+from throughtime.flow import Influence, drawing
+from throughtime.flow.drawing.report import _interval, _options, report, write_report
 from throughtime.flow.result import HalfLife
 
 _spec = importlib.util.spec_from_file_location("flow_pictures", Path(__file__).with_name("test_plot.py"))
@@ -24,7 +26,9 @@ _spec.loader.exec_module(made)
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return report(made.flow(made.layer("net.l0"), made.layer("net.l1")))
+    return report(
+        made.flow(made.layer("net.l0"), made.layer("net.l1")), {"run": "runs/a <b>", "data": "book.txt"}
+    )
 
 
 class _Tags(HTMLParser):
@@ -59,10 +63,15 @@ def test_it_is_well_formed_and_what_is_text_stays_text(page: str) -> None:
     assert "<bias>" not in page
 
 
-def test_the_verdict_comes_first_and_every_picture_has_its_sentence(page: str) -> None:
-    assert page.index("class=verdict") < page.index("<table") < page.index("<svg")
+def test_the_explanation_comes_before_the_tables_and_every_figure_has_its_caption(page: str) -> None:
+    assert (
+        page.index("class=about")
+        < page.index("class=explanation")
+        < page.index("<table>")
+        < page.index("<svg")
+    )
     assert page.count("<figure>") == page.count("<figcaption>") == 2 + 2 * (1 + 1 + 1) + 1
-    assert "halves every 2.31 steps" in page
+    assert "half-life 2.31 steps" in page
     for number in ("1.3", "0.7", "25.0%"):
         assert f"<td>{number}</td>" in page
 
@@ -82,11 +91,11 @@ def test_names_within_the_pictures_do_not_meet(page: str) -> None:
 @pytest.mark.parametrize(
     ("bounds", "words"),
     [
-        ((15.4, 5.19, -15.9), "halves in 5.19 to no end: it may grow"),
-        ((-20.0, 40.0, -5.0), "doubles in 5 to no end: it may fall"),
+        ((15.4, 5.19, -15.9), "half-life over 5.19 or doubling time over 15.9"),
+        ((-20.0, 40.0, -5.0), "half-life over 40 or doubling time over 5"),
         ((2.69, 2.38, 3.09), "2.38 to 3.09"),
         ((-3.0, -4.0, -2.5), "2.5 to 4"),
-        ((9.0, 5.0, math.inf), "halves in 5 to no end"),
+        ((9.0, 5.0, math.inf), "half-life over 5"),
         ((math.inf, math.inf, math.inf), ""),
         ((math.nan, math.nan, math.nan), ""),
     ],
@@ -108,6 +117,7 @@ def test_options_are_not_torn_and_pictures_scroll_where_it_is_narrow(page: str) 
 def test_it_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "flow.html"
     path.write_text("before")
+    small = made.flow(made.layer("net.l0", products=None, gates={}, lag_c=None))
 
     def broken(*_: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -115,8 +125,19 @@ def test_it_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", broken)
         with pytest.raises(RunError, match=r"cannot write .*No space left"):
-            write_report(made.flow(), path)
+            write_report(small, path)
     assert path.read_text() == "before"
     assert [each.name for each in tmp_path.iterdir()] == ["flow.html"]
-    write_report(made.flow(), path)
+    write_report(small, path)
     assert path.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_the_page_names_what_was_measured_when_and_by_which_version(page: str, tmp_path: Path) -> None:
+    about = page[page.index("<table class=about>") : page.index("</table>")]
+    rows = dict(re.findall(r"<tr><th>(.*?)</th><td>(.*?)</td></tr>", about))
+    assert list(rows) == ["run", "data", "date", "throughtime"]
+    assert (rows["run"], rows["data"], rows["throughtime"]) == ("runs/a &lt;b&gt;", "book.txt", __version__)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", rows["date"])
+    path = tmp_path / "i.html"
+    Influence(torch.ones(2, 2).double(), "input", 1, None).html(str(path), {"run": "runs/a"})
+    assert "<th>run</th><td>runs/a</td>" in path.read_text() and __version__ in path.read_text()

@@ -1,4 +1,4 @@
-"""The native library as seen from the layers: whatever it is given, it answers or refuses, keeps nothing, and repeats itself."""
+"""The native library called through the layers: any call is answered or refused, keeps no memory, and is repeatable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sequence that is run in pieces gives what it gives in one."""
+"""A sequence that is run in chunks gives what it gives at once."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def numbers(layer, lengths, training):
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 @pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_pieces_equal_the_whole(name, ragged, training, monkeypatch):
+def test_chunks_equal_the_whole(name, ragged, training, monkeypatch):
     torch.manual_seed(0)
     layer = LAYERS[name]()
     lengths = torch.tensor([11, 3, 0, 7]) if ragged else None
@@ -51,12 +51,12 @@ def test_pieces_equal_the_whole(name, ragged, training, monkeypatch):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_pieces_cover_every_row_once(reverse):
+def test_chunks_cover_every_row_once(reverse):
     ragged = rows_of(torch.zeros(9, 5, 1), torch.tensor([9, 1, 4, 4, 0]))
     for rows in (full_rows(9, 5), ragged):
-        pieces = rows.chunks(8, reverse)
-        assert [p.begin for p in pieces] == [0, *(p.end for p in pieces[:-1])]
-        assert pieces[-1].end == 9
-        covered = sorted(row for p in pieces for row in range(p.first, p.last))
+        chunks = rows.chunks(8, reverse)
+        assert [p.begin for p in chunks] == [0, *(p.end for p in chunks[:-1])]
+        assert chunks[-1].end == 9
+        covered = sorted(row for p in chunks for row in range(p.first, p.last))
         assert covered == list(range(rows.total))
-        assert all(p.last - p.first <= 8 or p.end - p.begin == 1 for p in pieces)
+        assert all(p.last - p.first <= 8 or p.end - p.begin == 1 for p in chunks)

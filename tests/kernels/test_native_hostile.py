@@ -1,4 +1,4 @@
-"""What a caller may do that the kernel, which reads memory as it is told to, must survive."""
+"""Unusual calls that the kernel, which trusts its pointers, must survive."""
 
 from __future__ import annotations
 

@@ -50,8 +50,8 @@ def test_finite_differences(name):
     names, values = zip(*layer.named_parameters(), strict=True)
 
     def call(x, *others):
-        given = dict(zip(names, others[len(states) :], strict=True))
-        y, final = torch.func.functional_call(layer, given, (x, hx_of(others[: len(states)])))
+        parameters = dict(zip(names, others[len(states) :], strict=True))
+        y, final = torch.func.functional_call(layer, parameters, (x, hx_of(others[: len(states)])))
         return y, *(final if isinstance(final, tuple) else (final,))
 
     inputs = [value.detach().clone().requires_grad_() for value in (x, *states, *values)]
@@ -96,7 +96,7 @@ def test_the_scale_of_the_weights_does_not_matter(name):
 
 @pytest.mark.parametrize("lengths", [None, torch.tensor([11, 3, 0, 7])], ids=["full", "ragged"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_pieces_and_inference_give_the_same(name, lengths, monkeypatch):
+def test_chunks_and_inference_give_the_same(name, lengths, monkeypatch):
     torch.manual_seed(0)
     layer = layer_of(name, 13, 2, bidirectional=True, backend="native")
     x, states = torch.randn(11, 4, 3, dtype=torch.float64), states_of(layer, 4, 13)
@@ -138,7 +138,7 @@ def test_inference_on_two_threads(name, batch):
     torch.testing.assert_close(*found, rtol=1e-11, atol=1e-11)
 
 
-def test_the_memories_of_inference():
+def test_the_cell_states_of_inference():
     torch.manual_seed(0)
     shapes = KINDS["lstm"].shapes(3, 5, layer_norm=True)
     recurrence = KINDS["lstm"].bind({n: torch.randn(s, dtype=torch.float64) for n, s in shapes.items()})
@@ -150,9 +150,9 @@ def test_the_memories_of_inference():
 
     wanted, _ = unroll(recurrence, x, state, observe=observe)
     where = rows.rows_of(x, None)
-    y, _, memories = autograd.run(recurrence, where, where.pack(x), state, False, cell_states=True)
+    y, _, cell_states = autograd.run(recurrence, where, where.pack(x), state, False, cell_states=True)
     torch.testing.assert_close(where.unpack(y), wanted)
-    torch.testing.assert_close(where.unpack(memories), torch.stack(every))
+    torch.testing.assert_close(where.unpack(cell_states), torch.stack(every))
 
 
 @pytest.mark.parametrize("kind", KINDS)

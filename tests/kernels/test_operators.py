@@ -36,7 +36,7 @@ def leaf(*shape):
     return torch.randn(shape, dtype=torch.float64, requires_grad=True)
 
 
-def make(kind, *, noise=False, x=None):
+def make(kind, *, masks=False, x=None):
     """(recurrence, x, state, zoneout, the leaves)."""
     recurrence, options, shape_options = KINDS[kind]
     weights = {name: leaf(*shape) for name, shape in recurrence.shapes(D, H, **shape_options).items()}
@@ -45,7 +45,7 @@ def make(kind, *, noise=False, x=None):
     x = leaf(T, B, D) if x is None else x
     leaves = [x, *state, *weights.values()]
     zoneout = None
-    if noise:
+    if masks:
         weights["h_mask"] = (torch.rand_like(h0) > 0.3).double() / 0.7
         zoneout = Zoneout((0.3, 0.2)[: len(state)], tuple(torch.rand(T, *s.shape) < 0.3 for s in state))
     return recurrence.bind(weights, **options), x, state, zoneout, leaves
@@ -55,17 +55,17 @@ def weigh(y, final):
     return y.sin().sum() + sum((value * value).sum() for value in final)
 
 
-@pytest.mark.parametrize("noise", [False, True], ids=["plain", "noise"])
+@pytest.mark.parametrize("masks", [False, True], ids=["plain", "masks"])
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_they_are_the_reference_to_the_second_derivative(kind, lengths, noise):
-    recurrence, x, state, zoneout, leaves = make(kind, noise=noise)
+def test_they_are_the_reference_to_the_second_derivative(kind, lengths, masks):
+    recurrence, x, state, zoneout, leaves = make(kind, masks=masks)
     results = []
     for run in (unroll, operators.run):
-        y, final = run(recurrence, x, state, lengths=lengths, reverse=noise, zoneout=zoneout)
+        y, final = run(recurrence, x, state, lengths=lengths, reverse=masks, zoneout=zoneout)
         first = torch.autograd.grad(weigh(y, final), leaves, create_graph=True)
         plain = torch.autograd.grad(
-            weigh(*run(recurrence, x, state, lengths=lengths, reverse=noise, zoneout=zoneout)), leaves
+            weigh(*run(recurrence, x, state, lengths=lengths, reverse=masks, zoneout=zoneout)), leaves
         )
         second = torch.autograd.grad(sum((g * g).sum() for g in first), leaves)
         results.append([y, *final, *first, *plain, *second])
@@ -74,9 +74,9 @@ def test_they_are_the_reference_to_the_second_derivative(kind, lengths, noise):
 
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_compiled_with_noise_in_one_graph(kind, lengths):
+def test_compiled_with_random_masks_in_one_graph(kind, lengths):
     torch.compiler.reset()
-    recurrence, x, state, zoneout, leaves = make(kind, noise=True)
+    recurrence, x, state, zoneout, leaves = make(kind, masks=True)
 
     def loss(run, x):
         return weigh(*run(recurrence, x, state, lengths=lengths, reverse=True, zoneout=zoneout))
@@ -99,20 +99,20 @@ def arguments(kind, lengths=None, dtype=torch.float64):
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_torch_finds_them_well_behaved(kind, lengths):
-    given = tuple(arguments(kind, lengths))
-    torch.library.opcheck(torch.ops.throughtime.recurrence.default, given)
+    call = tuple(arguments(kind, lengths))
+    torch.library.opcheck(torch.ops.throughtime.recurrence.default, call)
     with torch.no_grad():  # what is kept for backward has the shapes that a graph was told
         torch.library.opcheck(
             torch.ops.throughtime.recurrence_kept.default,
-            given,
+            call,
             test_utils=("test_schema", "test_faketensor"),
         )
-        y, h, c, *kept = torch.ops.throughtime.recurrence_kept.default(*given)
-        needs = [value is not None for value in (*given[:3], *given[3])]
+        y, h, c, *kept = torch.ops.throughtime.recurrence_kept.default(*call)
+        needs = [value is not None for value in (*call[:3], *call[3])]
         needs[CallTensors._fields.index("h_mask")] = False
         gradients = [torch.randn_like(y), torch.randn_like(h), torch.randn_like(c) if c.numel() else None]
         torch.library.opcheck(
-            torch.ops.throughtime.recurrence_backward.default, (*given, kept, gradients, needs)
+            torch.ops.throughtime.recurrence_backward.default, (*call, kept, gradients, needs)
         )
 
 
@@ -120,11 +120,11 @@ def test_torch_finds_them_well_behaved(kind, lengths):
 def test_no_two_results_share_memory(kind, monkeypatch):
     monkeypatch.setitem(globals(), "H", 64)  # whole panels: nothing is copied for padding's sake
     with torch.no_grad():
-        given = tuple(arguments(kind))
-        y, h, _, *kept = found = torch.ops.throughtime.recurrence_kept.default(*given)
-        needs = [value is not None for value in (*given[:3], *given[3])]
+        call = tuple(arguments(kind))
+        y, h, _, *kept = found = torch.ops.throughtime.recurrence_kept.default(*call)
+        needs = [value is not None for value in (*call[:3], *call[3])]
         gradients = [torch.ones_like(y), torch.ones_like(h), None]
-        found += torch.ops.throughtime.recurrence_backward.default(*given, kept, gradients, needs)
+        found += torch.ops.throughtime.recurrence_backward.default(*call, kept, gradients, needs)
     places = [value.untyped_storage().data_ptr() for value in found if value.numel()]
     assert len(set(places)) == len(places)
     assert all(value.is_contiguous() for value in found)
@@ -166,8 +166,8 @@ def test_only_what_is_asked_for_is_computed_and_padding_is_never_read():
     ],
 )
 def test_wrong_arguments_are_an_error_in_one_line(place, value, message):
-    given = arguments("gru")
-    given[place] = value
+    call = arguments("gru")
+    call[place] = value
     with pytest.raises((RuntimeError, ValueError), match=re.escape(message)) as error, torch.no_grad():
-        torch.ops.throughtime.recurrence.default(*given)
+        torch.ops.throughtime.recurrence.default(*call)
     assert "\n" not in str(error.value)

@@ -142,8 +142,8 @@ def test_bfloat16_factors_are_torchs():
     assert not compute.uses_library(use, 6)
     dx = torch.empty_like(x)
     compute.input_gradient(use, rows, weight, dx, size)
-    rounded = real.bfloat16().double() @ weight.bfloat16().double()
-    assert error(dx, rounded) < 0.05  # torch's sums come back rounded too
+    expected = real.bfloat16().double() @ weight.bfloat16().double()
+    assert error(dx, expected) < 0.05  # torch's sums come back rounded too
     dweight = torch.empty_like(weight)
     compute.accumulate_weight_gradient(use, rows, x, dweight, size, True)
     assert error(dweight, real.bfloat16().double().t() @ x.bfloat16().double()) < 0.05

@@ -27,7 +27,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("LSTM", {"num_layers": 2, "dropout": 0.4}),
 ]
 RANDOM = {"zoneout", "recurrent_dropout", "dropout"}
-# Training and evaluation are one function where nothing is drawn.
+# Training and evaluation are one function where nothing is random.
 CASES_AND_MODES = [
     (*case, training)
     for case in CASES
@@ -60,15 +60,15 @@ def test_gradients_by_finite_differences(
     # One vector in and out: finite differences of all inputs, states and parameters at once.
     def run(vector: Tensor) -> Tensor:
         torch.manual_seed(3)  # the same masks at every call
-        pieces = vector.split([part.numel() for part in parts])
-        x, *rest = (piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True))
+        values = vector.split([part.numel() for part in parts])
+        x, *rest = (value.view(part.shape) for value, part in zip(values, parts, strict=True))
         hx, weights = rest[: len(states)], rest[len(states) :]
         if ragged:
             padding = torch.arange(T)[:, None] >= LENGTHS
             x = x.masked_fill(padding[..., None], float("nan"))
-        given = (x, tuple(hx) if name == "LSTM" else hx[0])
+        inputs = (x, tuple(hx) if name == "LSTM" else hx[0])
         called = torch.func.functional_call(
-            layer, dict(zip(names, weights, strict=True)), given, {"lengths": LENGTHS if ragged else None}
+            layer, dict(zip(names, weights, strict=True)), inputs, {"lengths": LENGTHS if ragged else None}
         )
         return torch.cat([value.flatten() for value in leaves(called)])
 
@@ -97,8 +97,8 @@ def test_gradients_of_the_other_cells(make: Any, reverse: bool) -> None:
             return tt.scan(self.cell, x, started, lengths=LENGTHS, reverse=reverse)
 
     def run(x: Tensor, *rest: Tensor) -> Any:
-        given = dict(zip((f"cell.{n}" for n in names), rest[len(state) :], strict=True))
-        return tuple(leaves(torch.func.functional_call(Scan(), given, (x, *rest[: len(state)]))))
+        parameters = dict(zip((f"cell.{n}" for n in names), rest[len(state) :], strict=True))
+        return tuple(leaves(torch.func.functional_call(Scan(), parameters, (x, *rest[: len(state)]))))
 
     inputs = (torch.randn(T, B, D, dtype=torch.float64).requires_grad_(), *state, *weights)
     assert torch.autograd.gradcheck(run, inputs)

@@ -57,8 +57,8 @@ def test_outputs_states_and_gradients(name: str, options: dict[str, Any], backen
     results = []
     for layer in both(name, backend, **options):
         inputs = [value.clone().requires_grad_() for value in (x, *leaves(hx))]
-        given = (inputs[1], inputs[2]) if name == "LSTM" else inputs[1]
-        values = leaves(layer(inputs[0], given))
+        state = (inputs[1], inputs[2]) if name == "LSTM" else inputs[1]
+        values = leaves(layer(inputs[0], state))
         sum((value * value.detach().cos()).sum() for value in values).backward()
         results.append([*values, *(i.grad for i in inputs), *(p.grad for p in layer.parameters())])
     torch.testing.assert_close(results[0], results[1])

@@ -49,10 +49,10 @@ def test_a_program_takes_lengths_and_a_state_and_can_be_trained() -> None:
         layer, example, {"lengths": torch.tensor([4, 7, 0])}, dynamic_shapes=shapes
     ).module()
     x, state, lengths = torch.randn(9, 4, D), (torch.randn(1, 4, H), torch.randn(1, 4, H)), [9, 2, 5, 0]
-    given = {"lengths": torch.tensor(lengths)}
+    keywords = {"lengths": torch.tensor(lengths)}
     results = []
     for run, owner in ((layer, layer), (program, program)):
-        y, (h, c) = run(x, state, **given)
+        y, (h, c) = run(x, state, **keywords)
         weights = dict(owner.named_parameters())
         gradients = torch.autograd.grad(
             y.sin().sum() + h.sum() + c.sum(), [weights[n] for n in sorted(weights)]

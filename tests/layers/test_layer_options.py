@@ -145,14 +145,14 @@ def test_recurrent_dropout_keeps_the_mean_of_what_enters_the_recurrence_and_is_o
         for layer in (dropping, plain):
             layer.weight_hh_l0.mul_(
                 0.02
-            )  # nearly linear in the mask, so that the mean over masks is exact up to noise
+            )  # nearly linear in the mask, so that the mean over masks is exact up to the error of the mean
         h0 = torch.randn(1, 1, H)
         expected = plain(x[:1], (h0, h0) if name == "LSTM" else h0)[0]
         many = h0.expand(1, 20_000, H).contiguous()
         y, _ = dropping(x[:1].expand(1, 20_000, D), (many, many) if name == "LSTM" else many)
-    noise = y.std(1) / 20_000**0.5
+    standard_error = y.std(1) / 20_000**0.5
     assert (y.std(1) > 0).all()
-    assert ((y.mean(1) - expected[:, 0]).abs() < 6 * noise + 1e-5).all()
+    assert ((y.mean(1) - expected[:, 0]).abs() < 6 * standard_error + 1e-5).all()
 
 
 @pytest.mark.parametrize("name", LAYERS)

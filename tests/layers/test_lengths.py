@@ -51,7 +51,7 @@ def leaves(value: Any) -> list[Tensor]:
 
 
 def make(name: str, options: dict[str, Any]) -> Any:
-    # Evaluation: masks that are drawn at random would be others for a row alone.
+    # Evaluation: random masks would be different for a row alone.
     layer = getattr(tt, name)(D, H, **options).double().eval()
     scale = 1.3 if options.get("nonlinearity") in ("relu", "identity") else 3.0
     with torch.no_grad():

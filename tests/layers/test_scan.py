@@ -296,7 +296,9 @@ def test_a_state_with_more_tensors_than_before_is_refused() -> None:
             return (*state, u)
 
     for run in runs(Growing(D, H), torch.randn(T, B, D), LENGTHS):
-        with pytest.raises(tt.InputError, match=r"what step of Growing returns must have 1 tensors, .* got 2"):
+        with pytest.raises(
+            tt.InputError, match=r"what step of Growing returns must have 1 tensors, .* got 2"
+        ):
             run()
 
 

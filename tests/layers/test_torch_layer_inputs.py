@@ -40,9 +40,9 @@ def samples_for(backend: str, name: str) -> list[Any]:
 
 def pair(name: str, sample: Any, backend: str | None) -> tuple[Any, Any]:
     """Our layer and torch.nn's with the same weights, both in float64."""
-    given = sample.constructor_input
-    ours = getattr(tt, name)(*given.args, **given.kwargs, backend=backend).double()
-    theirs = getattr(torch.nn, name)(*given.args, **given.kwargs).double()
+    arguments = sample.constructor_input
+    ours = getattr(tt, name)(*arguments.args, **arguments.kwargs, backend=backend).double()
+    theirs = getattr(torch.nn, name)(*arguments.args, **arguments.kwargs).double()
     theirs.load_state_dict(ours.state_dict())
     return ours, theirs
 
@@ -66,10 +66,10 @@ def test_torch_gives_samples_of_both_kinds() -> None:
 def test_forward_is_torch_nn_s_and_that_of_the_sample_s_own_reference(name: str, backend: str) -> None:
     for sample in samples_for(backend, name):
         ours, theirs = pair(name, sample, backend)
-        given = sample.forward_input
-        found = ours(*given.args, **given.kwargs)
-        torch.testing.assert_close(found, theirs(*given.args, **given.kwargs))
-        torch.testing.assert_close(found, sample.reference_fn(ours, *given.args, **given.kwargs))
+        arguments = sample.forward_input
+        found = ours(*arguments.args, **arguments.kwargs)
+        torch.testing.assert_close(found, theirs(*arguments.args, **arguments.kwargs))
+        torch.testing.assert_close(found, sample.reference_fn(ours, *arguments.args, **arguments.kwargs))
 
 
 @pytest.mark.parametrize("backend", ["reference", None])
@@ -100,12 +100,12 @@ def test_gradients_are_those_of_finite_differences_twice(name: str, backend: str
 
         # One vector in and one out: finite differences then need few calls, whatever the number of tensors.
         def run(vector: Any, ours: Any = ours, parts: Any = parts, count: int = count) -> Any:
-            pieces = vector.split([part.numel() for part in parts])
-            x, *rest = (piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True))
-            given = (x,) if count == 0 else (x, rest[0]) if count == 1 else (x, tuple(rest[:2]))
+            values = vector.split([part.numel() for part in parts])
+            x, *rest = (value.view(part.shape) for value, part in zip(values, parts, strict=True))
+            arguments = (x,) if count == 0 else (x, rest[0]) if count == 1 else (x, tuple(rest[:2]))
             weights = dict(zip([name for name, _ in ours.named_parameters()], rest[count:], strict=True))
             return torch.cat(
-                [value.flatten() for value in tensors(torch.func.functional_call(ours, weights, given))]
+                [value.flatten() for value in tensors(torch.func.functional_call(ours, weights, arguments))]
             )
 
         vector = torch.cat([part.detach().flatten() for part in parts]).requires_grad_()
@@ -123,14 +123,14 @@ def test_errors_are_torch_nn_s_word_for_word(name: str, backend: str) -> None:
     )
     assert len(errors) >= 10
     for error in errors:
-        made, given = error.module_error_input.constructor_input, error.module_error_input.forward_input
+        made, arguments = error.module_error_input.constructor_input, error.module_error_input.forward_input
         if error.error_on == ModuleErrorEnum.CONSTRUCTION_ERROR:
             with pytest.raises(error.error_type, match=error.error_regex):
                 getattr(tt, name)(*made.args, **made.kwargs)
         else:
             layer = getattr(tt, name)(*made.args, **made.kwargs, backend=backend)
             with pytest.raises(error.error_type, match=error.error_regex):
-                layer(*given.args, **given.kwargs)
+                layer(*arguments.args, **arguments.kwargs)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -154,11 +154,11 @@ def test_inputs_need_not_be_contiguous(name: str, backend: str) -> None:
 def test_copies_and_saved_weights_give_the_same_layer(name: str, backend: str) -> None:
     for sample in samples_for(backend, name):
         ours, theirs = pair(name, sample, backend)
-        given = sample.forward_input.args
-        expected = theirs(*given)
+        arguments = sample.forward_input.args
+        expected = theirs(*arguments)
         assert list(ours.state_dict()) == list(theirs.state_dict())
         fresh = type(ours)(*sample.constructor_input.args, **sample.constructor_input.kwargs).double()
         fresh.load_state_dict(theirs.state_dict())
         for copied in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours)), fresh):
-            torch.testing.assert_close(copied(*given), expected)
+            torch.testing.assert_close(copied(*arguments), expected)
         assert copy.deepcopy(ours).weight_hh_l0 is not ours.weight_hh_l0

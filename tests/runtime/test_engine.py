@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from throughtime.data import CharVocabulary
+from throughtime.data.char import CharVocabulary
 from throughtime.errors import BackendError, InputError
 from throughtime.kernels.dispatch import use_backend
 from throughtime.kernels.native.generation.generator import unavailable
 from throughtime.layers import GRU, LSTM, RNN
-from throughtime.models import Aligned, OneHot
+from throughtime.models.embeddings import OneHot
+from throughtime.models.many_to_many import ManyToMany
 from throughtime.runtime import Session, generate
 from throughtime.runtime.engine import Engine, refusal
 
@@ -26,13 +27,13 @@ KINDS: dict[str, Callable[..., Any]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
 
 def model(
     kind: str = "lstm", hidden: Any = 9, layers: int = 2, *, onehot: bool = False, **options: Any
-) -> Aligned:
+) -> ManyToMany:
     torch.manual_seed(0)
     embedding: Any = OneHot(13) if onehot else nn.Embedding(13, 5)
     stack = KINDS[kind](
         embedding.embedding_dim, hidden, layers, dropout=0.5 if layers > 1 else 0.0, **options
     )
-    made = Aligned(embedding, stack, hidden if isinstance(hidden, int) else hidden[-1], 13, dropout=0.5)
+    made = ManyToMany(embedding, stack, hidden if isinstance(hidden, int) else hidden[-1], 13, dropout=0.5)
     for parameter in made.parameters():
         parameter.data.mul_(3)
     return made
@@ -63,10 +64,10 @@ def test_greedy_text_and_the_state_after_it_are_those_of_the_reference(
 def test_native_is_taken_where_it_can_run_and_the_session_goes_on_from_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    one, calls, forward = session(), [], Aligned.forward
+    one, calls, forward = session(), [], ManyToMany.forward
     one.model.train()
     with monkeypatch.context() as patch:
-        patch.setattr(Aligned, "forward", lambda *given: calls.append(1) or forward(*given))
+        patch.setattr(ManyToMany, "forward", lambda *given: calls.append(1) or forward(*given))
         whole = "".join(generate(one, "ab", length=40, seed=4))
     assert one.model.training
     assert len(calls) == 1  # the prompt
@@ -163,11 +164,11 @@ def test_a_damaged_model_writes_as_far_as_it_can_and_then_says_so() -> None:
         next(pieces)
 
 
-def half(made: Aligned) -> Aligned:
+def half(made: ManyToMany) -> ManyToMany:
     return made.double()
 
 
-def hooked(made: Aligned) -> Aligned:
+def hooked(made: ManyToMany) -> ManyToMany:
     made.head.register_forward_hook(lambda *_: None)
     return made
 
@@ -183,9 +184,9 @@ def hooked(made: Aligned) -> Aligned:
         (lambda: half(model()), "this model is in float64 on cpu"),
         (lambda: hooked(model()), "forward hooks"),
         (lambda: model("gru", backend="reference"), "backend 'reference' was asked for by name"),
-        (lambda: Aligned(nn.Embedding(13, 5), nn.LSTM(5, 4), 4, 13), "these are LSTM"),
-        (lambda: Aligned(nn.Embedding(14, 5), LSTM(5, 4), 4, 13), "as many embedded symbols as logits"),
-        (lambda: Aligned(nn.Embedding(13, 5, max_norm=1.0), LSTM(5, 4), 4, 13), "max_norm"),
+        (lambda: ManyToMany(nn.Embedding(13, 5), nn.LSTM(5, 4), 4, 13), "these are LSTM"),
+        (lambda: ManyToMany(nn.Embedding(14, 5), LSTM(5, 4), 4, 13), "as many embedded symbols as logits"),
+        (lambda: ManyToMany(nn.Embedding(13, 5, max_norm=1.0), LSTM(5, 4), 4, 13), "max_norm"),
     ],
 )
 def test_a_model_that_it_cannot_run_is_run_as_before(make: Callable[[], nn.Module], reason: str) -> None:
@@ -193,7 +194,7 @@ def test_a_model_that_it_cannot_run_is_run_as_before(make: Callable[[], nn.Modul
     assert reason in str(refusal(made))
     with pytest.raises(BackendError):
         Engine(made)
-    if not isinstance(made, Aligned):
+    if not isinstance(made, ManyToMany):
         return
     with pytest.raises(BackendError, match="backend 'native' was asked for by name: "):
         generate(Session(made, VOCABULARY), "a", backend="native")

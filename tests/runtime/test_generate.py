@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from throughtime.data import CharVocabulary, Vocabulary
+from throughtime.data import Vocabulary
+from throughtime.data.char import CharVocabulary
 from throughtime.errors import InputError
 from throughtime.runtime import Session, generate
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from throughtime.data import CharVocabulary
+from throughtime.data.char import CharVocabulary
 from throughtime.errors import InputError
-from throughtime.runtime import Session
+from throughtime.runtime import Session, generate
 
 VOCABULARY = CharVocabulary("abcdefghijkl")  # and <unk>: 13 symbols
 
@@ -111,6 +111,34 @@ def test_a_model_in_training_is_read_without_dropout_and_handed_back_as_it_was(m
     assert model.training
     assert model.rnn.training
     assert not model.head.training
+
+
+def test_nothing_is_written_to_the_mode_of_a_model_in_eval_mode(
+    model: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads can share it: none of them can see it in training mode because of another."""
+    model.eval()
+    written: list[str] = []
+    write = nn.Module.__setattr__
+
+    def counted(module: nn.Module, name: str, value: object) -> None:
+        written.append(name)
+        write(module, name, value)
+
+    monkeypatch.setattr(nn.Module, "__setattr__", counted)
+    session = Session(model, VOCABULARY)
+    session.feed("abc")
+    list(generate(session, "d", length=3))
+    assert written == []
+    model.train()  # it would be seen
+    assert set(written) == {"training"}
+
+
+def test_dropout_left_in_training_mode_inside_a_model_in_eval_mode_is_off(model: Tiny) -> None:
+    model.eval()
+    model.rnn.train()
+    assert torch.equal(Session(model, VOCABULARY).feed("abc"), Session(model, VOCABULARY).feed("abc"))
+    assert model.rnn.training
 
 
 def test_a_model_that_fails_is_handed_back_too(model: Tiny) -> None:

@@ -6,21 +6,21 @@ import pytest
 import torch
 from torch import nn
 
-from throughtime.data import CharVocabulary
+from throughtime.data.char import CharVocabulary
 from throughtime.layers import GRU, LSTM, RNN
-from throughtime.models import Aligned
+from throughtime.models.many_to_many import ManyToMany
 from throughtime.runtime import Session, generate
 
 VOCABULARY = CharVocabulary("abcdefghijkl")  # and <unk>: 13 symbols
 LAYERS = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
 
 
-def models(kind: str, scale: float = 2.0) -> tuple[Aligned, Aligned]:
+def models(kind: str, scale: float = 2.0) -> tuple[ManyToMany, ManyToMany]:
     """A bfloat16 model, and the same numbers in float64 on the reference."""
     torch.manual_seed(2)
     pair = []
     for backend in (None, "reference"):
-        made = Aligned(nn.Embedding(13, 5), LAYERS[kind](5, 17, 2, backend=backend), 17, 13)
+        made = ManyToMany(nn.Embedding(13, 5), LAYERS[kind](5, 17, 2, backend=backend), 17, 13)
         pair.append(made.bfloat16())
     with torch.no_grad():
         for parameter in pair[0].parameters():
@@ -37,7 +37,7 @@ def test_logits_of_pieces_are_those_of_the_whole(kind: str) -> None:
     for piece in (text[:5], text[5:6], text[6:]):
         last = session.feed(piece)
     wanted = Session(exact, VOCABULARY).feed(text)
-    # A state is rounded once for each call, to 8 bits.
+    # A state is quantized once for each call, to 8 bits.
     assert last.dtype == torch.bfloat16
     torch.testing.assert_close(last.double(), wanted, rtol=0, atol=0.04 * float(wanted.abs().max()))
 

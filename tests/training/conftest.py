@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 
-from throughtime.models import ModelConfig, settings_to_dict
+from throughtime.models.config import ModelConfig
 from throughtime.runs import Run
-from throughtime.tasks import TextConfig, TextTask
-from throughtime.training import Evaluation, Plan, Progress, Silent, Summary, TrainingConfig
+from throughtime.tasks import AddingTask, ClassifyTask, Task, TextTask
+from throughtime.training import TrainingConfig
+from throughtime.training.evaluation import Evaluation
+from throughtime.training.loop import start_run
+from throughtime.training.reporting import Silent, TrainingResult, TrainingStart, TrainingStep
 
-Maker = Callable[..., tuple[TextTask, TrainingConfig, Run]]
+Maker = Callable[..., tuple[Any, TrainingConfig, Run]]
+BUDGETS = {"steps", "epochs", "minutes"}
 
 
 @pytest.fixture
@@ -29,27 +33,95 @@ def text(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """90 texts of 2 to 12 letters in three classes, as CSV: the class is the first letter."""
+    draws = random.Random(2)
+    rows = [
+        f"{first}{''.join(draws.choices('abcdef ', k=draws.randint(1, 11)))}x,{first}" for first in "abc" * 30
+    ]
+    path = tmp_path / "table.csv"
+    path.write_text("text,label\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def start(
+    kind: type[Task], path: Path, defaults: dict[str, Any], settings: dict[str, Any], **more: Any
+) -> tuple[Any, TrainingConfig, Run]:
+    """A task, its training's settings and a new run; settings are sorted into the three classes."""
+    if not BUDGETS & set(settings):
+        defaults = {**defaults, "steps": 20}
+    settings = {"no_baselines": True, "log_every": 5, **defaults, **settings}
+    kinds = (kind, ModelConfig, TrainingConfig)
+    task, model, training = (
+        each(**{name: value for name, value in settings.items() if name in each.__dataclass_fields__})
+        for each in kinds
+    )
+    task, run = start_run(task, model, training, path, **more)
+    return task, training, run
+
+
+@pytest.fixture
 def make(text: Path, tmp_path: Path) -> Maker:
-    """A task, its training's settings and a new run; settings are sorted into the three configurations."""
+    """A training on the text."""
 
     def made(name: str = "run", **settings: Any) -> tuple[TextTask, TrainingConfig, Run]:
-        kinds = (TextConfig, ModelConfig, TrainingConfig)
-        defaults = {"hidden": 13, "embedding": 5, "cell": "gru", "batch": 4, "window": 7, "log_every": 5}
-        if not {"steps", "epochs", "minutes"} & set(settings):
-            defaults["steps"] = 20
-        settings = {"data": (str(text),)} | defaults | settings
-        config, model, training = (
-            kind(**{key: value for key, value in settings.items() if key in kind.__dataclass_fields__})
-            for kind in kinds
-        )
-        task = TextTask.create(config, model)
-        run = Run.create(tmp_path / name, settings_to_dict(task.config, model, training), task.vocabulary)
-        return task, training, run
+        defaults = {
+            "data": (str(text),),
+            "hidden": 13,
+            "embedding": 5,
+            "cell": "gru",
+            "batch": 4,
+            "window": 7,
+        }
+        return start(TextTask, tmp_path / name, defaults, settings)
 
     return made
 
 
-TIMES = ("seconds", "tokens_per_second")
+@pytest.fixture
+def make_classify(table: Path, tmp_path: Path) -> Maker:
+    """A training on the table: ragged batches with one target for each sequence."""
+
+    def made(name: str = "run", **settings: Any) -> tuple[ClassifyTask, TrainingConfig, Run]:
+        defaults = {
+            "data": (str(table),),
+            "hidden": 13,
+            "embedding": 5,
+            "cell": "gru",
+            "batch": 7,
+            "bptt": "full",
+        }
+        return start(ClassifyTask, tmp_path / name, defaults, settings)
+
+    return made
+
+
+@pytest.fixture
+def make_adding(tmp_path: Path) -> Maker:
+    """A training on the adding problem: whole sequences, real targets."""
+
+    def made(name: str = "run", **settings: Any) -> tuple[AddingTask, TrainingConfig, Run]:
+        defaults = {
+            "length": 11,
+            "validation": 30,
+            "test": 30,
+            "hidden": 5,
+            "cell": "gru",
+            "batch": 3,
+            "bptt": "full",
+        }
+        return start(AddingTask, tmp_path / name, defaults, settings)
+
+    return made
+
+
+@pytest.fixture
+def make_any(make: Maker, make_classify: Maker, make_adding: Maker) -> dict[str, Maker]:
+    """The three, by the name of the task."""
+    return {"text": make, "classify": make_classify, "adding": make_adding}
+
+
+TIMES = ("seconds", "targets_per_second", "watch_seconds")
 
 
 @pytest.fixture
@@ -65,7 +137,7 @@ def weights() -> Callable[[Run], bytes]:
 
 @pytest.fixture
 def without_times() -> Callable[[list[dict[str, Any]]], list[dict[str, Any]]]:
-    """Records of the history, but for what another day changes."""
+    """Records of the history without what depends on the machine's speed."""
 
     def records_of(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{name: value for name, value in record.items() if name not in TIMES} for record in records]
@@ -73,22 +145,22 @@ def without_times() -> Callable[[list[dict[str, Any]]], list[dict[str, Any]]]:
     return records_of
 
 
-class Teller(Silent):
-    """Keeps all that it is told."""
+class Recorder(Silent):
+    """Keeps all that is reported."""
 
-    def __init__(self, act: Callable[[Progress], object] = lambda progress: None) -> None:
+    def __init__(self, act: Callable[[TrainingStep], object] = lambda step: None) -> None:
         self.samples: list[str] = []
         self.evaluations: list[tuple[int, Evaluation, bool]] = []
         self.messages: list[str] = []
         self.act = act
-        self.plan: Plan | None = None
-        self.summary: Summary | str | None = "not told"
+        self.started: TrainingStart | None = None
+        self.result: TrainingResult | str | None = "not finished"
 
-    def start(self, plan: Plan) -> None:
-        self.plan = plan
+    def start(self, start: TrainingStart) -> None:
+        self.started = start
 
-    def step(self, progress: Progress) -> None:
-        self.act(progress)
+    def step(self, step: TrainingStep) -> None:
+        self.act(step)
 
     def evaluation(self, step: int, evaluation: Evaluation, best: bool) -> None:
         self.evaluations.append((step, evaluation, best))
@@ -99,11 +171,11 @@ class Teller(Silent):
     def message(self, text: str) -> None:
         self.messages.append(text)
 
-    def finish(self, summary: Summary | None) -> None:
-        self.summary = summary
+    def finish(self, result: TrainingResult | None) -> None:
+        self.result = result
 
 
 @pytest.fixture
-def Told() -> type[Teller]:
-    """A reporter that keeps all that it is told; `Told(act)` also acts at each report."""
-    return Teller
+def Recording() -> type[Recorder]:
+    """A reporter that keeps all that is reported; `Recording(act)` also acts at each report of progress."""
+    return Recorder

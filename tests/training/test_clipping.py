@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from throughtime.errors import InputError
-from throughtime.training import clip_norm_, clip_value_
+from throughtime.training.clipping import clip_norm_, clip_value_
 from throughtime.training.clipping import ClipNorm, ClipValue, NoClip, parse
 
 
@@ -31,8 +31,8 @@ numbers = st.floats(-1e6, 1e6)
 def test_by_norm(a, b, threshold):
     params = parameters(a, b)
     norm = math.sqrt(math.fsum(x * x for x in a + b))
-    told = clip_norm_(params, threshold)
-    assert told.item() == pytest.approx(norm, rel=1e-12)
+    report = clip_norm_(params, threshold)
+    assert report.item() == pytest.approx(norm, rel=1e-12)
     scale = min(1.0, threshold / norm) if norm else 1.0
     for parameter, before in zip(params, (a, b), strict=False):
         expected = torch.tensor(before, dtype=torch.float64) * scale
@@ -51,8 +51,8 @@ def test_by_norm_one_norm_for_all_gradients_together():
 @given(st.lists(numbers, min_size=1, max_size=5), st.floats(1e-3, 1e3))
 def test_by_value(gradient, threshold):
     params = parameters(gradient)
-    told = clip_value_(params, threshold)
-    assert told.item() == pytest.approx(math.sqrt(math.fsum(x * x for x in gradient)), rel=1e-12)
+    report = clip_value_(params, threshold)
+    assert report.item() == pytest.approx(math.sqrt(math.fsum(x * x for x in gradient)), rel=1e-12)
     assert params[0].grad.tolist() == [max(-threshold, min(threshold, x)) for x in gradient]
 
 

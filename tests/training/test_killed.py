@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from throughtime.runs import Run
@@ -16,26 +17,34 @@ KILLS, STEPS = 5, 60
 KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
-import torch, torch._dynamo  # the optimiser imports it: once here, not in each fork
-from throughtime.models import ModelConfig, settings_to_dict
+import torch, torch._dynamo  # the optimizer imports it: once here, not in each fork
+from throughtime.models.config import ModelConfig
 from throughtime.runs import Run
-from throughtime.tasks import TextConfig, TextTask
-from throughtime.training import TrainingConfig, train
+from throughtime.tasks.recorded import task_of
+from throughtime.tasks.registry import find_task
+from throughtime.training import TrainingConfig
+from throughtime.training.loop import start_run, train
 
-folder, text, kills = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+folder, name, data, kills = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 torch.set_num_threads(1)
 model = ModelConfig(cell="lstm", hidden=13, embedding=5, layers=2, dropout=0.3, recurrent_dropout=0.2)
+own = {
+    "text": {"batch": 4, "window": 11, "bptt": "randomized:4"},
+    "classify": {"batch": 7, "bptt": "truncated:4"},
+    "adding": {"batch": 4, "bptt": "randomized:4"},
+}[name]
 training = TrainingConfig(
-    steps=60, batch=4, window=11, bptt="randomized:4", evaluate_every=7, log_every=4, checkpoint_steps=3
+    steps=60, evaluate_every=7, log_every=4, checkpoint_steps=3, no_baselines=True, **own
 )
+options = {"length": 11, "validation": 30, "test": 30} if name == "adding" else {"data": (data,)}
 
 def once(path):
     try:
         run = Run.open(path)
+        task = task_of(run)
     except Exception:
-        task = TextTask.create(TextConfig(data=(text,)), model)
-        run = Run.create(path, settings_to_dict(task.config, model, training), task.vocabulary)
-    train(TextTask.from_run(run), training, run, resume=True)
+        task, run = start_run(find_task(name).kind(**options), model, training, path)
+    train(task, training, run, resume=True)
 
 def fork(path):
     pid = os.fork()
@@ -68,12 +77,6 @@ print(*seen)
 """
 
 
-def without_times(records):
-    return [
-        {k: v for k, v in record.items() if k not in ("seconds", "tokens_per_second")} for record in records
-    ]
-
-
 def equal(a, b) -> bool:
     """Nested values, tensors to the bit."""
     if isinstance(a, torch.Tensor):
@@ -85,9 +88,11 @@ def equal(a, b) -> bool:
     return a == b
 
 
-def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path, text):
+@pytest.mark.parametrize("name", ["text", "classify", "adding"])
+def test_killed_again_and_again_it_ends_with_the_same_bits(name, tmp_path, text, table, without_times):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", KILLER, str(tmp_path), str(text), str(KILLS)]
+    data = {"text": text, "classify": table}.get(name, "")
+    command = [sys.executable, "-c", KILLER, str(tmp_path), name, str(data), str(KILLS)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     steps = [int(step) for step in done.stdout.split()]
@@ -95,10 +100,11 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path, text):
     assert any(0 < step < STEPS for step in steps), f"killed at {steps}: never between two checkpoints"
 
     killed, whole = (Run.open(tmp_path / name) for name in ("killed", "whole"))
-    assert equal(killed.load_model(), whole.load_model())  # of the best validation loss
+    assert equal(killed.load_model(), whole.load_model())  # of the best validation result
     assert without_times(killed.history()) == without_times(whole.history())
     trees = [run.load_checkpoint() for run in (killed, whole)]  # the last weights, and all the rest
     for tree in trees:
         assert tree.pop("seconds") > 0
         assert tree["steps"] == STEPS
+        tree["evaluations"].pop("seconds")  # what evaluations took
     assert equal(*trees)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from throughtime.errors import InputError, RunError
-from throughtime.training import TrainingConfig, train
+from throughtime.training import TrainingConfig
+from throughtime.training.loop import train
 from throughtime.training.processes import Processes
 
 SCRIPT = """
@@ -18,18 +19,21 @@ import os, signal, sys
 import torch
 from throughtime.errors import RunError
 from throughtime.runs import Run
-from throughtime.tasks import TextTask
-from throughtime.training import Interrupted, Silent, TrainingConfig, train
+from throughtime.tasks.recorded import task_of
+from throughtime.training import TrainingConfig
+from throughtime.training.interrupt import Interrupted
+from throughtime.training.loop import train
+from throughtime.training.reporting import Silent
 from throughtime.training.processes import Processes
 
 torch.set_num_threads(1)
 run = Run.open(sys.argv[1])
-task = TextTask.from_run(run)
+task = task_of(run)
 config = TrainingConfig(**run.config["training"] | {"batch": 3})
 processes = Processes("cpu")
 assert processes.world == 2, processes.world
 
-class Stop(Silent):  # only the first process is told, only it gets the signal: both stop after the same step
+class Stop(Silent):  # only the first process has a reporter, only it gets the signal: both stop after the same step
     def step(self, progress):
         if progress.step == 1:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -82,8 +86,8 @@ def test_two_processes_are_one_with_twice_the_batch(make):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    told = sorted(line for line in done.stdout.splitlines() if "interrupted" in line)
-    assert told == [f"{rank} training was interrupted at step 2" for rank in (0, 1)]
+    stopped = sorted(line for line in done.stdout.splitlines() if "interrupted" in line)
+    assert stopped == [f"{rank} training was interrupted at step 2" for rank in (0, 1)]
 
     # float32: two halves of a sum instead of one, through 25 steps.
     for name, value in together.load_model().items():
@@ -91,7 +95,7 @@ def test_two_processes_are_one_with_twice_the_batch(make):
     losses = [[r["loss"] for r in run.history() if r["kind"] == "training"] for run in (together, alone)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     tree = together.load_checkpoint()
-    assert (tree["steps"], tree["journal"]["meter"]["tokens"]) == (25, reference.tokens)
+    assert (tree["steps"], tree["journal"]["meter"]["targets"]) == (25, reference.targets)
 
     # Each process carried the states of its own three streams: together they are the six of the one process.
     states = [part["carried"][0] for part in tree["parts"]]
@@ -99,7 +103,7 @@ def test_two_processes_are_one_with_twice_the_batch(make):
     (whole,) = alone.load_checkpoint()["parts"]
     torch.testing.assert_close(torch.cat(states, dim=1), whole["carried"][0], atol=2e-4, rtol=0)
     assert not torch.equal(*states)
-    with pytest.raises(RunError, match="trained by 2 processes, each with its own streams, now there are 1"):
+    with pytest.raises(RunError, match="trained by 2 processes, each with its own data, now there are 1"):
         train(task, TrainingConfig(**SETTINGS, batch=3), together, resume=True)
 
 

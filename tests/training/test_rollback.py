@@ -1,18 +1,18 @@
-"""What is put back after a spike; and a training on real text that is lost without it."""
+"""What a rollback restores; and a training on real text that diverges without one."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 import torch
 
-from throughtime.models import ModelConfig, settings_to_dict
-from throughtime.runs import Run
-from throughtime.tasks import TextConfig, TextTask
-from throughtime.training import Diverged, TrainingConfig, train
+from throughtime.models.config import ModelConfig
+from throughtime.tasks import TextTask
+from throughtime.tasks.recorded import model_config_of
+from throughtime.training import TrainingConfig
+from throughtime.training.guard import EVERY, KEPT, MARGIN, Rollback
+from throughtime.training.loop import start_run, train
+from throughtime.training.spikes import Diverged
 from throughtime.training.processes import Processes
-from throughtime.training.rollback import EVERY, KEPT, MARGIN, Rollback
 from throughtime.training.spikes import Place
 from throughtime.training.step import Step
 
@@ -23,14 +23,16 @@ def spikes_of(run):
 
 def stepped(make, **settings):
     """A step, and what makes one update with it."""
-    task, config, _ = make(optimizer="adamw", **settings)
+    task, config, run = make(optimizer="adamw", **settings)
     torch.manual_seed(0)
-    step = Step(task.build(), task.loss, config, Processes("cpu"), torch.Generator())
-    windows = task.streams(7, 4).epoch()
+    step = Step(
+        task.build(model_config_of(run), run.assets), task.loss, config, Processes("cpu"), torch.Generator()
+    )
+    batches = task.batches(run.assets, steps=7, batch=4).epoch()
 
     def update(lr=0.01):
-        window = next(windows)
-        step.gradients(window, None, window.count, Place(1, 1, 1, True, lr))
+        batch = next(batches)
+        step.gradients(batch, None, batch.num_targets, Place(1, 1, 1, True, lr))
         step.update(lr)
 
     return step, Rollback(config, step), update
@@ -78,21 +80,19 @@ def rising(tmp_path):
     """A ReLU network on the text that ships inside, its learning rate rising until it is too high, nothing clipped."""
 
     def made(name, **settings):
-        task = TextTask.create(
-            TextConfig(limit=100_000, validation=0.0),
-            ModelConfig(cell="rnn", nonlinearity="relu", hidden=128),
-        )
+        task = TextTask(limit=100_000, validation=0.0)
+        model = ModelConfig(cell="rnn", nonlinearity="relu", hidden=128)
         steep = {"optimizer": "momentum", "lr": 3.0, "schedule": "constant", "warmup": 0.9, "clip": "none"}
-        config = TrainingConfig(bptt="truncated:35", steps=400, watch=100, log_every=1, **steep, **settings)
-        run = Run.create(
-            Path(tmp_path) / name, settings_to_dict(task.config, task.model, config), task.vocabulary
+        config = TrainingConfig(
+            bptt="truncated:35", steps=400, watch=100, log_every=1, no_baselines=True, **steep, **settings
         )
+        task, run = start_run(task, model, config, tmp_path / name)
         return task, config, run
 
     return made
 
 
-def test_on_real_text_the_report_names_the_norms_and_the_rollback_calms_it(rising):
+def test_on_real_text_the_report_lists_the_norms_and_rollbacks_save_the_training(rising):
     task, config, run = rising("steep")
     with pytest.raises(Diverged) as error:
         train(task, config, run)
@@ -106,10 +106,10 @@ def test_on_real_text_the_report_names_the_norms_and_the_rollback_calms_it(risin
     assert last["watched_at"] in (100, 200, 300)
 
     task, config, run = rising("calmed", on_spike="rollback", rollback_clip="norm:1", rollbacks=8)
-    summary = train(task, config, run)
+    result = train(task, config, run)
     found = spikes_of(run)
-    assert summary.step == 400
+    assert result.step == 400
     assert found
     assert found[0]["action"] == "rollback"
     assert found[0]["step"] > 10
-    assert summary.loss < 1.1 * found[0]["usual_loss"]
+    assert result.loss < 1.1 * found[0]["usual_loss"]

@@ -8,9 +8,8 @@ import pytest
 
 from throughtime.errors import InputError
 from throughtime.training import TrainingConfig
-from throughtime.training.budget import Budget, epochs
-from throughtime.training.optimizer import optimizer_for
-from throughtime.training.schedule import decay, factor, warm
+from throughtime.training.schedule import Budget, decay, epochs, factor, warm
+from throughtime.training.step import optimizer_for
 
 
 @pytest.mark.parametrize(
@@ -26,7 +25,7 @@ def test_decay_at_the_quarters(name, values):
     assert [decay(name, spent) for spent in (0, 0.25, 0.5, 0.75, 1)] == pytest.approx(values, abs=1e-12)
 
 
-def test_warm_up_by_share_and_by_steps():
+def test_warm_up_by_fraction_and_by_steps():
     assert warm(0, 0, 0) == 1
     assert warm(0.2, 0, 0) == warm(10, 0, 0) == 0.01
     assert warm(0.2, 0.1, 999) == pytest.approx(0.505)
@@ -40,9 +39,9 @@ def test_warm_up_by_share_and_by_steps():
 
 
 class Half:
-    """Streams of 8 windows an epoch, half-way through the third."""
+    """Data of 8 batches an epoch, half-way through the third."""
 
-    epochs_done, windows_done = 2, 4
+    epochs_done, batches_done = 2, 4
 
     def __len__(self):
         return 8
@@ -65,7 +64,7 @@ def test_budgets():
     ("settings", "message"),
     [
         ({"steps": 5, "minutes": 2.0}, "one of steps, epochs and minutes, got steps and minutes"),
-        ({"steps": 0}, "steps must be above 0, got 0"),
+        ({"steps": 0}, "steps must be at least 1 and at most 9,007,199,254,740,992, got 0"),
         ({"minutes": math.inf}, "minutes must be above 0"),
         ({"optimizer": "rmsprob"}, "Did you mean 'rmsprop'"),
         ({"schedule": "cos"}, "schedule must be one of"),
@@ -73,14 +72,14 @@ def test_budgets():
         ({"keep": "all"}, "keep must be one of best, last"),
         ({"clip": "1"}, "clip must be norm:THRESHOLD"),
         ({"lr": 0.0}, "lr must be above 0"),
-        ({"lr": math.nan}, "lr must be above 0, got nan"),
+        ({"lr": math.nan}, "lr must be above 0 and at most 10,000.0, got nan"),
         ({"batch": 0}, "batch must be at least 1"),
         ({"window": 0}, "window must be at least 1"),
-        ({"warmup": -1.0}, "warmup must be 0 or more"),
-        ({"weight_decay": -1.0}, "weight_decay must be 0 or more"),
-        ({"momentum": 1.0}, "momentum must be from 0 up to 1"),
+        ({"warmup": -1.0}, "warmup must be at least 0"),
+        ({"weight_decay": -1.0}, "weight_decay must be at least 0"),
+        ({"momentum": 1.0}, "momentum must be at least 0 and below 1, got 1.0"),
         ({"betas": (0.9,)}, "betas must be two numbers"),
-        ({"seed": -1}, "seed must be a whole number from 0"),
+        ({"seed": -1}, "seed must be at least 0 and at most 9,223,372,036,854,775,807, got -1"),
     ],
 )
 def test_settings_that_cannot_be(settings, message):

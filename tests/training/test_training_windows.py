@@ -1,11 +1,13 @@
-"""The window of one optimiser step, and where the strategy cuts it."""
+"""The window of one optimizer step, and where the strategy cuts it."""
 
 from __future__ import annotations
 
 import pytest
 
 from throughtime import bptt
-from throughtime.training import TrainingConfig, train, window_of
+from throughtime.tasks import TextTask
+from throughtime.training import TrainingConfig
+from throughtime.training.loop import train, window_of
 
 
 @pytest.mark.parametrize(
@@ -26,34 +28,33 @@ def test_the_window_of_a_strategy(spec, window):
 
 
 def test_the_strategy_cuts_inside_the_window(make, monkeypatch):
-    pieces = []
+    chunks = []
     original = bptt.Truncated.backward
 
     def watched(self, run, *args, **options):
-        def counted(x, state):
-            pieces.append(len(x))
-            return run(x, state)
+        def counted(window, state):
+            chunks.append(window.steps)
+            return run(window, state)
 
         return original(self, counted, *args, **options)
 
     monkeypatch.setattr(bptt.Truncated, "backward", watched)
     train(*make(bptt="truncated:3", steps=2))
-    assert pieces == [3, 3, 1, 3, 3, 1]
+    assert chunks == [3, 3, 1, 3, 3, 1]
 
 
 def test_random_windows_start_from_nothing(make):
     task, config, run = make(sampling="random")
     states = []
-    build = task.build
 
-    def watched():
-        model = build()
-        model.register_forward_pre_hook(
-            lambda module, args: states.append(args[1]) if module.training else None
-        )
-        return model
+    class Watched(TextTask):
+        def build(self, config, assets):
+            model = super().build(config, assets)
+            model.register_forward_pre_hook(
+                lambda module, args: states.append(args[1]) if module.training else None
+            )
+            return model
 
-    task.build = watched
-    train(task, config, run)
+    train(Watched(**vars(task)), config, run)
     assert len(states) == 20
     assert set(states) == {None}

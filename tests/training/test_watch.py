@@ -1,4 +1,4 @@
-"""Looking at the gradient's way through time while training: what is seen, and that nothing is changed by it."""
+"""Measuring the gradient through time while training: what is measured, and that nothing is changed by it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import copy
 import io
 import os
 import signal
+import sys
+import time
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from throughtime.flow.measure import measure
-from throughtime.models import ModelConfig
+from throughtime.data.batch import Batch
+from throughtime.flow import LayerSnapshot, measure, snapshot
+from throughtime.flow.measurement.snapshot import EXAMPLES
 from throughtime.tasks import TextTask
-from throughtime.training import Interrupted, Lines, train, watch_look
-from throughtime.training.bar import Bar
+from throughtime.tasks.recorded import model_config_of
+from throughtime.training.interrupt import Interrupted
+from throughtime.training.loop import train
+from throughtime.training.reporting import Terminal
 from throughtime.training.watch import Watch, words
-from throughtime.training.watch_look import EXAMPLES, LayerLook, look
 
 
 def watched(run):
@@ -27,16 +31,16 @@ def watched(run):
 
 @pytest.fixture
 def window(make):
-    """A task's second window, with the state after the first, of more examples than are looked at."""
+    """A task's second window, with the state after the first, of more examples than are measured."""
 
     def made(steps=12, **settings):
-        task, _, _ = make(batch=EXAMPLES + 3, window=steps, **settings)
+        task, _, run = make(batch=EXAMPLES + 3, window=steps, **settings)
         torch.manual_seed(3)
-        model = task.build()
+        model = task.build(model_config_of(run), run.assets)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(2.5)
-        windows = task.streams(steps, EXAMPLES + 3).epoch()
+        windows = task.batches(run.assets, steps=steps, batch=EXAMPLES + 3).epoch()
         with torch.no_grad():
             _, state = model(next(windows).inputs, None)
         return task, model, next(windows), state
@@ -64,14 +68,14 @@ def test_the_watched_training_is_the_unwatched_one_to_the_bit(make, settings, we
     assert without_times(rest) == without_times(blind[2].history())
 
 
-def test_a_look_touches_neither_gradients_nor_mode_nor_random_numbers(window):
+def test_a_measurement_touches_neither_gradients_nor_mode_nor_random_numbers(window):
     task, model, second, state = window(cell="lstm", layers=2, dropout=0.5)
     model.train()
-    task.loss(model(second.inputs, state)[0], second.targets).backward()
+    task.loss(model(second.inputs, state)[0], second).backward()
     before = {name: (p.detach().clone(), p.grad.clone()) for name, p in model.named_parameters()}
     carried, random = copy.deepcopy(state), torch.get_rng_state()
-    seen = look(model, task.loss, second.inputs, second.targets, state)
-    assert list(seen) == ["layers.l0", "layers.l1"]
+    found = snapshot(model, task.loss, second, state)
+    assert list(found) == ["layers.l0", "layers.l1"]
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name][0])
         assert torch.equal(parameter.grad, before[name][1])
@@ -105,54 +109,54 @@ def expected(model, second, state, end, **more):
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 def test_it_is_what_measure_measures(window, cell):
     task, model, second, state = window(cell=cell, layers=2)
-    seen = look(model, task.loss, second.inputs, second.targets, state)
+    snapshots = snapshot(model, task.loss, second, state)
     wanted = expected(model, second, state, end=11, lags=11)
-    assert list(seen) == list(wanted)
+    assert list(snapshots) == list(wanted)
     for name, each in wanted.items():
-        found = seen[name]
+        found = snapshots[name]
         assert found.half_life == pytest.approx(
             each.lag_h.half_life.steps, rel=1e-4
         )  # the task's loss is float32
-        assert found.quality == pytest.approx(each.lag_h.half_life.quality, rel=1e-4)
+        assert found.r_squared == pytest.approx(each.lag_h.half_life.r_squared, rel=1e-4)
         assert (found.reach, found.lags) == (each.lag_h.reach, 11)
         assert found.slope == pytest.approx({name: gate.slope_mean for name, gate in each.gates.items()})
         assert found.saturated == pytest.approx({name: gate.saturated for name, gate in each.gates.items()})
         if cell == "lstm":
-            assert found.memory_half_life == pytest.approx(each.lag_c.half_life.steps, rel=1e-4)
+            assert found.half_life_c == pytest.approx(each.lag_c.half_life.steps, rel=1e-4)
         else:
-            assert found.memory_half_life is None
+            assert found.half_life_c is None
 
 
-def test_both_directions_are_seen_from_the_middle(window):
+def test_both_directions_are_measured_from_the_middle(window):
     task, model, second, _ = window(steps=13, bidirectional=True)
-    seen = look(model, task.loss, second.inputs, second.targets, None)
+    found = snapshot(model, task.loss, second, None)
     wanted = expected(model, second, None, end=6, lags=6)
-    assert list(seen) == list(wanted) == ["layers.l0", "layers.l0_reverse"]
+    assert list(found) == list(wanted) == ["layers.l0", "layers.l0_reverse"]
     for name, each in wanted.items():
-        assert seen[name].half_life == pytest.approx(each.lag_h.half_life.steps, rel=1e-4)
-        assert seen[name].lags == 6
+        assert found[name].half_life == pytest.approx(each.lag_h.half_life.steps, rel=1e-4)
+        assert found[name].lags == 6
 
 
-def test_of_a_long_window_the_last_steps_are_looked_at(window, monkeypatch):
+def test_of_a_long_window_the_last_steps_are_measured(window, monkeypatch):
     """Their state comes from the steps before, so the gradient over the lags that remain is the same."""
     task, model, second, state = window(cell="lstm")
     wanted = expected(model, second, state, end=11, lags=6)["layers.l0"]
-    monkeypatch.setattr(watch_look, "STEPS", 7)
-    seen = look(model, task.loss, second.inputs, second.targets, state)["layers.l0"]
-    assert seen.lags == 6
-    assert seen.half_life == pytest.approx(wanted.lag_h.half_life.steps, rel=1e-4)
+    monkeypatch.setattr(sys.modules[snapshot.__module__], "STEPS", 7)
+    found = snapshot(model, task.loss, second, state)["layers.l0"]
+    assert found.lags == 6
+    assert found.half_life == pytest.approx(wanted.lag_h.half_life.steps, rel=1e-4)
 
 
 def test_examples_without_a_target_at_the_end_do_not_count(window):
     task, model, second, state = window()
     targets = second.targets.clone()
     targets[-1, 1:EXAMPLES] = -100
-    seen = look(model, task.loss, second.inputs, targets, state)
-    one = look(model, task.loss, second.inputs[:, :1], targets[:, :1], state[:, :1])
-    assert seen["layers.l0"].half_life == pytest.approx(one["layers.l0"].half_life, rel=1e-4)
+    found = snapshot(model, task.loss, Batch.of(second.inputs, targets, reset=False), state)
+    one = snapshot(model, task.loss, second.rows(slice(0, 1)), state[:, :1])
+    assert found["layers.l0"].half_life == pytest.approx(one["layers.l0"].half_life, rel=1e-4)
     targets[-1] = -100
-    nothing = look(model, task.loss, second.inputs, targets, state)["layers.l0"]
-    assert nothing.says == "unknown"
+    nothing = snapshot(model, task.loss, Batch.of(second.inputs, targets, reset=False), state)["layers.l0"]
+    assert nothing.text == "unknown"
     assert nothing.record()["half_life"] is None
 
 
@@ -168,56 +172,61 @@ def test_norms_before_and_after_clipping(make, clip, threshold):
         assert record["watch_seconds"] > 0
 
 
-class Terminal(io.StringIO):
+class Screen(io.StringIO):
     def isatty(self):
         return True
 
 
 def test_the_progress_line_says_it_in_few_words(make, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "150")
-    lines, bar = io.StringIO(), Terminal()
-    train(*make(watch=2, steps=10), report=Lines(lines, seconds=0))
-    train(*make("bar", watch=2, steps=10), report=Bar(bar))
-    assert ", half-life " in lines.getvalue().splitlines()[-2]
-    assert "half-life" not in lines.getvalue().splitlines()[0]
+    """On a clock of our own, by which every step is shown."""
+    monkeypatch.setenv("COLUMNS", "200")
+    now = [0.0]
+
+    def later():
+        now[0] += 20.0
+        return now[0]
+
+    monkeypatch.setattr(time, "monotonic", later)
+    lines, bar = io.StringIO(), Screen()
+    train(*make(watch=2, steps=10), report=Terminal(lines))
+    train(*make("bar", watch=2, steps=10), report=Terminal(bar))
+    steps = [line for line in lines.getvalue().splitlines() if line.startswith("training: ")]
+    assert len(steps) == 9
+    assert ", half-life " in steps[-1]
+    assert "half-life" not in steps[0]
     assert "half-life" in bar.getvalue()
 
 
-def seen(half_life, says, quality=1.0):
-    return LayerLook(half_life, says, quality, None, 63, None, {}, {})
+def layer(half_life, text, r_squared=1.0):
+    return LayerSnapshot(half_life, text, r_squared, None, 63, None, {}, {})
 
 
 @pytest.mark.parametrize(
-    ("layers", "said"),
+    ("layers", "text"),
     [
-        ({"a": seen(7.1, "7.1 steps"), "b": seen(3.2, "3.2 steps")}, "half-life 7.1 steps"),
-        ({"a": seen(7.1, "7.1 steps"), "b": seen(float("inf"), "keeps")}, "gradient keeps its size"),
-        ({"a": seen(7.1, "7.1 steps"), "b": seen(-5.0, "doubles in 5")}, "gradient doubles in 5 steps"),
-        ({"a": seen(float("nan"), "gone at 2"), "b": seen(3.0, "3 steps")}, "half-life 3 steps"),
-        ({"a": seen(float("nan"), "gone at 2")}, "gradient gone after 2 steps"),
-        ({"a": seen(float("nan"), "unknown")}, ""),
-        ({"a": seen(52.7, "52.7 steps", 0.09)}, "half-life about 52.7 steps"),
+        ({"a": layer(7.1, "7.1 steps"), "b": layer(3.2, "3.2 steps")}, "half-life 7.1 steps"),
+        ({"a": layer(7.1, "7.1 steps"), "b": layer(float("inf"), "keeps")}, "gradient keeps its size"),
+        ({"a": layer(7.1, "7.1 steps"), "b": layer(-5.0, "doubles in 5")}, "gradient doubles in 5 steps"),
+        ({"a": layer(float("nan"), "gone at 2"), "b": layer(3.0, "3 steps")}, "half-life 3 steps"),
+        ({"a": layer(float("nan"), "gone at 2")}, "gradient zero after 2 steps"),
+        ({"a": layer(float("nan"), "unknown")}, ""),
+        ({"a": layer(52.7, "52.7 steps", 0.09)}, "half-life about 52.7 steps"),
     ],
 )
-def test_the_words_are_those_of_the_longest_memory(layers, said):
-    assert words(layers) == said
+def test_the_words_are_those_of_the_layer_whose_gradient_lasts_longest(layers, text):
+    assert words(layers) == text
 
 
-def test_resumed_it_looks_at_the_same_steps_and_sees_the_same(make, without_times, Told):
+def test_resumed_it_measures_at_the_same_steps_and_finds_the_same(make, without_times, Recording):
     reference = make("reference", watch=4, dropout=0.3)
     train(*reference)
     task, config, run = make(watch=4, dropout=0.3)
-    told = Told(lambda progress: os.kill(os.getpid(), signal.SIGINT) if progress.step == 1 else None)
+    report = Recording(lambda progress: os.kill(os.getpid(), signal.SIGINT) if progress.step == 1 else None)
     with pytest.raises(Interrupted):
-        train(task, config, run, report=told)
+        train(task, config, run, report=report)
     shown = []
-    train(task, config, run, resume=True, report=Told(lambda progress: shown.append(progress.watched)))
-    times = ("watch_seconds",)
-    found, wanted = (
-        [{k: v for k, v in record.items() if k not in times} for record in without_times(run.history())]
-        for run in (run, reference[2])
-    )
-    assert found == wanted
+    train(task, config, run, resume=True, report=Recording(lambda progress: shown.append(progress.watched)))
+    assert without_times(run.history()) == without_times(reference[2].history())
     assert shown[-1].startswith("half-life")
 
 
@@ -233,23 +242,23 @@ class Flat(nn.Module):
 
 
 class FlatTask(TextTask):
-    def build(self):
-        return Flat(len(self.vocabulary))
+    def build(self, config, assets):
+        return Flat(len(assets.vocabulary))
 
 
-def test_a_model_that_cannot_be_watched_is_trained_and_it_is_said_once(make, Told):
+def test_a_model_without_a_recurrent_layer_is_trained_and_it_is_reported_once(make, Recording):
     task, config, run = make(watch=2)
-    flat = FlatTask(task.config, ModelConfig(), task.vocabulary)
-    told = Told()
-    train(flat, config, run, report=told)
+    report = Recording()
+    train(FlatTask(**vars(task)), config, run, report=report)
     assert watched(run) == []
-    (message,) = told.messages
-    assert message.startswith("the gradient's way is not watched: the model holds no recurrent layer")
+    (message,) = report.messages
+    assert message.startswith("the gradient through time is not measured: the model holds no recurrent layer")
 
 
-def test_when_it_looks(make):
-    task, _, _ = make()
-    watch = Watch(None, task.build(), task, torch.device("cpu"))
+def test_at_which_steps_it_measures(make):
+    task, _, run = make()
+    model, cpu = task.build(model_config_of(run), run.assets), torch.device("cpu")
+    watch = Watch(None, model, task.loss, cpu)
     assert [step for step in range(1, 700) if watch.due(step)] == [200, 400, 600]
-    assert not any(Watch(0, task.build(), task, torch.device("cpu")).due(step) for step in range(1, 700))
-    assert Watch(None, task.build(), task, torch.device("meta")).every == 2000
+    assert not any(Watch(0, model, task.loss, cpu).due(step) for step in range(1, 700))
+    assert Watch(None, model, task.loss, torch.device("meta")).every == 2000

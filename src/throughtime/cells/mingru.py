@@ -1,4 +1,4 @@
-"""minGRU: a GRU whose gates see only the input (Feng et al. 2024, arXiv 2410.01201).
+"""minGRU: a GRU whose gates depend on the input only (Feng et al. 2024, arXiv 2410.01201).
 
     z_t = sigmoid(W_z x_t + b_z)
     n_t = W_n x_t + b_n

@@ -37,8 +37,6 @@ def bench(
     throughtime bench
     throughtime bench --cell LSTM --shape 100,16,40,256
     """
-    import json
-
     import torch
 
     from throughtime.bench import CELLS, compare, describe, gemm_peak
@@ -46,6 +44,7 @@ def bench(
     from throughtime.bench.recurrences import parse_shape
     from throughtime.bench.table import HEAD, geometric_mean, plain, row
     from throughtime.errors import one_of
+    from throughtime.files import json_text
 
     shapes = [parse_shape(text) for text in shape or SHAPES]
     cells = [one_of("cell", name, CELLS) for name in cell or CELLS]
@@ -66,7 +65,7 @@ def bench(
     finally:
         torch.set_num_threads(before)
     if as_json:
-        print(json.dumps({"machine": machine, "gemm_gflops": peak / 1e9, "results": results}))
+        print(json_text({"machine": machine, "gemm_gflops": peak / 1e9, "results": results}))
         return
     print(plain(HEAD, [row(result) for result in results]))
     print(

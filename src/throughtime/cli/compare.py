@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -203,17 +202,17 @@ def _show(name: str, report: Any, comparison: Any, as_json: bool, out: Path | No
     Raises: RunError for a file that cannot be written.
     """
     from throughtime.bench.table import markdown, plain
-    from throughtime.files import write_whole
+    from throughtime.files import json_text, write_whole
 
     values = report.to_dict(comparison)
     if out is not None and comparison.finished:
         said = "\n".join(f"- {sentence}" for sentence in values["sentences"])
         page = f"{markdown(*report.table(comparison))}\n\n{report.LEGEND}\n\n{said}\n"
         write_whole(out / f"{name}.md", page.encode())
-        write_whole(out / f"{name}.json", f"{json.dumps(values, indent=1)}\n".encode())
+        write_whole(out / f"{name}.json", f"{json_text(values, indent=1)}\n".encode())
         report.plot(comparison, out / f"{name}.png")
     if as_json:
-        print(json.dumps(values))
+        print(json_text(values))
     elif comparison.finished:
         print(f"\n{plain(*report.table(comparison))}\n\n{report.LEGEND}\n")
         print("\n".join(values["sentences"]))

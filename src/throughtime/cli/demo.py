@@ -127,7 +127,7 @@ def _quoted(text: str) -> str:
 def _reach(model: nn.Module, task: Task, assets: Assets) -> Reach:
     """Measured on the beginning of eight parts of the validation text."""
     from throughtime.flow import gradient_reach
-    from throughtime.metrics.loss import cross_entropy
+    from throughtime.tasks.task import cross_entropy
 
     batch: Any = next(task.evaluation_batches(assets, "validation", steps=2 * LAGS, batch=8))  # type: ignore[arg-type]
     return gradient_reach(model.eval(), cross_entropy, batch.inputs, batch.targets, lags=LAGS)

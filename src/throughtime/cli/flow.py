@@ -20,7 +20,7 @@ _EXACT = 256  # up to so many outputs all of them are sent back; more are estima
 _DIRECTIONS = 64
 _READ = 400  # steps of a prompt at most
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained run.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained run.")]
 OwnTask = Annotated[
     str | None,
     typer.Option("--task", metavar="FILE.py:CLASS", help="The run's task, where it is a file of your own."),
@@ -32,7 +32,7 @@ Png = Annotated[
 
 
 def flow(
-    run: Run,
+    run: RunFolder,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -121,7 +121,7 @@ def flow(
 
 
 def influence(
-    run: Run,
+    run: RunFolder,
     prompt: Annotated[
         str | None,
         typer.Option(

@@ -106,7 +106,7 @@ def train_or_resume(found: Found, typed: dict[str, Any]) -> None:
         print(before(task, training, run), flush=True)
     result = train(task, training, run, resume=resume, report=Terminal())
     if first:
-        print(after(task, run, result, training))
+        print(after(task, run, result, training, found))
 
 
 def read_tables(path: Path, kind: type[Task]) -> Tables:
@@ -158,7 +158,9 @@ def before(task: Task, training: TrainingConfig, run: Run) -> str:
     return "\n".join(f"{name:<9} {text}" for name, text in rows)
 
 
-def after(task: Task, run: Run, result: TrainingResult, training: TrainingConfig) -> str:
+def after(
+    task: Task, run: Run, result: TrainingResult, training: TrainingConfig, found: Found | None = None
+) -> str:
     """The final table, what it means, where the run is, and what one can do with it."""
     from throughtime.bench.table import plain
     from throughtime.progress import duration
@@ -173,7 +175,8 @@ def after(task: Task, run: Run, result: TrainingResult, training: TrainingConfig
         lines.append(words)
     path = shlex.quote(str(run.path))
     lines.append(f"The run and its model card, README.md, are in {run.path}. Next:")
-    lines += [f"  {command}" for command in task.next_steps(path, model_config_of(run), run.assets)]
+    own = f" --task {shlex.quote(found.asked)}" if found is not None and found.sha256 is not None else ""
+    lines += [f"  {command}{own}" for command in task.next_steps(path, model_config_of(run), run.assets)]
     if training.minutes is not None and result.step < _FEW:
         steps = "1 step" if result.step == 1 else f"{result.step} steps"
         lines.append(
@@ -238,7 +241,7 @@ def _with_init_from(kind: type[Task], settings: Tables, file: Tables) -> Tables:
 def _continued(found: Found, path: Path, settings: Tables) -> tuple[Any, TrainingConfig, Run]:
     """The run to continue, after a check that no option contradicts it."""
     from throughtime.runs import Run
-    from throughtime.tasks.recorded import model_config_of, task_of
+    from throughtime.tasks.recorded import model_config_of, settings_of, task_of
 
     if not path.exists():
         raise RunError(f"no such run: {path}: there is nothing to continue; leave out --resume to start it")
@@ -250,8 +253,7 @@ def _continued(found: Found, path: Path, settings: Tables) -> tuple[Any, Trainin
             f"{path} is a run of the task {recorded!r}: use 'throughtime train {recorded} --resume'"
         )
     task = task_of(run, found.asked)
-    table = run.config.get("training", {})
-    training = TrainingConfig.from_table(table) if isinstance(table, dict) else TrainingConfig()
+    training = settings_of(run, TrainingConfig)
     own = {each.section: each.to_table() for each in (task, model_config_of(run), training)}
     for section, values in settings.items():
         for name, value in values.items():
@@ -262,7 +264,7 @@ def _continued(found: Found, path: Path, settings: Tables) -> tuple[Any, Trainin
             ):  # the file may lie elsewhere now; its checksum is held against the run's when it is read
                 value = [full_path(each) for each in value]
                 if isinstance(task, FileTask) and len(value) == len(task.data):
-                    task = task.on(tuple(value))
+                    task = task.moved(tuple(value))
                     continue
             has = own[section].get(name)
             if (list(value) if isinstance(value, tuple) else value) != has:

@@ -188,12 +188,12 @@ def _checked_lengths(lengths: Any, steps: int, size: int) -> Tensor:
         raise InputError(
             f"lengths must be whole numbers [{size}], one for each sequence, got {lengths.dtype} {list(lengths.shape)}"
         )
-    lengths = lengths.long()
-    if int(lengths.min()) < 0 or int(lengths.max()) > steps:
+    whole: Tensor = lengths.long()
+    if int(whole.min()) < 0 or int(whole.max()) > steps:
         raise InputError(
-            f"lengths must lie between 0 and T = {steps}, got {int(lengths.min())} to {int(lengths.max())}"
+            f"lengths must lie between 0 and T = {steps}, got {int(whole.min())} to {int(whole.max())}"
         )
-    return lengths
+    return whole
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -68,7 +68,7 @@ def unroll(
     Args:
         x: [T, B, D].
         state: the state before the first step, tensors [B, ...].
-        lengths: int64 [B]; what lies beyond a row's length is never read and may be NaN. None: all T steps are real.
+        lengths: int64 [B]; input beyond a row's length is never read and may be NaN. None: all T steps are real.
         reverse: from each row's last real step back to its first.
 
     Returns: outputs [T, B, H], zero in the padding, and the state after each row's last real step (the initial one if it

@@ -20,9 +20,8 @@ from throughtime.kernels import aten, dispatch
 from throughtime.kernels.aten import Stack
 from throughtime.kernels.dispatch import Call, active_transform, under_autocast
 from throughtime.layers import checks
-from throughtime.layers.sequence import PaddedBatch, unpack, values_known
+from throughtime.layers.sequence import PaddedBatch, Stacked, StateForm, unpack, values_known
 from throughtime.layers.stack import on_native, on_reference
-from throughtime.layers.states import Stacked, StateForm
 from throughtime.layers.trace import Trace, Tracer
 
 

@@ -14,12 +14,13 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
     `model.eval()` and `model.train()` would not do: a submodule that is frozen in evaluation mode inside a model in training mode
     would be in training mode afterwards. Gradients stay enabled or disabled as they are.
+    Nothing is written to what is in evaluation mode already, so threads can share such a model.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    in_training = [module for module in model.modules() if module.training]
     try:
-        for module, _ in modes:
+        for module in in_training:
             module.training = False
         yield model
     finally:
-        for module, training in modes:
-            module.training = training
+        for module in in_training:
+            module.training = True

@@ -6,20 +6,12 @@ import math
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from throughtime.data.batch import IGNORE, Batch, count_targets, unmasked
+from throughtime.data.batch import Batch, count_targets, unmasked
 from throughtime.errors import InputError
 from throughtime.metrics.metric import Metric
-
-
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """The sum of the cross-entropies in nats over unmasked targets: logits [..., V], targets [...] of whole numbers."""
-    if logits.dtype in (torch.bfloat16, torch.float16):
-        logits = logits.float()  # a sum over 16-bit numbers would lose the small ones
-    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="sum")
 
 
 class MeanLoss(Metric):

@@ -21,7 +21,10 @@ def symbol_embedding(config: ModelConfig, symbols: int) -> nn.Module:
             f"a vocabulary must have at least 1 symbol, got {symbols}: build it from a text first"
         )
     if isinstance(config.embedding, int):
-        return nn.Embedding(symbols, config.embedding)
+        embedding = nn.Embedding(symbols, config.embedding)
+        if config.tied:  # as the head's weight, torch's N(0, 1) would start with logits of size sqrt(H)
+            nn.init.normal_(embedding.weight, std=config.embedding**-0.5)
+        return embedding
     return OneHot(symbols)
 
 

@@ -1,4 +1,4 @@
-"""A session's model in the native loop of generation, where the loop can run it."""
+"""A model in the native loop of generation, where the loop can run it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from throughtime.runtime.session import Session, State
 
 
 class Engine:
-    """The native loop over a model's weights as they are now, and the way from a session's state to the loop's and back.
+    """The native loop with a copy of a model's weights; converts a session's state to the loop's and back.
 
-    `weights`: as `Generator` has it; what they lose, `throughtime.runtime.with_quantized_weights` shows.
+    Args: weights, as of `Generator`; `throughtime.runtime.with_quantized_weights` shows what quantized ones lose.
     Raises: BackendError with `refusal(model)` where there is one.
     """
 
@@ -47,23 +47,23 @@ class Engine:
         position = session.position
         start = None if session.logits is None else self.state(session, position)
         after = self.generator.feed(ids.cpu(), start)
-        session.go_to(self.session_state(after, position + len(ids)))
+        session.set_state(self.session_state(after, position + len(ids)))
 
     def state(self, session: Session, position: int) -> GeneratorState:
-        """Where the session stands, after at least one symbol; `position` numbers the next draw."""
+        """The session's state, after at least one symbol, as the loop takes it; `position` numbers the next random number."""
         assert session.logits is not None
-        hx = session.here.model
+        hx = session.state.model
         parts = list(hx) if isinstance(self._layers, LSTM) else [hx]
         columns = [tuple(part) for part in parts]  # of a stacked tensor or a tuple: one [1, H] for each layer
-        memory = columns[1] if len(columns) > 1 else ()
-        return GeneratorState(columns[0], memory, session.logits.unsqueeze(0), position)
+        cell_states = columns[1] if len(columns) > 1 else ()
+        return GeneratorState(columns[0], cell_states, session.logits.unsqueeze(0), position)
 
     def session_state(self, state: GeneratorState, position: int) -> State:
         """The loop's state as the session's, after `position` symbols."""
         parts = [state.h, state.c] if state.c else [state.h]
         uniform = len(set(self._layers.hidden_sizes)) == 1
-        given: list[Any] = [torch.stack(part) if uniform else part for part in parts]
-        return State(tuple(given) if len(given) > 1 else given[0], state.logits[0], position)
+        stacked: list[Any] = [torch.stack(part) if uniform else part for part in parts]
+        return State(tuple(stacked) if len(stacked) > 1 else stacked[0], state.logits[0], position)
 
 
 def embedding_of(model: ManyToMany) -> Tensor | None:
@@ -73,7 +73,7 @@ def embedding_of(model: ManyToMany) -> Tensor | None:
 
 
 def native_layers(model: ManyToMany) -> list[GeneratorLayer]:
-    """The tensors of each layer of a model that `refusal` lets pass; they are the model's own."""
+    """The tensors of each layer of a model without a `refusal`; they are the model's own."""
     return [_layer(model.layers, number) for number in range(cast(Any, model.layers).num_layers)]
 
 
@@ -87,7 +87,7 @@ def refusal(model: nn.Module) -> str | None:
     if type(model.embedding) not in (nn.Embedding, OneHot) or type(model.head) is not nn.Linear:
         return "native generation runs an embedding or one-hot symbols, and a linear head"
     if model.embedding.num_embeddings != model.head.out_features:
-        return "native generation feeds back what it draws: it needs as many embedded symbols as logits"
+        return "native generation feeds back what it samples: it needs as many embedded symbols as logits"
     if getattr(model.embedding, "max_norm", None) is not None:
         return "native generation has no embedding with max_norm"
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):

@@ -1,4 +1,4 @@
-"""Text from a model, as it is drawn."""
+"""Text sampled from a model, symbol by symbol."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from throughtime.kernels.native.generation.packing import WEIGHTS
 from throughtime.runtime import sampling
 from throughtime.runtime.engine import Engine, refusal
 from throughtime.runtime.session import Session
-from throughtime.runtime.stream import Options, drawn_by_engine
+from throughtime.runtime.stream import Options, sample_ids
 
 
 def generate(
@@ -29,32 +29,32 @@ def generate(
     backend: str | None = None,
     weights: str = "float32",
 ) -> Iterator[str]:
-    """Continue a text: feed the prompt, then draw a symbol, feed it, and so on.
+    """Continue a text: feed the prompt, then sample a symbol, feed it, and so on.
 
-    Yields the new text piece by piece, without the prompt; a piece is never part of a character. The
-    session goes on from where it stands, and stands after the last drawn symbol at every piece.
-    With nothing to go on from (a fresh session, an empty prompt) it reads a newline first, or, where the
-    vocabulary has none, its most frequent symbol; that symbol is not part of the text.
+    Yields the new text chunk by chunk, without the prompt; a chunk is never part of a character. The session continues from its
+    state; whenever a chunk is yielded, its state is the one after the last sampled symbol.
+    A new session with an empty prompt reads a newline first, or, where the vocabulary has none, its most frequent symbol; that
+    symbol is not part of the text.
 
     Args:
         session: the model, its vocabulary and its state.
         prompt: text to read first.
-        length: symbols to draw (characters, words or byte pairs, as the vocabulary has them).
+        length: symbols to sample (characters, words or byte pairs, as the vocabulary has them).
         temperature: see `throughtime.runtime.draw`, as for `top_k` and `top_p`; 0 is greedy.
-        top_k: draw from the k likeliest symbols only.
-        top_p: draw from the likeliest symbols that together have this probability.
+        top_k: sample from the k likeliest symbols only.
+        top_p: sample from the likeliest symbols that together have this probability.
         seed: the same seed and session give the same text; None: another text each time.
         stop: end before the first place where the new text holds this string.
-        allow_unknown: let the unknown symbol be drawn.
-        on_unknown: called once, before anything is drawn, with the prompt's unknown symbols if there are any.
+        allow_unknown: let the unknown symbol be sampled.
+        on_unknown: called once, before anything is sampled, with the prompt's unknown symbols if there are any.
         backend: "native": many symbols at a time in C++, for models that `throughtime.runtime.engine` can run;
-            "reference": symbol by symbol through the session. None: native where it can. Both draw from the same
-            distribution, but a seed's text belongs to the backend; greedy text is that of both.
+            "reference": symbol by symbol through the session. None: native where it can. Both sample from the same
+            distribution, but the same seed gives each another text; greedy text is the same.
         weights: what native multiplies by, also for the prompt: "float32", the model's own; "bf16" or "int8", quantized (see
             `throughtime.runtime.with_quantized_weights`, which shows what is lost) and read in half or a quarter of
             the time, which pays where they do not fit into the processor's nearer caches: from about 512 hidden units.
 
-    Raises: InputError for a value out of range, at the call and not at the first piece; BackendError with the reason
+    Raises: InputError for a value out of range, at the call and not at the first chunk; BackendError with the reason
     if native was asked for by name, or quantized weights, and native cannot run the model. Native packs the weights once for
     each call.
     """
@@ -79,7 +79,7 @@ def generate(
 
     if engine is not None:
         options = Options(temperature, top_k, top_p, seed, () if banned is None else (banned,))
-        return _until(stop, _text(session, new_line, drawn_by_engine(session, engine, length, options)))
+        return _until(stop, _text(session, new_line, sample_ids(session, engine, length, options)))
 
     def ids() -> Iterator[int]:
         for _ in range(length):
@@ -97,7 +97,7 @@ def generate(
 
 
 def _engine(session: Session, backend: str | None, weights: str) -> Engine | None:
-    """The native loop, if it is to run."""
+    """The native loop, or None for the reference."""
     if backend is not None:
         one_of("backend", backend, ("native", "reference"))
     quantized = one_of("weights", weights, WEIGHTS) != "float32"
@@ -121,20 +121,20 @@ def _text(session: Session, new_line: bool, ids: Iterator[int]) -> Iterator[str]
     """Whole characters, as soon as they are whole."""
     decoder = session.vocabulary.decoder(new_line=new_line)
     for number in ids:
-        if piece := decoder.feed(number):
-            yield piece
+        if chunk := decoder.feed(number):
+            yield chunk
     if rest := decoder.finish():
         yield rest
 
 
-def _until(stop: str | None, pieces: Iterator[str]) -> Iterator[str]:
-    """The pieces up to the first `stop`, which may lie across several of them."""
+def _until(stop: str | None, chunks: Iterator[str]) -> Iterator[str]:
+    """The chunks up to the first `stop`, which may lie across several of them."""
     if stop is None:
-        yield from pieces
+        yield from chunks
         return
     held = ""  # the end of the text that could be the start of `stop`
-    for piece in pieces:
-        held += piece
+    for chunk in chunks:
+        held += chunk
         place = held.find(stop)
         if place >= 0:
             if place:
@@ -149,7 +149,7 @@ def _until(stop: str | None, pieces: Iterator[str]) -> Iterator[str]:
 
 
 def _start(session: Session) -> int:
-    """The id to begin with when there is nothing to go on from."""
+    """The id that a new session reads before an empty prompt."""
     vocabulary = session.vocabulary
     if vocabulary.unknown_symbols("\n"):
         # Char and word vocabularies number their symbols by frequency, after the unknown one.

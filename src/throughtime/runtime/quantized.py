@@ -23,7 +23,7 @@ def with_quantized_weights(model: nn.Module, weights: str) -> ManyToMany:
     Args:
         weights: "float32" (a plain copy), "bf16" or "int8"; see `throughtime.kernels.native.generation.packing.quantize`.
 
-    Raises: BackendError with the engine's reason for a model that it cannot run; InputError for other `weights`.
+    Raises: BackendError with the reason for a model that native generation cannot run; InputError for other `weights`.
     Cost: a copy of the model.
     """
     one_of("weights", weights, WEIGHTS)

@@ -1,9 +1,8 @@
-"""A model part-way through a sequence."""
+"""A model in the middle of a sequence."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,13 +11,14 @@ from torch.utils._pytree import tree_map
 
 from throughtime.data import Vocabulary
 from throughtime.errors import InputError
+from throughtime.layers.eval_mode import evaluating
 
-# A long prompt is run in pieces, so that its logits [T, V] never stand in memory all at once.
-_PIECE = 1024
+# A long prompt is run in chunks, so that its logits [T, V] are never in memory all at once.
+_CHUNK = 1024
 
 
 class State(NamedTuple):
-    """Where a session stands: a value that later calls never change."""
+    """The state of a session after some symbols: a value that later calls never change."""
 
     model: Any  # the model's own state, any nesting of tensors; None before the first symbol
     logits: Tensor | None  # [V] after the last symbol
@@ -28,8 +28,9 @@ class State(NamedTuple):
 class Session:
     """One sequence read by a model, symbol by symbol or many at once; the state is carried from call to call.
 
-    However the symbols are divided over calls, the logits are those of one call with all of them. The model
-    runs in eval mode and without gradients, and is handed back in the mode it was in.
+    However the symbols are divided over calls, the logits are those of one call with all of them. The model runs in eval mode and
+    without gradients. A model in training mode is put back into it after each call, which must not happen while another thread
+    uses it; call `model.eval()` once to share a model between threads: the mode is then never written.
 
     Args:
         model: `(ids [T, 1], state) -> (logits [T, 1, V], state)`, state None at the start.
@@ -49,29 +50,29 @@ class Session:
         self._state: State | Callable[[], State] = State(None, None, 0)
 
     @property
-    def here(self) -> State:
-        """Where the session stands, not copied: `snapshot` is for keeping."""
+    def state(self) -> State:
+        """The current state, not copied; `snapshot` copies it."""
         if not isinstance(self._state, State):
             self._state = self._state()
         return self._state
 
-    def go_to(self, state: State | Callable[[], State]) -> None:
-        """Stand at `state`, which is not copied; a function is called when someone first looks."""
+    def set_state(self, state: State | Callable[[], State]) -> None:
+        """Continue from `state`, which is not copied; a function is called when the state is first read."""
         self._state = state
 
-    def stands_at(self, state: State | Callable[[], State]) -> bool:
-        """Whether it was last sent to `state`, and, if that is a function, nobody has looked since."""
+    def unread_since(self, state: State | Callable[[], State]) -> bool:
+        """Whether `state` was the last one set, and, if it is a function, has not been called."""
         return self._state is state
 
     @property
     def logits(self) -> Tensor | None:
         """Logits [V] of what follows the last symbol; None before the first."""
-        return self.here.logits
+        return self.state.logits
 
     @property
     def position(self) -> int:
         """Symbols fed so far."""
-        return self.here.position
+        return self.state.position
 
     def feed(self, symbols: str | Sequence[int] | Tensor) -> Tensor:
         """Read symbols, and return the logits [V] of what follows the last of them.
@@ -83,26 +84,26 @@ class Session:
         Cost: O(T) time, memory for at most 1024 steps' logits.
         """
         ids = self.ids(symbols)
-        state = self.here.model
-        with _at_work(self.model), torch.inference_mode():
-            for piece in torch.split(ids, _PIECE):
-                outputs, state = self.model(piece.unsqueeze(1), state)
+        state = self.state.model
+        with evaluating(self.model), torch.inference_mode():
+            for chunk in torch.split(ids, _CHUNK):
+                outputs, state = self.model(chunk.unsqueeze(1), state)
         logits: Tensor = outputs[-1, 0]
-        self.go_to(State(state, logits, self.position + len(ids)))
+        self.set_state(State(state, logits, self.position + len(ids)))
         return logits
 
     def snapshot(self) -> State:
-        """A copy of where the session stands, to go back to with `restore`, any number of times."""
+        """A copy of the current state, for `restore`, any number of times."""
         # Cloned outside inference mode: these are ordinary tensors, usable in training too.
-        return _copy(self.here)
+        return _copy(self.state)
 
     def restore(self, state: State) -> None:
-        """Go back to where `state` was taken."""
-        self.go_to(_copy(state))
+        """Go back to a state that `snapshot` copied."""
+        self.set_state(_copy(state))
 
     def reset(self) -> None:
         """Go back to before the first symbol."""
-        self.go_to(State(None, None, 0))
+        self.set_state(State(None, None, 0))
 
     def ids(self, symbols: str | Sequence[int] | Tensor) -> Tensor:
         """What `feed` reads, as ids [T] on the model's device.
@@ -130,16 +131,3 @@ class Session:
 def _copy(state: State) -> State:
     copied: State = tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, state)
     return copied
-
-
-@contextmanager
-def _at_work(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, each module's own mode again outside."""
-    in_training = [module for module in model.modules() if module.training] if model.training else []
-    try:
-        for module in in_training:
-            module.training = False
-        yield
-    finally:
-        for module in in_training:
-            module.training = True

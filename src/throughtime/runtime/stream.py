@@ -1,4 +1,4 @@
-"""Symbols of the native loop, drawn many at a time and handed out one by one."""
+"""Symbols of the native loop, sampled many at a time and yielded one by one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FIRST, _SECONDS, _MOST = 16, 0.02, 4096
 
 
 class Options(NamedTuple):
-    """How a symbol is chosen; see `throughtime.runtime.generate`."""
+    """How a symbol is sampled; see `throughtime.runtime.generate`."""
 
     temperature: float
     top_k: int | None
@@ -26,35 +26,37 @@ class Options(NamedTuple):
     banned: tuple[int, ...]
 
 
-def drawn_by_engine(session: Session, engine: Engine, length: int, options: Options) -> Iterator[int]:
-    """`length` symbols. At each of them the session stands after it, as if it had been fed just that far.
+def sample_ids(session: Session, engine: Engine, length: int, options: Options) -> Iterator[int]:
+    """Yield `length` symbols. At each of them the session's state is the one after it, as if it had been fed one by one.
 
-    Where a session stands in the middle of a chunk is computed only when someone looks; generation then goes on from there.
+    The loop gives only the state at the end of a chunk. The state after a symbol inside it is recomputed, when it is read, from
+    the start of the chunk; the rest of the chunk is then dropped, and sampling continues from the session's state, which may have
+    changed.
     """
-    first, drawn, size = session.position, 0, _FIRST
-    while drawn < length:
+    first, done, size = session.position, 0, _FIRST
+    while done < length:
         position = session.position
-        start = engine.state(session, first + drawn)
+        start = engine.state(session, first + done)
         began = time.perf_counter()
-        ids, end = _chunk(engine, start, min(size, length - drawn), options)
+        ids, end = _chunk(engine, start, min(size, length - done), options)
         size = _next_size(len(ids), time.perf_counter() - began)
         for count, number in enumerate(ids, 1):
-            drawn += 1
+            done += 1
             if count == len(ids):
-                session.go_to(engine.session_state(end, position + count))
+                session.set_state(engine.session_state(end, position + count))
                 yield number
                 break
-            here = _later(engine, start, ids, count, position)
-            session.go_to(here)
+            state = _state_inside(engine, start, ids, count, position)
+            session.set_state(state)
             yield number
-            if not session.stands_at(here):
+            if not session.unread_since(state):
                 break
 
 
 def _chunk(
     engine: Engine, start: GeneratorState, size: int, options: Options
 ) -> tuple[list[int], GeneratorState]:
-    """Up to `size` symbols, as many as can be drawn.
+    """Up to `size` symbols, as many as can be sampled, and the state after them.
 
     Raises: SamplingError if that is none.
     """
@@ -79,10 +81,10 @@ def _chunk(
         return run(error.num_sampled)
 
 
-def _later(
+def _state_inside(
     engine: Engine, start: GeneratorState, ids: list[int], count: int, position: int
 ) -> Callable[[], State]:
-    """The state after the first `count` symbols of a chunk, when it is asked for; `position` is that of `start`."""
+    """Computes the state after the first `count` symbols of a chunk; `position` is that of `start`."""
 
     def state() -> State:
         after = engine.generator.feed(torch.tensor(ids[:count]), start)

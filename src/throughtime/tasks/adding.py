@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from throughtime.errors import InputError
 from throughtime.models.config import ModelConfig
 from throughtime.tasks.generated import DEFAULTS, GeneratedTask
-from throughtime.tasks.task import Record, field_of
+from throughtime.tasks.task import Record, field_of, run_one
 
 if TYPE_CHECKING:
     import torch
@@ -106,8 +106,6 @@ class AddingTask(GeneratedTask):
         """The sum for each input, JSON as [[value, mark], ...]."""
         import torch
 
-        from throughtime.layers.eval_mode import evaluating
-
         for record in records:
             value = field_of(record, "input")
             try:
@@ -120,6 +118,4 @@ class AddingTask(GeneratedTask):
                 raise InputError(
                     f"input must be a list [[value, mark], ...], one pair for each step, got {str(value)[:60]!r}"
                 )
-            with evaluating(model), torch.inference_mode():
-                outputs, _ = model(inputs[:, None].to(next(model.parameters()).device))
-            yield {"sum": float(outputs[-1, 0, 0])}
+            yield {"sum": float(run_one(model, inputs)[-1, 0])}

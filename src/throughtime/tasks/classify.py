@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from throughtime.errors import InputError
 from throughtime.models.config import ModelConfig
 from throughtime.tasks.files import FileTask, check_sources
-from throughtime.tasks.task import Record, data_option, field_of
+from throughtime.tasks.task import Record, data_option, field_of, run_one
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,7 +49,7 @@ class ClassifyTask(FileTask):
         metavar="FRACTION|FILE", low=0, below=1,
     )  # fmt: skip
     text: str | None = data_option(
-        None, "Column of the text. Default: text, or what is beside the label.", metavar="NAME"
+        None, "Column of the text. Default: text, sentence, message, query or utterance.", metavar="NAME"
     )
     label: str | None = data_option(
         None, "Column of the label. Default: label, category, class or intent.", metavar="NAME"
@@ -69,6 +69,10 @@ class ClassifyTask(FileTask):
     @property
     def unit(self) -> str:
         return "text"
+
+    @property
+    def columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (self.text or "text",)
 
     def prepare(self, like: Assets | None = None) -> Assets:
         from throughtime.data.assets import Assets
@@ -118,11 +122,6 @@ class ClassifyTask(FileTask):
         inputs, targets = self._encoded(assets, split)
         return (each for each, _ in evaluation_batches(inputs, targets, batch)) if inputs else None
 
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        from throughtime.metrics.loss import cross_entropy
-
-        return cross_entropy(outputs, batch.targets)
-
     def metrics(self, assets: Assets) -> list[Metric]:
         from throughtime.metrics.classification import Accuracy, MacroF1
 
@@ -144,24 +143,12 @@ class ClassifyTask(FileTask):
 
     def predict(self, model: nn.Module, assets: Assets, records: Iterable[Record]) -> Iterator[Record]:
         """The likeliest label of each text, and its probability."""
-        import torch
-
-        from throughtime.data.batch import Batch
-        from throughtime.layers.eval_mode import evaluating
-
-        device = next(model.parameters()).device
         for record in records:
-            ids = self._encode(assets, str(field_of(record, "text")))
-            batch = (
-                Batch.of(ids[:, None], lengths=[len(ids)])
-                if len(ids)
-                else Batch.of(torch.zeros(1, 1).long(), lengths=[0])
-            )
-            with evaluating(model), torch.inference_mode():
-                outputs, _ = batch.to(device).run(model)
-            probabilities = outputs[0].double().softmax(-1)
+            outputs = run_one(model, self._encode(assets, str(field_of(record, "text"))))
+            probabilities = outputs.double().softmax(-1)
             best = int(probabilities.argmax())
-            yield {"label": assets.labels["label"][best], "probability": round(float(probabilities[best]), 6)}
+            label, probability = assets.labels["label"][best], float(probabilities[best])
+            yield {"label": label, "probability": round(probability, 6)}
 
     def describe(self, assets: Assets) -> str:
         source = (

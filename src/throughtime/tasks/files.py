@@ -61,13 +61,18 @@ class FileTask(Task):
         return replace(self, data=tuple(map(full_path, self.data)), **parts)
 
     def on(self, files: tuple[str, ...]) -> Self:
-        """The task on other files: with assets of a run, "all" are these."""
+        """The task on other data, all of it: with assets of a run, the split "all" is what these files hold."""
+        return replace(self, data=tuple(map(full_path, files)), validation=0.0, test=0.0, limit=None)
+
+    def moved(self, files: tuple[str, ...]) -> Self:
+        """The task on the same data in another place; checksums are held against the run's when the files are read."""
         return replace(self, data=tuple(map(full_path, files)))
 
 
 def full_path(path: str) -> str:
-    """The full path of a regular file; other paths (a pipe, /dev/fd/63) as they are."""
-    return str(Path(path).resolve()) if os.path.isfile(path) or not os.path.exists(path) else path
+    """The full path of a regular file or a folder; other paths (a pipe, /dev/fd/63) as they are."""
+    known = os.path.isfile(path) or os.path.isdir(path) or not os.path.exists(path)
+    return str(Path(path).resolve()) if known else path
 
 
 def check_sources(assets: Assets, found: tuple[Source, ...]) -> None:

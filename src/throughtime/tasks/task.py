@@ -31,7 +31,7 @@ data_option = partial(option, panel="Data")
 
 @dataclass(frozen=True)
 class Task(Settings, ABC):
-    """One application. `prepare`, `build`, `batches`, `evaluation_batches`, `loss`, `metrics` are abstract; the rest has defaults."""
+    """One application. `prepare`, `build`, `batches`, `evaluation_batches` and `metrics` are abstract; the rest has defaults."""
 
     name: ClassVar[str]
     """Of the command, `throughtime train NAME`, and of the section in config.toml."""
@@ -88,9 +88,9 @@ class Task(Settings, ABC):
     ) -> Iterator[Batch] | None:
         """A split ("validation", "test"; "all": all that `data` names) from its beginning; None if there is none."""
 
-    @abstractmethod
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
-        """The sum of the losses over the unmasked targets, one number, in nats where it is a cross-entropy."""
+        """The sum of the losses over the unmasked targets, one number; by default the cross-entropy of logits, in nats."""
+        return cross_entropy(outputs, batch.targets)
 
     @abstractmethod
     def metrics(self, assets: Assets) -> list[Metric]:
@@ -145,6 +145,32 @@ class Task(Settings, ABC):
         Raises: InputError where the task does not read text.
         """
         raise InputError(f"--prompt is for runs that read symbols, and {self.name} does not: leave it out")
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """The sum of the cross-entropies in nats over unmasked targets: logits [..., V], targets [...] of whole numbers."""
+    import torch
+    import torch.nn.functional as F
+
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()  # a sum over 16-bit numbers would lose the small ones
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-100, reduction="sum")
+
+
+def run_one(model: nn.Module, inputs: Tensor) -> Tensor:
+    """A model's outputs for one sequence [T, ...] in eval mode, on the CPU: [T, Q], or [Q] if it has one for a sequence."""
+    import torch
+
+    from throughtime.data.batch import Batch
+    from throughtime.layers.eval_mode import evaluating
+
+    steps = len(inputs)
+    padded = inputs if steps else inputs.new_zeros(1, *inputs.shape[1:])
+    batch = Batch.of(padded[:, None], lengths=[steps])
+    with evaluating(model), torch.inference_mode():
+        outputs, _ = batch.to(next(model.parameters()).device).run(model)
+    found: Tensor = outputs.cpu()
+    return found[:steps, 0] if found.dim() > 2 else found[0]
 
 
 def field_of(record: Record, name: str) -> Any:

@@ -16,7 +16,7 @@ from throughtime.errors import InputError, RunError, ThroughtimeError
 from throughtime.models.config import ModelConfig
 from throughtime.runs import Run
 from throughtime.tasks import FileTask, Task
-from throughtime.tasks.recorded import on_meta
+from throughtime.tasks.recorded import check_init_from, on_meta
 from throughtime.training.card import final_results, write_card
 from throughtime.training.config import TrainingConfig
 from throughtime.training.interrupt import Interrupts
@@ -91,7 +91,8 @@ def train(
 
     Every optimizer step reads one batch: whole sequences, or, of one long sequence, a window of `window_of(config)` steps.
     Inside it the gradient is propagated as `config.bptt` says; from one window to the next the state is carried and the
-    gradient is not. Between processes (`accelerate launch`) gradients are summed once per step, divided by the count of all their targets.
+    gradient is not. Between processes (`accelerate launch`) gradients are summed once per step, divided by the count of all
+    their targets.
 
     Killed at any instant and called again with resume=True, it ends with the bits of a training that was never
     killed, on the same machine with the same number of threads. Only a budget of minutes cannot promise that.
@@ -134,7 +135,8 @@ def check(task: Task, model: ModelConfig, training: TrainingConfig, assets: Asse
     """Judge what the settings themselves cannot, before a run is made.
 
     Raises: InputError for a strategy that cannot be read or does not fit the model, a device that is not here, a package that is
-        missing, a model larger than the machine's memory, or too little data for one batch.
+        missing, a model larger than the machine's memory, or too little data for one batch; RunError for initial weights that
+        are another model's.
     """
     if training.tensorboard:
         require_tensorboard()
@@ -146,6 +148,8 @@ def check(task: Task, model: ModelConfig, training: TrainingConfig, assets: Asse
     processes = Processes(training.device)
     module = on_meta(task, model, assets)
     _check_memory(module, processes.device)
+    if training.init_from is not None:
+        check_init_from(module, Run.open(training.init_from))
     check_strategy(module, bptt.parse(training.bptt), window_of(training) if task.stream else None)
     task.batches(
         assets,

@@ -29,6 +29,8 @@ class Processes:
         state = PartialState(cpu=True) if (wanted or best).type == "cpu" else PartialState()
         self.rank: int = state.process_index
         self.world: int = state.num_processes
+        self.first = self.rank == 0
+        """Whether this is the process that writes."""
         if self.world == 1:
             self.device = wanted or best
             return
@@ -38,11 +40,6 @@ class Processes:
                 f"device is {device}, but the {self.world} processes were launched on {self.device.type}: "
                 "leave device at auto, or launch with other options"
             )
-
-    @property
-    def first(self) -> bool:
-        """Whether this is the process that writes."""
-        return self.rank == 0
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Make all processes' tensors those of the first, in place."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from throughtime.data.epochs import Epochs
-from throughtime.errors import InputError, one_of
+from throughtime.errors import InputError, nearest
 from throughtime.training.config import SCHEDULES, TrainingConfig
 
 START = 0.01  # fraction of the learning rate, where the warm-up begins
@@ -46,14 +46,17 @@ def decay(schedule: str, spent: float) -> float:
     constant 1; linear 1 - spent; cosine (1 + cos(pi * spent)) / 2 (Loshchilov & Hutter 2017, arXiv 1608.03983); step a tenth
     from half of the budget on, a hundredth in its last quarter.
     """
-    one_of("schedule", schedule, SCHEDULES)
     if schedule == "constant":
         return 1.0
     if schedule == "linear":
         return 1.0 - spent
     if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * spent))
-    return 1.0 if spent < 0.5 else 0.1 if spent < 0.75 else 0.01
+    if schedule == "step":
+        return 1.0 if spent < 0.5 else 0.1 if spent < 0.75 else 0.01
+    raise InputError(
+        f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}.{nearest(schedule, SCHEDULES)}"
+    )
 
 
 @dataclass(frozen=True)

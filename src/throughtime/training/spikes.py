@@ -17,7 +17,9 @@ LOSS_DEVIATIONS, LOSS_FRACTION = (
     8.0,
     0.2,
 )  # a jump is above the median by so many deviations, and by this fraction of it
-LOSS_OF_START = 0.05  # and by this fraction of the first steps' median: near zero, single batches differ many times over
+LOSS_OF_START = (
+    0.05  # and by this fraction of the first steps' median: near zero, single batches differ many times over
+)
 NORM_DEVIATIONS, NORM_TIMES = 20.0, 10.0  # a norm's by so many deviations, and so many times the median
 BEFORE = 10  # steps whose norms a report lists
 CALM = 10  # steps without a jump, after which one is reported anew
@@ -92,8 +94,9 @@ class Spike(NamedTuple):
 class Spikes:
     """Judges step after step against the steps before.
 
-    A loss jumps when it is above the median of the last `PAST` steps by `LOSS_DEVIATIONS` robust standard deviations and by
-    `LOSS_FRACTION` of the median, and by `LOSS_OF_START` of the first steps' median: the second for a training whose steps hardly differ. A gradient's norm jumps in the same way,
+    A loss jumps when it is above the median of the last `PAST` steps by `LOSS_DEVIATIONS` robust standard deviations, by
+    `LOSS_FRACTION` of the median (for a training whose steps hardly differ) and by `LOSS_OF_START` of the first steps' median
+    (for one whose loss is near zero, where single batches differ many times over). A gradient's norm jumps in the same way,
     but only one that was not clipped: a clipped gradient cannot throw the weights far. Batches that start from no state are
     compared with each other alone, for their loss is higher. A jump that lasts is one jump.
 
@@ -155,7 +158,9 @@ def _kind(step: StepNumbers, loss: Usual, norm: Usual, least: float) -> str | No
         return "number"
     if loss.steps < LEAST:
         return None
-    if step.loss > loss.median + max(LOSS_DEVIATIONS * loss.deviation, LOSS_FRACTION * abs(loss.median), least):
+    if step.loss > loss.median + max(
+        LOSS_DEVIATIONS * loss.deviation, LOSS_FRACTION * abs(loss.median), least
+    ):
         return "loss"
     high = max(norm.median + NORM_DEVIATIONS * norm.deviation, NORM_TIMES * norm.median)
     return "gradient" if step.norm > high and not step.clipped else None
@@ -240,8 +245,8 @@ def _cause(spike: Spike) -> str:
             else f"would move the weights far: {_advice(spike)}"
         )
         return (
-            "No gradient before it was unusually large: the last updates led to a steep part of the loss surface, and the gradient "
-            f"of this step, {here / usual:.3g} times the median, {end}"
+            "No gradient before it was unusually large: the last updates led to a steep part of the loss surface, and the "
+            f"gradient of this step, {here / usual:.3g} times the median, {end}"
         )
     if not large:
         return (

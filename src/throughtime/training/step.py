@@ -14,7 +14,7 @@ from throughtime import bptt
 from throughtime.data.batch import Batch
 from throughtime.errors import one_of
 from throughtime.training import clipping
-from throughtime.training.config import OPTIMIZERS, PRECISIONS, TrainingConfig
+from throughtime.training.config import OPTIMIZERS, TrainingConfig
 from throughtime.training.processes import Processes
 from throughtime.training.spikes import Place
 
@@ -91,7 +91,6 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     torch's and not accelerate's, which is a setting of the whole process that cannot be changed once made: two
     trainings in one process may differ.
     """
-    one_of("precision", precision, PRECISIONS)
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, torch.bfloat16)
 
 

@@ -134,7 +134,7 @@ class Trainer:
             if self.guard.at_once and self.journal.read(self.seconds):
                 self.state = None  # the weights that made it were discarded
             else:
-                if self.guard.watch.due(self.steps + 1):
+                if (every := self.guard.watch.every) and (self.steps + 1) % every == 0:
                     self._watch(batch, before)
                 self.step.update(self.lr)
             self.steps += 1
@@ -180,6 +180,9 @@ class Trainer:
     def _agree(self, batch: Batch, interrupts: Interrupts) -> tuple[int, int]:
         """What all processes must know alike: the targets of all of them, the first one's clock, and a signal."""
         seconds = self._clock() if self.processes.first else 0.0
+        if self.processes.world == 1:
+            self.seconds = seconds
+            return batch.num_targets, interrupts.received
         flags = (float(interrupts.received == number) for number in _SIGNALS)
         count, self.seconds, *received = self.processes.sum(batch.num_targets, seconds, *flags)
         return int(count), next((int(n) for n, flag in zip(_SIGNALS, received, strict=True) if flag), 0)
@@ -210,7 +213,7 @@ class Trainer:
     def _watch(self, batch: Batch, before: Any) -> None:
         """Measure the gradient through time, between a step's gradient and its update."""
         self.journal.read(self.seconds)
-        if not self.processes.first:
+        if not self.processes.first or self.guard.watch.refusal is not None:
             return
         step, norm = self.steps + 1, self.journal.meter.norm
         found = self.guard.watch.measure(step, batch, before, norm)
@@ -294,18 +297,23 @@ class Trainer:
         self.journal.load_state_dict(tree["journal"], self.seconds)
         self.guard.load_state_dict(tree["guard"])
 
+    def _task_name(self) -> str:
+        """The task as it was typed, which may be a file and a class."""
+        typed = shlex.split(str(self.run.config.get("command", "")))[1:3]
+        return shlex.quote(typed[1]) if typed[:1] == ["train"] else self.task.name
+
     def _longer(self) -> str:
         """How to train longer: the learning rate was decayed for that end, so a longer training is another one."""
         path, kind = self.run.path, self.budget.kind
         out = shlex.quote(str(path.with_name(path.name + "-longer")))
-        command = f"throughtime train {self.task.name} --config {shlex.quote(str(path / CONFIG))}"
+        command = f"throughtime train {self._task_name()} --config {shlex.quote(str(path / CONFIG))}"
         return (
             "It cannot continue, as its learning rate was decayed for that end; to train longer, start again from its "
             f"weights: {command} --init-from {shlex.quote(str(path))} --{kind} {self.budget.amount:g} --out {out}"
         )
 
     def _how_to_resume(self) -> str:
-        command = f"throughtime train {self.task.name} --resume --out {shlex.quote(str(self.run.path))}"
+        command = f"throughtime train {self._task_name()} --resume --out {shlex.quote(str(self.run.path))}"
         return f"training was interrupted at step {self.steps}; all of it is saved, continue with: {command}"
 
 

@@ -44,10 +44,6 @@ class Watch:
         """Why there is nothing to measure in this model, once that is known."""
         self._model, self._loss, self._device = model, loss, device
 
-    def due(self, step: int) -> bool:
-        """Whether to measure in this step."""
-        return self.every > 0 and step % self.every == 0 and self.refusal is None
-
     def measure(self, step: int, batch: Batch, state: Any, norm: float) -> dict[str, Any] | None:
         """Measure between a step's gradient and its update: the record for the history, or None if there is nothing to measure.
 
@@ -82,10 +78,18 @@ class Watch:
 
 
 def words(layers: dict[str, LayerSnapshot]) -> str:
-    """The longest half-life among the layers, in a few words; "" where none is known."""
-    known = [each for each in layers.values() if each.text != "unknown"]
+    """The longest half-life among the layers, in a few words, or how far the gradient reaches; "" where neither is known."""
+    known = [each for each in layers.values() if each.text not in ("unknown", "uneven")]
     if not known:
-        return ""
+        uneven = [each for each in layers.values() if each.text == "uneven"]
+        farthest = max(uneven, key=lambda each: each.reach or each.lags + 1, default=None)
+        if farthest is None:
+            return ""
+        return (
+            f"gradient reach {farthest.reach} steps"
+            if farthest.reach
+            else f"gradient reach over {farthest.lags} steps"
+        )
     # A gradient that vanished halves faster than any; one that keeps its size has rate 0, one that grows a negative one.
     longest = min(known, key=lambda each: math.inf if math.isnan(each.rate) else each.rate)
     text = longest.text

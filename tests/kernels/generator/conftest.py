@@ -1,4 +1,4 @@
-"""Random models in the native loop of generation and in the reference, and what the tests of the loop compare."""
+"""Random models in the native loop of generation and in the reference, on every instruction set, and comparisons of both."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.kernels.instruction_sets import libraries
 from torch import Tensor, nn
 
+from throughtime.kernels.native.generation import generator as native_generator
 from throughtime.kernels.native.generation.generator import Generator, GeneratorLayer, GeneratorState
 from throughtime.kernels.native.generation.packing import folds, quantize
 from throughtime.kernels.reference import unroll
@@ -20,7 +22,7 @@ KINDS = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
 
 
 class Model:
-    """Random weights, large; `logits` reads symbols with the reference, from the weights as the generator keeps them."""
+    """Large random weights; `logits` reads symbols with the reference, from the weights as the generator quantizes them."""
 
     def __init__(
         self,
@@ -41,15 +43,17 @@ class Model:
         self.layers, before, self.recurrences = [], features or symbols, []
         for n, size in enumerate(sizes):
             shapes = KINDS[kind].recurrence.shapes(before, size, bias=bias)
-            given = {name: 2 * draw(*shape) / max(shape[-1], 4) ** 0.5 for name, shape in shapes.items()}
-            layer = GeneratorLayer(kind, **given, nonlinearity=options.get("nonlinearity", "tanh"))
+            tensors = {name: 2 * draw(*shape) / max(shape[-1], 4) ** 0.5 for name, shape in shapes.items()}
+            layer = GeneratorLayer(kind, **tensors, nonlinearity=options.get("nonlinearity", "tanh"))
             self.layers.append(layer)
-            rounded = ["weight_hh"] if n == 0 and folds(layer, self.embedding) else ["weight_hh", "weight_ih"]
-            kept = given | {name: quantize(given[name], weights).dequantize() for name in rounded}
-            self.recurrences.append(KINDS[kind].recurrence.bind(kept, **options))
+            quantized = (
+                ["weight_hh"] if n == 0 and folds(layer, self.embedding) else ["weight_hh", "weight_ih"]
+            )
+            used = tensors | {name: quantize(tensors[name], weights).dequantize() for name in quantized}
+            self.recurrences.append(KINDS[kind].recurrence.bind(used, **options))
             before = size
         self.head, self.head_bias = draw(symbols, before) * 3 / before**0.5, draw(symbols) if bias else None
-        self.kept_head = quantize(self.head, weights).dequantize()
+        self.quantized_head = quantize(self.head, weights).dequantize()
         self.native = Generator(self.layers, self.head, self.head_bias, self.embedding, weights=weights)
 
     def logits(self, ids: Tensor, state: GeneratorState) -> GeneratorState:
@@ -61,7 +65,7 @@ class Model:
             x, final = unroll(recurrence, x, KINDS[self.layers[n].kind].state_type(*start))
             h.append(final[0])
             c += final[1:]
-        logits = nn.functional.linear(x[-1], self.kept_head, self.head_bias)
+        logits = nn.functional.linear(x[-1], self.quantized_head, self.head_bias)
         return GeneratorState(tuple(h), tuple(c), logits, state.position + len(ids))
 
     def start(self, batch: int) -> GeneratorState:
@@ -88,11 +92,12 @@ def _assert_same_state(found: GeneratorState, wanted: GeneratorState, atol: floa
     assert found.position == wanted.position
 
 
-def _assert_distributed(counts: Tensor, shares: Tensor) -> None:
-    """Pearson's chi-square: what has no share never came, and the rest would be further off in more than 1 of 10^4 cases."""
-    assert int(counts[shares == 0].sum()) == 0
-    counts, shares = counts[shares > 0].double(), shares[shares > 0].double()
-    expected = shares * counts.sum()
+def _assert_distributed(counts: Tensor, probabilities: Tensor) -> None:
+    """Pearson's chi-square: nothing of probability 0 occurred, and the rest would be further off in more than 1 of 10^4 cases."""
+    assert int(counts[probabilities == 0].sum()) == 0
+    possible = probabilities > 0
+    counts, probabilities = counts[possible].double(), probabilities[possible].double()
+    expected = probabilities * counts.sum()
     rare = expected < 5  # together, as the test wants
     if bool(rare.any()):
         counts = torch.cat([counts[~rare], counts[rare].sum()[None]])
@@ -111,6 +116,14 @@ def _constant(logits: Tensor) -> Generator:
     symbols = len(logits)
     layer = GeneratorLayer("rnn", torch.zeros(1, symbols), torch.zeros(1, 1))
     return Generator([layer], torch.zeros(symbols, 1), logits.float())
+
+
+@pytest.fixture(autouse=True, params=range(3), ids=("first", "avx2", "portable"))
+def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test on each instruction set that runs here."""
+    if request.param >= len(libraries()):
+        pytest.skip("does not run here")
+    monkeypatch.setattr(native_generator, "load", lambda: libraries()[request.param])
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""bf16 and int8 weights: the generator computes what the reference computes from the rounded values."""
+"""bf16 and int8 weights: the generator computes what the reference computes from the quantized values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from throughtime.kernels.native.generation.packing import quantize
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason=f"native: {unavailable()}")
 
-ROUNDED = ("bf16", "int8")
+QUANTIZED = ("bf16", "int8")
 
 # symbols, features (None: one-hot), sizes, batch: every remainder of H by 4, one row and many, around a panel and a tile.
 SHAPES = [
@@ -32,10 +32,10 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("weights", ROUNDED)
+@pytest.mark.parametrize("weights", QUANTIZED)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
-def test_logits_and_greedy_symbols_are_those_of_the_rounded_weights(
+def test_logits_and_greedy_symbols_are_those_of_the_quantized_weights(
     kind: str, shape: Any, weights: str, network: Any, assert_same_state: Any
 ) -> None:
     *sizes, batch = shape
@@ -44,27 +44,27 @@ def test_logits_and_greedy_symbols_are_those_of_the_rounded_weights(
     start, ids = model.start(batch), torch.randint(sizes[0], (6, batch))
     found, wanted = model.native.feed(ids, start), model.logits(ids, start)
     assert_same_state(found, wanted)
-    drawn, end = model.native.run(12, found, temperature=0)
-    for row in drawn:
+    sampled, end = model.native.run(12, found, temperature=0)
+    for row in sampled:
         assert torch.equal(row, wanted.logits.argmax(-1))
         wanted = model.logits(row[None], wanted)
     assert_same_state(end, wanted, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
-def test_rounding_is_seen(kind: str, network: Any) -> None:
-    """Else the test above would pass with weights that were never rounded."""
-    state = dict.fromkeys(("float32", *ROUNDED))
+def test_quantization_has_an_effect(kind: str, network: Any) -> None:
+    """Else the test above would pass with weights that were never quantized."""
+    state = dict.fromkeys(("float32", *QUANTIZED))
     for weights in state:
         model = network(kind, 20, 6, (33, 9), weights=weights)
         torch.manual_seed(1)
         state[weights] = model.native.feed(torch.arange(8), model.start(1)).logits
-    for weights in ROUNDED:
+    for weights in QUANTIZED:
         assert 1e-3 < float((state[weights] - state["float32"]).abs().max()) < 3
 
 
-@pytest.mark.parametrize("weights", ROUNDED)
-def test_an_input_that_is_not_folded_is_rounded_too(
+@pytest.mark.parametrize("weights", QUANTIZED)
+def test_an_input_that_is_not_folded_is_quantized_too(
     weights: str, monkeypatch: pytest.MonkeyPatch, network: Any, assert_same_state: Any
 ) -> None:
     for kind in ("rnn", "gru", "lstm"):
@@ -78,8 +78,8 @@ def test_an_input_that_is_not_folded_is_rounded_too(
 
 
 @pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("weights", ROUNDED)
-def test_draws_follow_the_rounded_model(
+@pytest.mark.parametrize("weights", QUANTIZED)
+def test_samples_follow_the_quantized_model(
     weights: str, count: int, network: Any, threads: Any, assert_distributed: Any
 ) -> None:
     """The pairs that 20,000 rows begin with have the probability that the reference gives to each pair."""
@@ -95,7 +95,7 @@ def test_draws_follow_the_rounded_model(
     )
 
 
-@pytest.mark.parametrize("weights", ROUNDED)
+@pytest.mark.parametrize("weights", QUANTIZED)
 @pytest.mark.parametrize(("sizes", "batch"), [((256,), 1), ((150, 150), 5), ((24,), 16)])
 @pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
 def test_threads_change_no_bit(
@@ -139,8 +139,8 @@ def test_bf16_is_the_nearest_and_ties_go_to_even() -> None:
     assert float(((quantize(large, "bf16").dequantize() - large) / large).abs().max()) <= 2**-8
 
 
-@pytest.mark.parametrize("weights", ROUNDED)
-def test_damaged_weights_are_reported_and_not_rounded_away(weights: str) -> None:
+@pytest.mark.parametrize("weights", QUANTIZED)
+def test_damaged_weights_are_reported_and_not_hidden_by_quantization(weights: str) -> None:
     for bad in (math.nan, math.inf):
         hh = torch.zeros(3, 3)
         hh[1, 2] = bad

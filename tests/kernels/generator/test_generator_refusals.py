@@ -20,11 +20,11 @@ from throughtime.kernels.native.generation.generator import (
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason=f"native: {unavailable()}")
 
 
-def test_what_cannot_be_drawn_is_said_with_how_far_it_came(constant: Any) -> None:
+def test_what_cannot_be_sampled_is_reported_with_how_far_it_came(constant: Any) -> None:
     native = constant(torch.tensor([0.0, math.nan]))
     with pytest.raises(SamplingError, match="diverged") as caught:
         native.run(5)
-    assert caught.value.num_sampled == 1  # the first was drawn from the initial logits
+    assert caught.value.num_sampled == 1  # the first was sampled from the initial logits
     assert native.run(1)[0].shape == (1, 1)
     for bad in (math.nan, math.inf):
         with pytest.raises(SamplingError, match="diverged"):

@@ -1,4 +1,4 @@
-"""Drawn symbols: the distribution, the seed, what stops a row."""
+"""Sampled symbols: the distribution, the seed, what stops a row."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ from throughtime.runtime.sampling import keep_top_k, keep_top_p, scale_by_temper
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason=f"native: {unavailable()}")
 
 
-@pytest.mark.parametrize("top_p", [None, 0.3, 0.9, 1.0])
-@pytest.mark.parametrize("top_k", [None, 1, 7, 1000])
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_draws_have_the_distribution_of_the_reference(
+TEMPERATURES, TOP_K, TOP_P = (0.5, 1.0, 3.0), (None, 1, 7, 1000), (None, 0.3, 0.9, 1.0)
+
+
+# Every pair of values of two options, and every value of the third with each of theirs.
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    [(TEMPERATURES[(i + j) % 3], k, p) for i, k in enumerate(TOP_K) for j, p in enumerate(TOP_P)],
+)
+def test_samples_have_the_distribution_of_the_reference(
     temperature: float, top_k: int | None, top_p: float | None, assert_distributed: Any, constant: Any
 ) -> None:
     logits = torch.randn(150, generator=torch.Generator().manual_seed(2)) * 2
@@ -33,7 +38,7 @@ def test_draws_have_the_distribution_of_the_reference(
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_rows_and_steps_are_independent_draws_that_follow_the_model(
+def test_rows_and_steps_are_independent_samples_that_follow_the_model(
     count: int, network: Any, threads: Any, assert_distributed: Any
 ) -> None:
     """The pairs that 20,000 rows begin with have the probability that the reference gives to each pair."""

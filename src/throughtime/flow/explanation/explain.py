@@ -10,7 +10,7 @@ from throughtime.flow.result import Flow, HalfLife, LagCurve, LayerFlow
 
 _LAG = 25  # the lag at which what is left is stated, where that many were measured
 _LOSS = "check the loss function (a logarithm or root of what is not positive, 0 / 0) and the targets for NaN"
-_BEND = 2.0  # a reach this many times another than the half-life predicts: the curve is no straight line
+_BEND = 2.0  # a reach this many times shorter than the half-life predicts: the curve is no straight line
 _ROUGH = 0.8  # R² below which one half-life does not describe the curve
 
 
@@ -90,13 +90,18 @@ def _trend(curve: LagCurve, pattern: Pattern) -> str:
     at_last = f"after {_count(last, 'step')} {_size(curve, last)}"
     if pattern is Pattern.ZERO:
         return "No gradient reaches this layer: the loss does not depend on it."
+    if float(curve.mean[0]) == 0:
+        return "There is no gradient at lag 0, to which the others could be compared: this loss reads an earlier state."
     if pattern is Pattern.SHORT:
         return f"Only {_count(last, 'lag')} could be measured: give a longer sequence."
     lag, ratio = peak(curve)
     if pattern is Pattern.CUT_OFF:
         assert curve.gone is not None
         before = f" Before that it grows, to {ratio:.3g} times its size at lag {lag}." if ratio > 1.05 else ""
-        return f"The gradient is gone after {_count(curve.gone, 'step')}: a cutoff, not a decay; what follows is rounding error.{before}"
+        return (
+            f"The gradient is gone after {_count(curve.gone, 'step')}: a cutoff, not a decay; "
+            f"what follows is rounding error.{before}"
+        )
     if pattern is Pattern.HUMP:
         return f"The gradient first grows, to {ratio:.3g} times its size at lag {lag}, and then decays: {at_last}."
     if pattern is Pattern.GROWS:
@@ -120,19 +125,21 @@ def _decay(curve: LagCurve) -> str:
     fit = curve.half_life
     left = f"after {_count(lag, 'step')} {_size(curve, lag)}"
     goal = _percent(curve.fraction)
+    if not fit.decays:
+        to_goal = f" to {goal} within {_count(curve.reach, 'step')}," if curve.reach is not None else ""
+        at_last = (
+            "" if lag == last else f", after {last} steps {_percent(float(curve.mean[last] / curve.mean[0]))}"
+        )
+        return f"The gradient falls,{to_goal} but not exponentially: {left}{at_last}."
     predicted = fit.steps * math.log2(1 / curve.fraction)
-    overall = f"Over all lags: half-life {_fit(fit)}."
     if curve.reach is not None and _BEND * curve.reach < predicted:
         tail = half_life(curve.mean[curve.reach :])
         if tail.decays:
             rest = f", and then decays with half-life {_fit(tail)}"
         else:
             rest = "" if math.isnan(tail.steps) else ", and then falls no further"
-        return f"The gradient falls to {goal} within {_count(curve.reach, 'step')}{rest}; {left}. {overall}"
-    reached = curve.reach if curve.reach is not None else last
-    if reached > _BEND * predicted:
-        until = f"only after {reached} steps" if curve.reach is not None else f"not within {last} steps"
-        return f"The gradient decays, more slowly at first: it falls to {goal} {until}; {left}. {overall}"
+        fall = f"The gradient falls to {goal} within {_count(curve.reach, 'step')}"
+        return f"{fall}{rest}; {left}. Over all lags: half-life {_fit(fit)}."
     reach = f", and from lag {curve.reach} on less than {goal}" if curve.reach is not None else ""
     return f"The gradient decays: half-life {_fit(fit)}; {left}{reach}."
 
@@ -206,8 +213,8 @@ def _units(layer: LayerFlow) -> str:
     )
     state = "saturated" if saturated(layer) else "not saturated"
     return (
-        f"The units are {state}: {name} averages {unit.slope_mean:.2f}, and {100 * unit.saturated:.0f} % of it lies below a tenth "
-        "of the maximum."
+        f"The units are {state}: {name} averages {unit.slope_mean:.2f}, and {100 * unit.saturated:.0f} % of it lies below "
+        "a tenth of the maximum."
     )
 
 

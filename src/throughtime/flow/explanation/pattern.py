@@ -26,16 +26,18 @@ class Pattern(enum.Enum):
     GROWS = "grows exponentially"
     RISES = "grows, then levels off"
     KEEPS = "keeps its size"
-    DECAYS = "decays"
+    DECAYS = "decays exponentially"
+    FALLS = "falls, not exponentially"
     IRREGULAR = "no clear trend"
 
 
 def pattern_of(layer: LayerFlow) -> Pattern:
     """The pattern of |dL_T / dh_{T-k}| of one layer.
 
-    CUT_OFF before those that need a fit. Growth and decay need a slope whose 95 % interval excludes zero, and a change of at least
-    a factor of two over the measured lags. GROWS: to the last lag, as an exponential does. HUMP: at least doubled, and at the last
-    lag well below its maximum. RISES: at least doubled, and neither. KEEPS: between half and twice its size at every lag.
+    CUT_OFF before those that need a fit. GROWS and DECAYS need a slope whose 95 % interval excludes zero, and a change of at
+    least a factor of two over the measured lags; GROWS up to the last lag, as an exponential does. HUMP: at least doubled, and at
+    the last lag at most half its maximum. RISES: at least doubled, and neither. FALLS: at most half its size at the last lag, and
+    near its minimum there. KEEPS: between half and twice its size at every lag. IRREGULAR: the rest.
     """
     curve = layer.lag_h
     mean = curve.mean
@@ -54,8 +56,8 @@ def pattern_of(layer: LayerFlow) -> Pattern:
             return Pattern.HUMP
         straight = fit.grows and fit.r_squared >= _STRAIGHT and grows_to_the_end(curve)
         return Pattern.GROWS if straight and last >= _CHANGE * first else Pattern.RISES
-    if last <= first / _CHANGE:
-        return Pattern.DECAYS if fit.decays else Pattern.IRREGULAR
+    if last <= first / _CHANGE and (fit.decays or last <= _CHANGE * float(mean.min())):
+        return Pattern.DECAYS if fit.decays else Pattern.FALLS
     return Pattern.KEEPS if keeps_size(curve) else Pattern.IRREGULAR
 
 

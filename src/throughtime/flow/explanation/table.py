@@ -36,9 +36,9 @@ def _row(layer: LayerFlow) -> tuple[str, ...]:
 
 
 def half_life_words(curve: LagCurve) -> str:
-    """The half-life in a few words: "3.2 steps", "doubles in 5.0", "keeps", "no trend", "gone at 2", "unknown".
+    """The half-life in a few words: "3.2 steps", "doubles in 5.0", "keeps", "uneven", "gone at 2", "unknown".
 
-    Only a slope whose 95 % interval excludes zero is a decay or a growth.
+    A half-life is stated only where the 95 % interval of the slope excludes zero; else the curve keeps its size or is uneven.
     """
     fit = curve.half_life
     if curve.gone is not None:
@@ -49,7 +49,7 @@ def half_life_words(curve: LagCurve) -> str:
         return f"{fit.steps:.3g} steps"
     if fit.grows:
         return f"doubles in {-fit.steps:.3g}"
-    return "keeps" if keeps_size(curve) else "no trend"
+    return "keeps" if keeps_size(curve) else "uneven"
 
 
 def half_life_phrase(fit: HalfLife) -> str:
@@ -60,7 +60,7 @@ def half_life_phrase(fit: HalfLife) -> str:
         return "keeps its size"
     if fit.decays or fit.grows:
         return f"{'half-life' if fit.decays else 'doubling time'} {abs(fit.steps):.3g} steps"
-    return "no clear trend"
+    return "no single half-life"
 
 
 def keeps_size(curve: LagCurve) -> bool:

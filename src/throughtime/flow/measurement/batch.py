@@ -53,23 +53,19 @@ class Case(NamedTuple):
 
 def read_batch(model: nn.Module, batch: Any, state: Any, examples: int, lengths: Any = None) -> Case:
     """The first examples in float64, without steps that lie in the padding of every row."""
+    counted: Tensor | None = None
     if isinstance(batch, Batch):
         if lengths is not None:
             raise InputError("a Batch has lengths of its own: leave lengths= out")
         size = batch.size
         few, state = first_rows(batch, state, examples)
         if few.lengths is not None:
-            few = few.window(0, max(1, int(few.lengths.max())))
-            few = few._replace(
-                inputs=tree_map_only(Tensor, lambda leaf: _without_padding(leaf, few.lengths), few.inputs)
-            )
-        targets = [leaf for leaf in tree_leaves(few.targets) if isinstance(leaf, Tensor)]
-        counted = None
-        if targets:
+            few = without_padding(few, few.lengths)
+        if leaves := [leaf for leaf in tree_leaves(few.targets) if isinstance(leaf, Tensor)]:
             axes = 1 if few.per_sequence else 2
             masks = [
                 unmasked(leaf).flatten(axes).any(-1) if leaf.dim() > axes else unmasked(leaf)
-                for leaf in targets
+                for leaf in leaves
             ]
             counted = torch.stack(masks).any(0)
         cleaned = tree_map_only(Tensor, _finite_where_masked, few.targets)
@@ -111,7 +107,6 @@ def read_batch(model: nn.Module, batch: Any, state: Any, examples: int, lengths:
             targets = (targets.transpose(0, 1) if first else targets)[:, :examples]
         elif targets.dim() > 0 and len(targets) == size:
             targets = targets[:examples]
-    counted = None
     if lengths is not None:
         lengths = Batch.of(torch.zeros(steps, size), None, lengths).lengths
         assert lengths is not None
@@ -156,10 +151,15 @@ def _double(value: Any) -> Any:
     return tree_map_only(Tensor, each, value)
 
 
-def _without_padding(leaf: Tensor, lengths: Tensor | None) -> Tensor:
-    """[T, B, ...] with zeros in the padding, which may hold NaN or ids that do not exist."""
-    if lengths is None:
-        return leaf
+def without_padding(batch: Batch, lengths: Tensor) -> Batch:
+    """The steps up to the end of the longest row, with zeros in the padding, which may hold NaN or ids that do not exist."""
+    few = batch.window(0, max(1, int(lengths.max())))
+    return few._replace(
+        inputs=tree_map_only(Tensor, lambda leaf: _without_padding(leaf, lengths), few.inputs)
+    )
+
+
+def _without_padding(leaf: Tensor, lengths: Tensor) -> Tensor:
     padding = torch.arange(len(leaf))[:, None] >= lengths
     return leaf.masked_fill(padding.to(leaf.device).reshape(padding.shape + (1,) * (leaf.dim() - 2)), 0)
 

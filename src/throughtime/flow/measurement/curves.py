@@ -140,7 +140,7 @@ def lag_samples(
 def gradients_by_lag(
     total: Tensor, recorded: Sequence[Recorded], end: End, at_end: bool, count: int
 ) -> list[list[tuple[Tensor, Tensor]]]:
-    """By recording and part of its state: the norm of d total / d state_{T-k}, [K, rows] on the CPU, and the gradient at lag 0."""
+    """By recording and part of its state: |d total / d state_{T-k}|, [K, rows] on the CPU, and the gradient at lag 0."""
     rows = torch.arange(len(end.rows))[end.rows]
     places = [end.running(each, at_end)[rows] for each in recorded]
     spans = [range(int(place.min()) + 2 - count, int(place.max()) + 2) for place in places]

@@ -79,9 +79,9 @@ def influence(
         state: the state before the first step, tensors [..., B, H]; None for the model's own.
         lengths: int64 [B], the steps of each row of a ragged batch; the model is called with `lengths=`, on the row's own steps.
             The matrix is as large as the longest example's, and each entry the mean over the examples that have it.
-        directions: None is exact. With many outputs (words) that is expensive: a number asks for an estimate from that many random
-            directions v of the output, |d o_t / d x_k|^2 = E |v^T d o_t / d x_k|^2 for v of independent signs; its square has a
-            relative standard error of at most sqrt(2 / directions).
+        directions: None is exact. With many outputs (words) that is expensive: a number asks for an estimate from that many
+            random directions v of the output, |d o_t / d x_k|^2 = E |v^T d o_t / d x_k|^2 for v of independent signs; its square
+            has a relative standard error of at most sqrt(2 / directions).
         examples: the first this many of the batch are averaged.
         symbols: T of them, the labels of the axes.
         seed: of the random directions.
@@ -93,15 +93,15 @@ def influence(
     Raises: InputError for shapes that do not fit, and for ids in a model that has no embedding for them.
     Source: Hutchinson 1990, Communications in Statistics 19(2), for the estimate.
     """
-    given, batch = x, None
-    if isinstance(given, Batch):
-        batch, x, lengths = given, given.inputs, given.lengths
+    source, batch = x, None
+    if isinstance(source, Batch):
+        batch, x, lengths = source, source.inputs, source.lengths
         if not isinstance(x, Tensor):
             raise InputError(f"the batch's inputs must be one tensor, got {type(x).__name__}")
-    elif isinstance(given, PackedSequence):
-        x, lengths = pad_packed_sequence(given)
+    elif isinstance(source, PackedSequence):
+        x, lengths = pad_packed_sequence(source)
     else:
-        x = given
+        x = source
     ids = not x.is_floating_point()
     if x.dim() != (2 if ids else 3) or 0 in x.shape:
         raise InputError(
@@ -110,8 +110,8 @@ def influence(
     # Of a model around such a layer too: the rows of the matrix would be examples, and nobody would notice.
     for name, module in model.named_modules():
         if batch is None and getattr(module, "batch_first", False):
-            found = f"one whose layer {name} has batch_first" if name else "one with batch_first"
-            raise InputError(f"the model must take time first, got {found}: build it without")
+            what = f"one whose layer {name} has batch_first" if name else "one with batch_first"
+            raise InputError(f"the model must take time first, got {what}: build it without")
     if directions is not None and directions < 1:
         raise InputError(f"directions must be at least 1, or None for all, got {directions}")
     if not 1 <= examples <= x.shape[1]:

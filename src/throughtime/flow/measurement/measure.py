@@ -94,9 +94,9 @@ def measure(
 
     In a bidirectional model lag counts in each direction's own running order: running backward, lag k of step T is step T + k.
 
-    In a ragged batch, a number of ends counts back from each row's own last step (`Flow.ends` has the steps of the longest row), a
-    loss of one value for each sequence falls on each row's own last step, and a listed end that lies in a row's padding does not
-    count for that row. A row counts for an end if it has all `lags` steps before it, so that every lag has the same rows.
+    In a ragged batch, a number of ends counts back from each row's own last step (`Flow.ends` has the steps of the longest row),
+    a loss of one value for each sequence falls on each row's own last step, and a listed end that lies in a row's padding does
+    not count for that row. A row counts for an end if it has all `lags` steps before it, so that every lag has the same rows.
 
     Cost: of the recurrence as a loop in plain torch, forward once and backward once over T steps (forward twice for a long
         sequence), and ends * lags steps forward and backward for each layer; the products for each layer about 40 * lags steps

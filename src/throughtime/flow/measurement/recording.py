@@ -141,7 +141,7 @@ def _run(
     sequence: PaddedBatch,
     states: list[State],
 ) -> tuple[Any, list[State]]:
-    """All layers and directions of one module: its output in the caller's form, and the final states in the order of `sequence`."""
+    """All layers and directions of one module: the output in the caller's form, and the final states in the layer's."""
     x, lengths = sequence.x, sequence.lengths
     if sequence.restore is not None:  # a PackedSequence has its rows sorted by length
         x, states = x.index_select(1, sequence.restore), [reorder(s, sequence.restore) for s in states]

@@ -81,8 +81,8 @@ class _Path:
 def _values(path: _Path, lag: int, start: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Scaled singular values [R, count], zero below rounding error, and P^T U of their left vectors, to continue from.
 
-    Golub & Kahan's bidiagonalization: P V = U B with both bases orthonormal, so that only the small B [R, j, j] is decomposed, and each
-    round sends one new block forward and one back.
+    Golub & Kahan's bidiagonalization: P V = U B with both bases orthonormal, so that only the small B [R, j, j] is
+    decomposed, and each round sends one new block forward and one back.
     """
     size = start.shape[2]
     rights, _ = orthonormal(start)

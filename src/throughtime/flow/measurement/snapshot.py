@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from throughtime.data.batch import Batch, masked, unmasked
 from throughtime.errors import InputError
 from throughtime.flow.explanation.table import half_life_words
-from throughtime.flow.measurement.batch import first_rows
+from throughtime.flow.measurement.batch import first_rows, without_padding
 from throughtime.flow.measurement.curves import End, gradients_by_lag, lag_curve, typical_length
 from throughtime.flow.measurement.gates import gate_statistics
 from throughtime.flow.measurement.model_copy import measurable
@@ -33,7 +33,7 @@ class LayerSnapshot:
     half_life: (
         float  # steps in which |dL_T / dh_{T-k}| halves; < 0: doubles; inf: keeps its size; NaN: unknown
     )
-    text: str  # the same in words: "3.2 steps", "doubles in 5", "keeps", "no trend", "gone at 2" or "unknown"
+    text: str  # the same in words: "3.2 steps", "doubles in 5", "keeps", "uneven", "gone at 2" or "unknown"
     r_squared: float  # of the fit
     reach: (
         int | None
@@ -69,9 +69,9 @@ def snapshot(
 ) -> dict[str, LayerSnapshot]:
     """Measure how the gradient of the loss of each row's last step decays over the lags of a batch.
 
-    It is `throughtime.flow.measure` with one end and a few examples, without products and spectra: exact, in float64, on a copy in
-    evaluation mode. No random number is drawn, and no parameter, gradient or mode of the model changes. Nothing is truncated: the
-    result is how far the gradient would reach inside the batch, whatever the BPTT strategy.
+    It is `throughtime.flow.measure` with one end and a few examples, without products and spectra: exact, in float64, on a copy
+    in evaluation mode. No random number is drawn, and no parameter, gradient or mode of the model changes. Nothing is truncated:
+    the result is how far the gradient would reach inside the batch, whatever the BPTT strategy.
 
     The loss is that of each row's own last step (the middle one where a layer runs backward); with targets per sequence it is the
     loss of the rows that end in this batch, and lag counts back from each row's own end. Rows without a target there do not
@@ -94,14 +94,8 @@ def snapshot(
     with torch.enable_grad():
         (outputs, _), recorded = record(copied, lambda: few.run(copied, state))
         steps = few.steps
-        if any(each.steps != steps for each in recorded) or (
-            not few.per_sequence
-            and any(
-                leaf.shape[:1] != (steps,)
-                for leaf in tree_leaves((outputs, few.targets))
-                if isinstance(leaf, Tensor)
-            )
-        ):
+        timed = () if few.per_sequence else tree_leaves((outputs, few.targets))
+        if any(each.steps != steps for each in recorded) or any(leaf.shape[:1] != (steps,) for leaf in timed):
             raise InputError("layers, outputs and targets have different numbers of steps")
         lengths = few.lengths if few.lengths is not None else torch.full((few.size,), steps)
         both = any(each.reverse for each in recorded) and not few.per_sequence
@@ -139,15 +133,7 @@ def snapshot(
 def _last_steps(model: nn.Module, batch: Batch, state: Any) -> tuple[Batch, Any]:
     """The last steps, and the state before them; all of it where the model carries no state. Padding is zero."""
     if batch.lengths is not None:
-        batch = batch.window(0, max(1, int(batch.lengths.max())))
-        padding = torch.arange(batch.steps)[:, None] >= batch.lengths
-
-        def cleared(leaf: Tensor) -> Tensor:
-            return leaf.masked_fill(
-                padding.to(leaf.device).reshape(padding.shape + (1,) * (leaf.dim() - 2)), 0
-            )
-
-        batch = batch._replace(inputs=tree_map_only(Tensor, cleared, batch.inputs))
+        batch = without_padding(batch, batch.lengths)
     steps = batch.steps
     if steps <= STEPS:
         return batch, state
@@ -175,7 +161,7 @@ def _at_steps(tree: Any, ends: Tensor) -> Any:
 
 
 def _has_target(batch: Batch) -> Tensor:
-    """Bool [B]: rows with an unmasked target, of a batch of one step or with targets per sequence."""
+    """Rows, [B], with an unmasked target, of a batch of one step or with targets per sequence."""
     found = []
     for leaf in tree_leaves(batch.targets):
         counts = unmasked(leaf)

@@ -1,1 +1,1 @@
-"""The recurrences in C++: only what must wait for the state; the big products over all steps are torch's."""
+"""C++ on the CPU: the compiled library, the recurrences (`recurrence`) and text generation (`generation`)."""

@@ -136,7 +136,7 @@ class Generator:
         banned: Sequence[int] = (),
         stops: Sequence[int] = (),
     ) -> tuple[Tensor, GeneratorState]:
-        """Sample n symbols for each row, each from the distribution given all before it.
+        """Sample n symbols for each row, each from the distribution that follows those before it.
 
         Temperature 0 takes the most probable (the first among equals); else symbols are sampled from the softmax of logits /
         temperature, of the top_k largest, of the smallest set with a total probability of top_p. `banned` ids are never sampled.
