@@ -144,7 +144,7 @@ class ClassifyTask(FileTask):
     def predict(self, model: nn.Module, assets: Assets, records: Iterable[Record]) -> Iterator[Record]:
         """The likeliest label of each text, and its probability."""
         for record in records:
-            outputs = run_one(model, self._encode(assets, str(field_of(record, "text"))))
+            outputs = run_one(model, self._encode(assets, str(field_of(record, self.columns[0]))))
             probabilities = outputs.double().softmax(-1)
             best = int(probabilities.argmax())
             label, probability = assets.labels["label"][best], float(probabilities[best])
