@@ -1,8 +1,7 @@
-"""Cases spread over worker processes: results as they come, an orderly end at Ctrl-C, and what both studies share."""
+"""Cases spread over worker processes: results as they come, and an orderly end at Ctrl-C."""
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 from collections import deque
@@ -94,15 +93,6 @@ def run_cases(
         stop.set()
         for pool in {*([shared] if shared else []), *(pool for _, pool in running.values())}:
             pool.shutdown()
-
-
-def json_values(value: Any) -> Any:
-    """The same with None for NaN and infinity, which JSON does not have; tuples become lists."""
-    if isinstance(value, dict):
-        return {name: json_values(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_values(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _initialize(stop: Any) -> None:
