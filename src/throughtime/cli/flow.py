@@ -96,7 +96,8 @@ def flow(
     with ProgressBar("measuring") as progress:
         found = measure(
             trained.model,
-            found_batch,
+            found_batch if found_batch.per_sequence else (found_batch.inputs, found_batch.targets),
+            lengths=None if found_batch.per_sequence else found_batch.lengths,
             loss=task.flow_loss(),
             lags=lags,
             ends=task.flow_ends(getattr(trained.model, "bidirectional", False)),

@@ -272,6 +272,11 @@ def _continued(found: Found, path: Path, settings: Tables) -> tuple[Any, Trainin
                 if isinstance(task, FileTask) and len(value) == len(task.data):
                     task = task.moved(tuple(value))
                     continue
+            if name in ("validation", "test") and isinstance(value, str):
+                value = full_path(value)
+                if isinstance(task, FileTask) and isinstance(getattr(task, name), str):
+                    task = replace(task, **{name: value})
+                    continue
             has = own[section].get(name)
             if (list(value) if isinstance(value, tuple) else value) != has:
                 raise InputError(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from throughtime.errors import InputError
 from throughtime.models.config import ModelConfig
-from throughtime.tasks.files import FileTask, check_sources
+from throughtime.tasks.files import FileTask, check_part, check_sources, reading_again
 from throughtime.tasks.task import Record, data_option, field_of, run_one
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class ClassifyTask(FileTask):
 
     test: float | str = data_option(
         0.1, "Test data, evaluated once, after training: a fraction of the data, or a file.",
-        metavar="FRACTION|FILE", low=0, below=1,
+        metavar="FRACTION|FILE", low=0, below=1, check=check_part,
     )  # fmt: skip
     text: str | None = data_option(
         None, "Column of the text. Default: text, sentence, message, query or utterance.", metavar="NAME"
@@ -177,7 +179,8 @@ class ClassifyTask(FileTask):
     def _columns(self, assets: Assets, split: str) -> tuple[list[str], list[str]]:
         """Texts and labels of a split."""
         if "rows" not in assets.cache or split == "all":
-            rows, sources, _, _ = self._read()
+            with nullcontext() if split == "all" else reading_again():
+                rows, sources, _, _ = self._read()
             if split == "all":
                 return [text for text, _ in rows], [label for _, label in rows]
             check_sources(assets, sources)
@@ -218,7 +221,10 @@ class ClassifyTask(FileTask):
             else exception_messages()
         }
         names = columns if self.data else ("text", "label")
-        rows = list(zip(*(tables["data"].columns[name] for name in names), strict=True))[: self.limit]
+        rows = list(zip(*(tables["data"].columns[name] for name in names), strict=True))
+        if self.limit is not None and self.limit < len(rows):  # not the first, which may be of one class
+            chosen = random.Random(f"limit/{self.split_seed}").sample(range(len(rows)), self.limit)
+            rows = [rows[number] for number in sorted(chosen)]
         own = {part: 0.0 if isinstance(value := getattr(self, part), str) else value for part in PARTS[1:]}
         keys, labels = group_keys([text for text, _ in rows]), [label for _, label in rows]
         split = split_examples(len(rows), **own, seed=self.split_seed, groups=keys, labels=labels)

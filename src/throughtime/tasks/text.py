@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from throughtime.errors import InputError
 from throughtime.models.config import ModelConfig
-from throughtime.tasks.files import FileTask, check_sources
+from throughtime.tasks.files import FileTask, check_sources, reading_again
 from throughtime.tasks.task import Record, cross_entropy, data_option, field_of, run_one
 
 if TYPE_CHECKING:
@@ -188,7 +189,8 @@ class TextTask(FileTask):
         key = f"ids/{self.data}/{split}"
         if key not in assets.cache:
             if "parts" not in assets.cache or split == "all":
-                parts, sources = self._read()
+                with nullcontext() if split == "all" else reading_again():
+                    parts, sources = self._read()
                 if split != "all":
                     check_sources(assets, sources)
                     assets.cache["parts"] = parts
