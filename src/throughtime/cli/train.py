@@ -275,7 +275,8 @@ def _continued(found: Found, path: Path, settings: Tables) -> tuple[Any, Trainin
             if name in ("validation", "test") and isinstance(value, str):
                 value = full_path(value)
                 if isinstance(task, FileTask) and isinstance(getattr(task, name), str):
-                    task = replace(task, **{name: value})
+                    parts: dict[str, Any] = {name: value}
+                    task = replace(task, **parts)
                     continue
             has = own[section].get(name)
             if (list(value) if isinstance(value, tuple) else value) != has:
