@@ -1,4 +1,4 @@
-"""Every python block and every command of README.md and docs/ runs."""
+"""Every page of the documentation runs from top to bottom, in a folder with the files that its commands name."""
 
 from __future__ import annotations
 
@@ -7,93 +7,162 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from throughtime.cli import main
+
 ROOT = Path(__file__).parent.parent
-PROGRAM = [sys.executable, "-m", "throughtime"]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Commands that take minutes by design run here for a moment: the option that sets their length is replaced.
-SHORT = {"--minutes": "0.05", "--epochs": "1"}
+SHORT = {"--minutes": "0.03", "--epochs": "1"}
+MOST_STEPS = 60
+BUDGETS = ("--minutes", "--epochs", "--steps", "--resume", "--help")
 MEASURED = (
     "measured"  # a ```bash measured block holds the commands behind a table of results: parsed, not run
 )
+SENTENCE = "The time traveller was expounding a recondite matter to us. His eyes shone and twinkled.\n"
+Shell = Callable[[str], None]
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """(what follows the fence, text) of each block, in order."""
+    return re.findall(r"^```(\w[^\n]*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
 
 
-def commands(block: str) -> list[list[str]]:
-    joined = block.replace("\\\n", " ")
-    return [words for line in joined.splitlines() if (words := shlex.split(line, comments=True))]
+def commands(block: str) -> list[str]:
+    """The lines of a block, continued ones joined, without comments."""
+    lines = block.replace("\\\n", " ").splitlines()
+    return [line for line in lines if shlex.split(line, comments=True)]
+
+
+def shortened(words: list[str]) -> list[str]:
+    """The same command for a moment."""
+    for option, value in SHORT.items():
+        if option in words:
+            words[words.index(option) + 1] = value
+    if "--steps" in words and words[1] == "train":
+        place = words.index("--steps") + 1
+        words[place] = str(min(MOST_STEPS, int(words[place])))
+    if words[1] == "demo":
+        words += [] if "--minutes" in words else ["--minutes", SHORT["--minutes"]]
+    elif words[1] == "train" and not set(words) & set(BUDGETS):
+        words += ["--steps", "20"]
+    return words
+
+
+def write_data(folder: Path) -> None:
+    """The files that pages call the reader's own."""
+    for name in ("book.txt", "another.txt"):
+        (folder / name).write_text(SENTENCE * 60, encoding="utf-8")
+    moods = {"good": ("good", "fine", "great"), "bad": ("bad", "poor", "awful")}
+    rows = [
+        f'"a {moods[label][number % 3]} {thing}, number {number}",{label}\n'
+        for number in range(10)
+        for label in moods
+        for thing in ("book", "film", "song")
+    ]
+    assert len(rows) == 60
+    (folder / "reviews.csv").write_text("text,label\n" + "".join(rows), encoding="utf-8")
+    (folder / "questions.txt").write_text("0110\n111\n00010\n", encoding="utf-8")
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the reader's data, and the place that commands run in."""
+    write_data(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def shell(desk: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
+    """Run one line: a plain command in this process, which spares importing torch; what needs a shell, in one."""
+
+    def run(line: str) -> None:
+        words = shlex.split(line, comments=True)
+        if words[0] == "make":
+            subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, check=True, capture_output=True)
+        elif set(shlex.shlex(line, punctuation_chars=True)) & {"|", "<", ">", "&&", "<("}:
+            program = f"{shlex.quote(sys.executable)} -m throughtime"
+            script = f'set -eo pipefail; throughtime() {{ {program} "$@"; }}; {line}'
+            done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{line}\n{done.stderr}"
+        else:
+            assert words[0] == "throughtime", line
+            capsys.readouterr()
+            status = main(shortened(words)[1:])
+            assert status == 0, f"{' '.join(words)}\n{capsys.readouterr().err}"
+
+    return run
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 @pytest.mark.filterwarnings("default")  # a reader's snippet may meet a warning of torch's
-def test_python_blocks_run_in_order(page, monkeypatch, tmp_path):
-    found = blocks(page, "python")
-    if not found:
-        return
-    monkeypatch.chdir(tmp_path)
+def test_a_page_runs_from_top_to_bottom(
+    page: Path, desk: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A python block whose first line is "# name.py" is a file of that name; others run, and share their variables."""
     namespace: dict[str, object] = {}
-    for block in found:
-        exec(compile(block, f"{page.name}", "exec"), namespace)
+    for kind, text in blocks(page):
+        if kind == "python":
+            file = re.match(r"# (\w+)\.py\n", text)
+            if file:
+                (desk / f"{file[1]}.py").write_text(text, encoding="utf-8")
+                monkeypatch.setitem(sys.modules, file[1], None)  # so that it is forgotten afterwards
+                del sys.modules[file[1]]
+            else:
+                exec(compile(text, page.name, "exec"), namespace)
+        elif kind == "bash":
+            for line in commands(text):
+                shell(line)
 
 
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory):
-    """A folder with the files that the commands name."""
-    folder = tmp_path_factory.mktemp("desk")
-    text = "The time traveller was expounding a recondite matter to us. His eyes shone and twinkled.\n" * 60
-    for name in ("book.txt", "another.txt"):
-        (folder / name).write_text(text, encoding="utf-8")
-    return folder
+def test_a_process_prints_what_the_command_prints_here(
+    desk: Path, shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that running the pages in this process is enough; and a line with a pipe runs in a shell."""
+    assert main(["train", "text", "--data", "book.txt", "--hidden", "8", "--steps", "3", "--out", "run"]) == 0
+    command = "throughtime generate run --prompt The --length 50 --seed 1"
+    shell(f"{command} > there.txt")
+    capsys.readouterr()
+    assert main(shlex.split(command)[1:]) == 0
+    here = capsys.readouterr().out
+    assert len(here) == 53
+    assert (desk / "there.txt").read_text() == here
+    with pytest.raises(AssertionError, match="no such run"):
+        shell("throughtime generate nowhere | cat")
+    with pytest.raises(AssertionError, match="no such run"):
+        shell("throughtime generate nowhere")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_run(page, desk):
-    for block in blocks(page, "bash"):
-        for words in commands(block):
-            if words[0] == "make":
-                subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, check=True, capture_output=True)
-                continue
-            assert words[0] == "throughtime", f"{page.name}: {' '.join(words)}"
-            for option, value in SHORT.items():
-                if option in words:
-                    words[words.index(option) + 1] = value
-            done = subprocess.run(
-                [*PROGRAM, *words[1:]], cwd=desk, capture_output=True, text=True, timeout=120
-            )
-            assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr}"
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_behind_figures_can_be_typed(page, tmp_path):
+def test_commands_behind_figures_can_be_typed(page: Path, desk: Path, shell: Shell) -> None:
     """Their options exist and take those values; the files they name are public data, and need not be here."""
-    for block in blocks(page, f"bash {MEASURED}"):
-        for words in commands(block):
-            assert words[0] == "throughtime"
-            if words[1:3] != ["train", "text"]:
-                continue
-            files = [i for i, word in enumerate(words) if word.endswith(".txt")]
-            for i in files:
-                (tmp_path / Path(words[i]).name).write_text("abc " * 9000, encoding="utf-8")
-                words[i] = Path(words[i]).name
-            for option in ("--minutes", "--epochs"):
-                if option in words:
-                    words[words.index(option)] = "--steps"
-                    words[words.index("--steps") + 1] = "1"
-            words[words.index("--out") + 1] = str(tmp_path / "run")
-            shutil.rmtree(tmp_path / "run", ignore_errors=True)
-            done = subprocess.run(
-                [*PROGRAM, *words[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=120
-            )
-            assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr}"
+    for line in [
+        line for kind, text in blocks(page) if kind == f"bash {MEASURED}" for line in commands(text)
+    ]:
+        words = shlex.split(line, comments=True)
+        assert words[0] == "throughtime"
+        if words[1:3] != ["train", "text"]:
+            continue
+        for number, word in enumerate(words):
+            if word.endswith(".txt"):
+                words[number] = Path(word).name
+                (desk / words[number]).write_text("abc " * 9000, encoding="utf-8")
+        for option in ("--minutes", "--epochs", "--steps"):
+            if option in words:
+                place = words.index(option)
+                words[place : place + 2] = ["--steps", "1"]
+        words[words.index("--out") + 1] = "run"
+        shutil.rmtree(desk / "run", ignore_errors=True)
+        shell(shlex.join([*words, "--no-baselines"]))
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
+def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"

@@ -75,11 +75,61 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 40 steps, for tests that only read it."""
-    run = tmp_path_factory.mktemp("runs") / "small"
-    assert main(["train", "text", "--data", str(text), *SMALL, "--steps", "40", "--out", str(run)]) == 0
-    return run
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 texts, half of them good, half bad, in a CSV file."""
+    moods = {"good": ("good", "fine", "great"), "bad": ("bad", "poor", "awful")}
+    rows = [
+        f'"a {moods[label][number % 3]} {thing}, number {number}",{label}'
+        for number in range(10)
+        for label in moods
+        for thing in ("book", "film", "song")
+    ]
+    file = tmp_path_factory.mktemp("reviews") / "reviews.csv"
+    file.write_text("\n".join(["text,label", *rows]) + "\n")
+    return file
+
+
+@pytest.fixture(scope="session")
+def quick(text: Path, reviews: Path) -> dict[str, list[str]]:
+    """`train` and the options of a short training of each built-in task, all but --out."""
+    drawn = [
+        "--hidden",
+        "5",
+        "--batch",
+        "3",
+        "--validation",
+        "20",
+        "--test",
+        "10",
+        "--steps",
+        "6",
+        "--device",
+        "cpu",
+    ]
+    sizes = ["--hidden", "8", "--embedding", "5", "--batch", "8", "--steps", "6", "--device", "cpu"]
+    options = {
+        "text": ["--data", str(text), *SMALL, "--steps", "40"],
+        "classify": ["--data", str(reviews), *sizes],
+        "adding": ["--length", "11", *drawn],
+        "copy": ["--length", "11", *drawn],
+        "echo": ["--length", "11", *drawn],
+    }
+    return {task: ["train", task, *each] for task, each in options.items()}
+
+
+@pytest.fixture(scope="session")
+def runs(quick: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of each built-in task, for tests that only read it."""
+    folder = tmp_path_factory.mktemp("runs")
+    for task, arguments in quick.items():
+        assert main([*arguments, "--out", str(folder / task)]) == 0
+    return {task: folder / task for task in quick}
+
+
+@pytest.fixture(scope="session")
+def trained(runs: dict[str, Path]) -> Path:
+    """A language model after 40 steps."""
+    return runs["text"]
 
 
 @pytest.fixture(scope="session")

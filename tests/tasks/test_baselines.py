@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from throughtime.data import Vocabulary, embedded_text
+from throughtime.data.char import CharVocabulary
+from throughtime.data.text import embedded_text
 from throughtime.errors import InputError
 from throughtime.tasks import baselines
 from throughtime.tasks.baselines import (
@@ -115,7 +116,7 @@ def test_probabilities_sum_to_one(context):
 
 def test_half_a_million_characters_take_less_than_ten_seconds():
     text = embedded_text() * 2
-    vocabulary = Vocabulary.build("char", text)
+    vocabulary = CharVocabulary.of_text(text, None)
     ids = vocabulary.encode(text)[:550_000]
     cut = 400_000
     begin = time.process_time()

@@ -16,7 +16,6 @@ from throughtime.runs import Run
 from throughtime.tasks import TextTask
 from throughtime.tasks.recorded import model_config_of, restore_model, task_of
 from throughtime.training import TrainingConfig
-from throughtime.training.evaluation import evaluate
 from throughtime.training.loop import start_run, train
 
 TEXT = "Ab cd. ÄB\n cd!\n" * 20
@@ -196,10 +195,7 @@ def test_a_changed_or_moved_file_when_evaluating(file, tmp_path):
         throughtime.load(run.path).evaluate("validation")
     assert "\n" not in str(error.value)
     trained = throughtime.load(run.path)
-    task = trained.task.on((str(moved),))
-    batches = task.evaluation_batches(trained.assets, "validation", steps=4, batch=2)
-    found = evaluate(trained.model, batches, task.loss, task.metrics(trained.assets))
-    assert found.values == expected.values
+    assert trained.evaluate("validation", files=[moved]).values == expected.values
 
     moved.write_text(TEXT + "more")
     moved.rename(file)
@@ -208,7 +204,7 @@ def test_a_changed_or_moved_file_when_evaluating(file, tmp_path):
     ) as error:
         throughtime.load(run.path).evaluate("validation")
     assert "\n" not in str(error.value) and str(file) in str(error.value)
-    throughtime.load(run.path).evaluate("all", files=(str(file),))  # as other data it may be evaluated
+    throughtime.load(run.path).evaluate(files=(str(file),))  # as other data it may be evaluated
 
 
 def test_the_run_of_something_else(file, tmp_path):

@@ -118,7 +118,7 @@ def test_a_moved_file_can_be_named(make, text, weights):
     assert "\n" not in str(error.value)
     assert run.load_checkpoint()["steps"] == 9
     run = Run.open(run.path)
-    train(task_of(run).on((str(moved),)), config, run, resume=True)
+    train(task_of(run).moved((str(moved),)), config, run, resume=True)
     assert weights(run) == weights(reference[2])
 
     moved.write_text(moved.read_text().replace("time", "tame"))
@@ -126,7 +126,7 @@ def test_a_moved_file_can_be_named(make, text, weights):
     with pytest.raises(
         InputError, match=r"moved\.txt is not the file that the run was made from: put the old"
     ) as error:
-        train(task_of(run).on((str(moved),)), config, run, resume=True)
+        train(task_of(run).moved((str(moved),)), config, run, resume=True)
     assert "\n" not in str(error.value)
 
 

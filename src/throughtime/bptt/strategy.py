@@ -81,7 +81,9 @@ class Strategy(ABC):
             raise InputError(f"reduction must be one of sum, mean, got {reduction!r}")
         plain = targets is None and lengths is None and not batch_first and not isinstance(run, nn.Module)
         if plain and isinstance(inputs, Batch) and (state is None or not inputs.reset):
-            source = ParsedInputs(run, loss, inputs, False)  # every step of a trainer: nothing to read or to refuse
+            source = ParsedInputs(
+                run, loss, inputs, False
+            )  # every step of a trainer: nothing to read or to refuse
         else:
             source = read(run, loss, inputs, targets, state, lengths, batch_first, counted=count is None)
         windows = Windows(source.batches)

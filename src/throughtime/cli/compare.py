@@ -110,8 +110,7 @@ def compare_bptt(
                 f"{problem.batch}, Adam {problem.lr:g}, clip {problem.clip}; {', '.join(problem.strategies)}; "
                 f"{problem.steps:,} updates"
             )
-        times = "once" if settings.seeds == 1 else f"{settings.seeds} times"
-        print(f"each trained {times}, {jobs} at a time", flush=True)
+        print(_times(settings.seeds, jobs), flush=True)
     with ProgressBar("comparing", delay=0.0) as progress:
         comparison = compare_strategies(settings, jobs=jobs, progress=progress.update)
     _show("bptt", strategies_report, comparison, as_json, out)
@@ -162,13 +161,17 @@ def compare_remedies(
     jobs = jobs or available_cores()
     if not as_json:
         print(
-            f"adding problem, T = {', '.join(map(str, settings.lengths))}; {len(REMEDIES)} remedies x {settings.seeds} seeds, "
-            f"{settings.hidden} units, batch {settings.batch}, Adam, at most {settings.steps:,} steps each; {jobs} at a time",
+            f"adding problem, T = {', '.join(map(str, settings.lengths))}: {len(REMEDIES)} remedies, {settings.hidden} units, "
+            f"batch {settings.batch}, Adam, at most {settings.steps:,} steps\n{_times(settings.seeds, jobs)}",
             flush=True,
         )
     with ProgressBar("comparing", delay=0.0) as progress:
         comparison = compare(settings, jobs=jobs, progress=progress.update)
     _show("remedies", remedies_report, comparison, as_json, out)
+
+
+def _times(seeds: int, jobs: int) -> str:
+    return f"each trained {'once' if seeds == 1 else f'{seeds} times'}, {jobs} at a time"
 
 
 def _with_typed(settings: Any, **typed: Any) -> Any:
@@ -216,5 +219,6 @@ def _show(name: str, report: Any, comparison: Any, as_json: bool, out: Path | No
         if out is not None:
             print(f"The table and the picture are in {out}.")
     if not comparison.complete:
-        print(f"throughtime: stopped after {comparison.finished or 'nothing'}", file=sys.stderr)
+        done = f"after {comparison.finished}" if comparison.finished else "before the first result"
+        print(f"throughtime: stopped {done}", file=sys.stderr)
         raise typer.Exit(130)

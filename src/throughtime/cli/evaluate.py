@@ -18,8 +18,12 @@ def evaluate(
         typer.Option(metavar="FILE...", help="Other data, all of it. Default: a part of the run's own."),
     ] = None,
     split: Annotated[
-        str, typer.Option(metavar="PART", help="Of the run's own data, not trained on: validation or test.")
-    ] = "validation",
+        str | None,
+        typer.Option(
+            metavar="PART",
+            help="Part of the run's own data: validation or test. With --data, where that data is now. Default: validation.",
+        ),
+    ] = None,
     batch: Annotated[
         int | None,
         typer.Option(
@@ -67,7 +71,8 @@ def evaluate(
     from throughtime.progress import ProgressBar
     from throughtime.runtime import load, with_quantized_weights
 
-    one_of("split", split, ("validation", "test"))
+    if split is not None:
+        one_of("split", split, ("validation", "test"))
     trained = load(run, task=task, device=device)
     if window is not None and not trained.task.stream:
         raise InputError(
@@ -77,11 +82,12 @@ def evaluate(
     files = [str(file) for file in [*(data or []), *(more or [])]]
     found = {}
     with ProgressBar("evaluating") as bar:
-        for name in files or [f"{split} part"]:
-            found[name] = trained.evaluate_model(
-                model,
+        together = not files or split is not None  # one part of one data set
+        for name in [f"{split or 'validation'} part"] if together else files:
+            found[name] = trained.evaluate(
                 split,
-                files=[name] if files else (),
+                files=files if together else [name],
+                model=model,
                 batch=batch,
                 window=window,
                 progress=bar,

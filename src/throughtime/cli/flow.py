@@ -96,7 +96,8 @@ def flow(
     with ProgressBar("measuring") as progress:
         found = measure(
             trained.model,
-            found_batch,
+            found_batch if found_batch.per_sequence else (found_batch.inputs, found_batch.targets),
+            lengths=None if found_batch.per_sequence else found_batch.lengths,
             loss=task.flow_loss(),
             lags=lags,
             ends=task.flow_ends(getattr(trained.model, "bidirectional", False)),
@@ -152,12 +153,18 @@ def influence(
     import shutil
 
     from throughtime.flow import influence as measure
+    from throughtime.models.many_to_one import ManyToOne
     from throughtime.progress import ProgressBar
     from throughtime.runtime import load
 
     _check_outputs(html, png)
     trained = load(run, task=own_task)
     task, unknown = trained.task, list[str]()
+    if isinstance(trained.model, ManyToOne):
+        raise InputError(
+            f"influence needs an output for each step, and a model of {task.name} has one for a whole sequence: use "
+            f"'throughtime flow {run}'"
+        )
     if prompt is not None:
         inputs, unknown = task.text_input(trained.assets, prompt)
     elif (

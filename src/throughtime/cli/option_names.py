@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from throughtime.errors import ThroughtimeError
+
 _VALUE = r"[\w.+-]*\w(?::[\w./+-]*\w)?"
 
 
@@ -43,7 +45,10 @@ def called(argv: Sequence[str], command: Any) -> tuple[Any, Any]:
     """The click command that `argv` calls, and a context for it."""
     context = command.context_class(command, info_name=command.name, resilient_parsing=True)
     for word in argv:
-        below = command.get_command(context, word) if hasattr(command, "get_command") else None
+        try:
+            below = command.get_command(context, word) if hasattr(command, "get_command") else None
+        except ThroughtimeError:  # a task that is not known, or whose file cannot be read
+            break
         if below is not None:
             command = below
             context = command.context_class(command, info_name=word, parent=context, resilient_parsing=True)

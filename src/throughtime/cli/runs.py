@@ -117,6 +117,7 @@ def compared(found: list[Run]) -> tuple[list[str], list[list[str]]]:
     rows.extend(
         [f"best {metric}", *(_shown(each.get("metrics", {}).get(metric)) for each in bests)]
         for metric in dict.fromkeys(name for each in bests for name in each.get("metrics", {}))
+        if metric != "loss"
     )
     return ["", *(str(run.path) for run in found)], rows
 

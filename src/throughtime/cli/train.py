@@ -106,7 +106,7 @@ def train_or_resume(found: Found, typed: dict[str, Any]) -> None:
         print(before(task, training, run), flush=True)
     result = train(task, training, run, resume=resume, report=Terminal())
     if first:
-        print(after(task, run, result, training))
+        print(after(task, run, result, training, found))
 
 
 def read_tables(path: Path, kind: type[Task]) -> Tables:
@@ -126,7 +126,13 @@ def read_tables(path: Path, kind: type[Task]) -> Tables:
         raise InputError(
             f"--config: {path} has settings of the task {tables['task']!r}: use 'throughtime train {tables['task']}'"
         )
-    return {name: value for name, value in tables.items() if name not in _OWN}
+    tables = {name: value for name, value in tables.items() if name not in _OWN}
+    # The sections alone: their values are checked once those of the command line stand in their place.
+    from_tables(
+        {name: {} if isinstance(value, dict) else value for name, value in tables.items()},
+        *(kind, ModelConfig, TrainingConfig),
+    )
+    return tables
 
 
 def before(task: Task, training: TrainingConfig, run: Run) -> str:
@@ -158,7 +164,9 @@ def before(task: Task, training: TrainingConfig, run: Run) -> str:
     return "\n".join(f"{name:<9} {text}" for name, text in rows)
 
 
-def after(task: Task, run: Run, result: TrainingResult, training: TrainingConfig) -> str:
+def after(
+    task: Task, run: Run, result: TrainingResult, training: TrainingConfig, found: Found | None = None
+) -> str:
     """The final table, what it means, where the run is, and what one can do with it."""
     from throughtime.bench.table import plain
     from throughtime.progress import duration
@@ -173,7 +181,8 @@ def after(task: Task, run: Run, result: TrainingResult, training: TrainingConfig
         lines.append(words)
     path = shlex.quote(str(run.path))
     lines.append(f"The run and its model card, README.md, are in {run.path}. Next:")
-    lines += [f"  {command}" for command in task.next_steps(path, model_config_of(run), run.assets)]
+    own = f" --task {shlex.quote(found.asked)}" if found is not None and found.sha256 is not None else ""
+    lines += [f"  {command}{own}" for command in task.next_steps(path, model_config_of(run), run.assets)]
     if training.minutes is not None and result.step < _FEW:
         steps = "1 step" if result.step == 1 else f"{result.step} steps"
         lines.append(
@@ -261,7 +270,13 @@ def _continued(found: Found, path: Path, settings: Tables) -> tuple[Any, Trainin
             ):  # the file may lie elsewhere now; its checksum is held against the run's when it is read
                 value = [full_path(each) for each in value]
                 if isinstance(task, FileTask) and len(value) == len(task.data):
-                    task = task.on(tuple(value))
+                    task = task.moved(tuple(value))
+                    continue
+            if name in ("validation", "test") and isinstance(value, str):
+                value = full_path(value)
+                if isinstance(task, FileTask) and isinstance(getattr(task, name), str):
+                    parts: dict[str, Any] = {name: value}
+                    task = replace(task, **parts)
                     continue
             has = own[section].get(name)
             if (list(value) if isinstance(value, tuple) else value) != has:
@@ -274,13 +289,10 @@ def _continued(found: Found, path: Path, settings: Tables) -> tuple[Any, Trainin
 
 
 def _free_name(task: Task, model: ModelConfig) -> Path:
-    """runs/CELL-HIDDEN-DATA, with the first number after it that makes it new."""
+    """Units and data, as in runs/lstm512-book, with the first number after it that makes it new."""
     hidden = "x".join(str(size) for size in dict.fromkeys(model.sizes))
-    name = (
-        f"{model.cell}{hidden}-{task.title}"
-        if task.stream
-        else f"{task.name}-{task.title}-{model.cell}{hidden}"
-    )
+    title = task.title if task.title.startswith(task.name) else f"{task.name}-{task.title}"
+    name = f"{model.cell}{hidden}-{task.title}" if task.stream else f"{title}-{model.cell}{hidden}"
     number, path = 1, Path("runs") / name
     while path.exists():
         number += 1

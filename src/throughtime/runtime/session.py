@@ -80,7 +80,8 @@ class Session:
         Args:
             symbols: text, or ids [T]. What the vocabulary does not know in a text becomes its unknown symbol.
 
-        Raises: InputError, the session unchanged, if there are none or an id lies outside the vocabulary.
+        Raises: InputError, the session unchanged, if there are none, an id lies outside the vocabulary, or the model does not
+            return logits of the vocabulary for each step.
         Cost: O(T) time, memory for at most 1024 steps' logits.
         """
         ids = self.ids(symbols)
@@ -88,6 +89,11 @@ class Session:
         with evaluating(self.model), torch.inference_mode():
             for chunk in torch.split(ids, _CHUNK):
                 outputs, state = self.model(chunk.unsqueeze(1), state)
+                if tuple(outputs.shape) != (len(chunk), 1, len(self.vocabulary)):
+                    raise InputError(
+                        f"expected a model of the next symbol, with logits {[len(chunk), 1, len(self.vocabulary)]}, got "
+                        f"{list(outputs.shape)}: sessions and generation are for language models"
+                    )
         logits: Tensor = outputs[-1, 0]
         self.set_state(State(state, logits, self.position + len(ids)))
         return logits

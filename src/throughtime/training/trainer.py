@@ -297,18 +297,23 @@ class Trainer:
         self.journal.load_state_dict(tree["journal"], self.seconds)
         self.guard.load_state_dict(tree["guard"])
 
+    def _task_name(self) -> str:
+        """The task as it was typed, which may be a file and a class."""
+        typed = shlex.split(str(self.run.config.get("command", "")))[1:3]
+        return shlex.quote(typed[1]) if typed[:1] == ["train"] else self.task.name
+
     def _longer(self) -> str:
         """How to train longer: the learning rate was decayed for that end, so a longer training is another one."""
         path, kind = self.run.path, self.budget.kind
         out = shlex.quote(str(path.with_name(path.name + "-longer")))
-        command = f"throughtime train {self.task.name} --config {shlex.quote(str(path / CONFIG))}"
+        command = f"throughtime train {self._task_name()} --config {shlex.quote(str(path / CONFIG))}"
         return (
             "It cannot continue, as its learning rate was decayed for that end; to train longer, start again from its "
             f"weights: {command} --init-from {shlex.quote(str(path))} --{kind} {self.budget.amount:g} --out {out}"
         )
 
     def _how_to_resume(self) -> str:
-        command = f"throughtime train {self.task.name} --resume --out {shlex.quote(str(self.run.path))}"
+        command = f"throughtime train {self._task_name()} --resume --out {shlex.quote(str(self.run.path))}"
         return f"training was interrupted at step {self.steps}; all of it is saved, continue with: {command}"
 
 
