@@ -30,13 +30,13 @@ numbers = st.floats(-1e6, 1e6)
 def test_by_norm(a, b, threshold):
     params = parameters(a, b)
     norm = math.sqrt(math.fsum(x * x for x in a + b))
-    report = clip_norm_(params, threshold)
-    assert report.item() == pytest.approx(norm, rel=1e-12)
+    found = clip_norm_(params, threshold)
+    assert found.item() == pytest.approx(norm, rel=1e-12)
     scale = min(1.0, threshold / norm) if norm else 1.0
     for parameter, before in zip(params, (a, b), strict=False):
         expected = torch.tensor(before, dtype=torch.float64) * scale
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-12, atol=0)
-        if scale == 1.0:
+        if found <= threshold:  # by the norm that it computed: at the threshold, rounding decides
             assert parameter.grad.tolist() == before  # to the bit
 
 
@@ -50,8 +50,8 @@ def test_by_norm_one_norm_for_all_gradients_together():
 @given(st.lists(numbers, min_size=1, max_size=5), st.floats(1e-3, 1e3))
 def test_by_value(gradient, threshold):
     params = parameters(gradient)
-    report = clip_value_(params, threshold)
-    assert report.item() == pytest.approx(math.sqrt(math.fsum(x * x for x in gradient)), rel=1e-12)
+    found = clip_value_(params, threshold)
+    assert found.item() == pytest.approx(math.sqrt(math.fsum(x * x for x in gradient)), rel=1e-12)
     assert params[0].grad.tolist() == [max(-threshold, min(threshold, x)) for x in gradient]
 
 
