@@ -227,7 +227,11 @@ class ClassifyTask(FileTask):
         }
         names = columns if self.data else ("text", "label")
         rows = list(zip(*(tables["data"].columns[name] for name in names), strict=True))[: self.limit]
-        own = {part: value for part in PARTS[1:] if not isinstance(value := getattr(self, part), str)}
+        own = {
+            part: 0.0 if isinstance(value, str) else value
+            for part in PARTS[1:]
+            for value in (getattr(self, part),)
+        }
         keys, labels = group_keys([text for text, _ in rows]), [label for _, label in rows]
         split = split_examples(len(rows), **own, seed=self.split_seed, groups=keys, labels=labels)
         parts = {part: list(getattr(split, part)) for part in PARTS}
