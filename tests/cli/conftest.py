@@ -92,7 +92,20 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def quick(text: Path, reviews: Path) -> dict[str, list[str]]:
     """`train` and the options of a short training of each built-in task, all but --out."""
-    drawn = ["--hidden", "5", "--batch", "3", "--validation", "20", "--test", "10", "--steps", "6", "--device", "cpu"]
+    drawn = [
+        "--hidden",
+        "5",
+        "--batch",
+        "3",
+        "--validation",
+        "20",
+        "--test",
+        "10",
+        "--steps",
+        "6",
+        "--device",
+        "cpu",
+    ]
     sizes = ["--hidden", "8", "--embedding", "5", "--batch", "8", "--steps", "6", "--device", "cpu"]
     options = {
         "text": ["--data", str(text), *SMALL, "--steps", "40"],

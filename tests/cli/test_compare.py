@@ -1,4 +1,4 @@
-"""`throughtime compare bptt`."""
+"""`throughtime compare bptt` and `throughtime compare remedies`."""
 
 from __future__ import annotations
 
@@ -72,3 +72,30 @@ def test_what_cannot_be_compared_is_one_line(fails, text: Path, tmp_path: Path):
     text_in_the_way = tmp_path / "file"
     text_in_the_way.write_text("")
     assert "choose another --out" in fails("compare", "bptt", "--quick", "--out", text_in_the_way)
+
+
+REMEDIES = ["compare", "remedies", "--length", "5", "--steps", "2", "--seeds", "1", "--jobs", "1"]
+
+
+@pytest.mark.filterwarnings("default")  # matplotlib may warn of its own dependencies
+def test_the_remedies_in_a_table_a_file_and_a_picture(command, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "deep" / "folder"
+    ended = command(*REMEDIES, "--out", out)
+    assert ended.status == 0, ended.err
+    for name in ("RNN tanh, orthogonal", "GRU", "LSTM, forget bias 1", "T = 5", "half-life in steps"):
+        assert name in ended.out
+    assert "comparing: " in ended.err and "% done" in ended.err
+    kept = json.loads((out / "remedies.json").read_text())
+    assert len(kept["trials"]) == 8 and kept["complete"]
+    assert (out / "remedies.md").read_text().count("\n| ") >= 9
+    assert (out / "remedies.png").stat().st_size > 10_000
+
+
+def test_the_remedies_as_json(command, fails, tmp_path: Path) -> None:
+    found = json.loads(command(*REMEDIES, "--json").out)
+    assert [trial["length"] for trial in found["trials"]] == [5] * 8
+    assert all(trial["start"]["fraction_left"] >= 0 for trial in found["trials"])
+    assert "--length must be at least 4 steps each, got 3" in fails("compare", "remedies", "--length", 3)
+    (tmp_path / "file").write_text("x")
+    assert "cannot write to" in fails(*REMEDIES, "--out", tmp_path / "file")

@@ -12,7 +12,19 @@ import throughtime as tt
 from throughtime.runs import Run
 
 Fails = Callable[..., str]
-SIZES = ["--hidden", "8", "--embedding", "5", "--batch", "8", "--steps", "6", "--device", "cpu", "--no-baselines"]
+SIZES = [
+    "--hidden",
+    "8",
+    "--embedding",
+    "5",
+    "--batch",
+    "8",
+    "--steps",
+    "6",
+    "--device",
+    "cpu",
+    "--no-baselines",
+]
 
 
 @pytest.fixture
@@ -28,7 +40,9 @@ def csv_file(tmp_path: Path) -> Callable[[str, int], Path]:
     return write
 
 
-def test_a_text_has_validation_and_test_files_of_its_own(command, text: Path, tmp_path: Path, small, line: str) -> None:
+def test_a_text_has_validation_and_test_files_of_its_own(
+    command, text: Path, tmp_path: Path, small, line: str
+) -> None:
     (tmp_path / "v.txt").write_text(line * 3)
     (tmp_path / "t.txt").write_text(line[:40])
     run = tmp_path / "run"
@@ -38,7 +52,11 @@ def test_a_text_has_validation_and_test_files_of_its_own(command, text: Path, tm
     assert "2,600 characters to train on, 195 for validation, 40 for test" in ended.out
     rows = [line.split()[0] for line in ended.out.splitlines() if "this model" in line]
     assert rows == ["validation", "test"]
-    assert [Path(source.path).name for source in Run.open(run).assets.sources] == ["book.txt", "t.txt", "v.txt"]
+    assert [Path(source.path).name for source in Run.open(run).assets.sources] == [
+        "book.txt",
+        "t.txt",
+        "v.txt",
+    ]
     assert "39 characters" in command("evaluate", run, "--split", "test").out
     assert "194 characters" in command("evaluate", run).out
 
@@ -71,7 +89,9 @@ def test_a_classifier_has_fractions_and_a_limit(command, csv_file, tmp_path: Pat
     options = ["--validation", 0.2, "--test", 0.3, "--limit", 40]
     ended = command("train", "classify", "--data", csv_file("data", 90), *SIZES, *options, "--out", run)
     assert "20 texts to train on, 8 for validation, 12 for test" in ended.out
-    ended = command("train", "classify", "--data", csv_file("data", 90), *SIZES, "--test", 0, "--out", tmp_path / "two")
+    ended = command(
+        "train", "classify", "--data", csv_file("data", 90), *SIZES, "--test", 0, "--out", tmp_path / "two"
+    )
     assert "81 texts to train on, 9 for validation, 0 for test" in ended.out
     assert "has no test part" in command("evaluate", tmp_path / "two", "--split", "test").err
 
@@ -86,12 +106,16 @@ def test_texts_that_are_in_two_files_are_said(command, csv_file, tmp_path: Path)
 
 def test_a_label_that_is_not_trained_on_is_refused(fails: Fails, csv_file, tmp_path: Path) -> None:
     test = csv_file("final", 4, "so so,maybe")
-    said = fails("train", "classify", "--data", csv_file("data", 30), *SIZES, "--test", test, "--out", tmp_path / "run")
+    said = fails(
+        "train", "classify", "--data", csv_file("data", 30), *SIZES, "--test", test, "--out", tmp_path / "run"
+    )
     assert "the test part has labels that the model cannot give ('maybe')" in said
     assert not (tmp_path / "run").exists()
 
 
-def test_bad_rows_are_refused_or_left_out_and_counted(command, fails: Fails, csv_file, tmp_path: Path) -> None:
+def test_bad_rows_are_refused_or_left_out_and_counted(
+    command, fails: Fails, csv_file, tmp_path: Path
+) -> None:
     data = csv_file("data", 30, "one field", ",yes", "a,b,c")
     arguments = ["train", "classify", "--data", data, *SIZES, "--out", tmp_path / "run"]
     said = fails(*arguments)
@@ -117,7 +141,19 @@ def test_training_starts_from_the_weights_of_another_run(
         data = tmp_path / "new.csv"
         data.write_text("text,label\n" + "a new good one,good\nold and bad,bad\n" * 1 + "".join(
             f"great {n},good\nawful {n},bad\n" for n in range(12)))  # fmt: skip
-    options = ["--data", data, "--lr", "1e-9", "--steps", 1, "--batch", 2, "--device", "cpu", "--no-baselines"]
+    options = [
+        "--data",
+        data,
+        "--lr",
+        "1e-9",
+        "--steps",
+        1,
+        "--batch",
+        2,
+        "--device",
+        "cpu",
+        "--no-baselines",
+    ]
     window = ["--bptt", "truncated:7"] if task == "text" else []
     ended = command("train", task, *options, *window, "--init-from", runs[task], "--out", run)
     assert ended.status == 0, ended.err
@@ -133,7 +169,9 @@ def test_training_starts_from_the_weights_of_another_run(
     assert command("train", task, "--resume", "--out", run).status == 0
 
 
-def test_weights_of_another_model_are_refused(fails: Fails, runs, text: Path, reviews: Path, tmp_path: Path) -> None:
+def test_weights_of_another_model_are_refused(
+    fails: Fails, runs, text: Path, reviews: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     start = ["train", "text", "--data", text, "--out", run]
     assert "is a run of the task 'classify', not of 'text'" in fails(*start, "--init-from", runs["classify"])
@@ -157,5 +195,7 @@ def test_patience_ends_a_training_that_no_longer_improves(command, quick, tmp_pa
     again = command("train", "classify", "--resume", "--out", run)
     assert again.status == 0
     assert "the training is complete" in again.out
-    ended = command(*quick["classify"], *options[:-2], "--steps", 20, "--no-baselines", "--out", tmp_path / "whole")
+    ended = command(
+        *quick["classify"], *options[:-2], "--steps", 20, "--no-baselines", "--out", tmp_path / "whole"
+    )
     assert "stopped early" not in ended.out and "20 steps in " in ended.out

@@ -27,7 +27,9 @@ def by_hand(run: Path, text: str) -> float:
     return float(F.cross_entropy(logits[:, 0], ids[1:]))
 
 
-def test_a_file_is_scored_per_symbol_and_per_character(command, trained: Path, tmp_path: Path, line: str) -> None:
+def test_a_file_is_scored_per_symbol_and_per_character(
+    command, trained: Path, tmp_path: Path, line: str
+) -> None:
     file = tmp_path / "new.txt"
     file.write_text(line[:50] + "?!")
     ended = command("evaluate", trained, "--data", file, "--batch", 1, "--json")
@@ -47,7 +49,9 @@ def test_the_window_changes_memory_and_not_the_result(command, trained: Path, te
         return json.loads(command("evaluate", trained, text, "--json", *options).out)["total"]["loss"]
 
     assert loss("--window", 5) == pytest.approx(loss("--window", 500), rel=1e-5)
-    assert loss("--batch", 1) != pytest.approx(loss("--batch", 300), rel=1e-4)  # each part starts from no state
+    assert loss("--batch", 1) != pytest.approx(
+        loss("--batch", 300), rel=1e-4
+    )  # each part starts from no state
 
 
 def test_several_files_have_a_line_each_and_a_total_over_their_symbols(
@@ -77,19 +81,25 @@ def test_several_files_of_a_classifier_too(command, runs, tmp_path: Path) -> Non
     a, b, total = (found[name] for name in (str(files[0]), str(files[1]), "total"))
     assert (a["targets"], b["targets"], total["targets"]) == (3, 1, 4)
     assert total["accuracy"] == pytest.approx((3 * a["accuracy"] + b["accuracy"]) / 4)
-    correct = [each["label"] for each in tt.load(runs["classify"]).predict(["a good book", "a bad book", "fine"])]
+    correct = [
+        each["label"] for each in tt.load(runs["classify"]).predict(["a good book", "a bad book", "fine"])
+    ]
     assert a["accuracy"] == pytest.approx(sum(map(str.__eq__, correct, ["good", "bad", "bad"])) / 3)
 
 
 @pytest.mark.parametrize("task", ["text", "classify", "adding", "copy", "echo"])
 def test_without_a_file_it_is_the_validation_part_as_training_left_it(command, runs, task: str) -> None:
     run = runs[task]
-    best = [record for record in Run.open(run).history() if record["kind"] == "evaluation" and record["best"]][-1]
+    best = [
+        record for record in Run.open(run).history() if record["kind"] == "evaluation" and record["best"]
+    ][-1]
     found = json.loads(command("evaluate", run, "--json").out)
     assert found["task"] == task
     assert list(found)[1:] == ["validation part", "total"] and found["total"] == found["validation part"]
     assert found["total"]["loss"] == pytest.approx(best["loss"], rel=1e-6)
-    assert {name: found["total"][name] for name in best["metrics"]} == pytest.approx(best["metrics"], rel=1e-6)
+    assert {name: found["total"][name] for name in best["metrics"]} == pytest.approx(
+        best["metrics"], rel=1e-6
+    )
     said = command("evaluate", run).out
     assert said.startswith("validation part: ") and f"loss {found['total']['loss']:.4g}" in said
     assert ("these levels" in said or "no memory" in said) == (task in ("adding", "copy", "echo"))
@@ -108,7 +118,9 @@ def test_the_test_part_is_that_of_the_final_table(command, quick, tmp_path: Path
     assert found["total"]["loss"] != json.loads(command("evaluate", run, "--json").out)["total"]["loss"]
 
 
-def test_models_of_other_symbols_compare_by_bits_per_character(command, text: Path, tmp_path: Path, small) -> None:
+def test_models_of_other_symbols_compare_by_bits_per_character(
+    command, text: Path, tmp_path: Path, small
+) -> None:
     run = tmp_path / "bpe"
     options = ["--tokens", "bpe", "--vocab-size", 280, "--steps", 3]
     assert command("train", "text", text, *small, *options, "--out", run).status == 0
@@ -133,14 +145,18 @@ def test_what_cannot_be_evaluated_is_refused(
     )
     run = tmp_path / "all"
     assert command("train", "text", text, *small, "--steps", 1, "--validation", 0, "--out", run).status == 0
-    assert f"{run} has no validation part: name data to evaluate it on, with --data FILE" in fails("evaluate", run)
+    assert f"{run} has no validation part: name data to evaluate it on, with --data FILE" in fails(
+        "evaluate", run
+    )
     assert "has no test part" in fails("evaluate", trained, "--split", "test")
     assert "--batch must be greater than or equal to 1" in fails("evaluate", trained, "--batch", 0)
     for task in ("adding", "copy", "echo"):
         assert f"{task} draws its sequences: leave it out" in fails("evaluate", runs[task], "book.txt")
         assert "--window is for runs of one long text" in fails("evaluate", runs[task], "--window", 3)
     (tmp_path / "new.csv").write_text("text,label\nso so,medium\n")
-    assert "the model has no label 'medium': it gives bad, good" in fails("evaluate", runs["classify"], tmp_path / "new.csv")
+    assert "the model has no label 'medium': it gives bad, good" in fails(
+        "evaluate", runs["classify"], tmp_path / "new.csv"
+    )
 
 
 def test_data_that_has_changed_is_not_the_runs_own(command, fails, text: Path, tmp_path: Path, small) -> None:
@@ -180,7 +196,9 @@ def test_the_loss_of_quantized_weights_is_what_generation_computes_with(
         assert found == pytest.approx(plain, rel=0.02)
 
 
-def test_weights_that_cannot_be_are_refused(fails, command, runs, text: Path, tmp_path: Path, small: list[str]) -> None:
+def test_weights_that_cannot_be_are_refused(
+    fails, command, runs, text: Path, tmp_path: Path, small: list[str]
+) -> None:
     for name in ("generate", "evaluate"):
         line = fails(name, runs["text"], "--weights", "int4")
         assert "weights must be one of float32, bf16, int8, got 'int4'" in line

@@ -16,7 +16,9 @@ from throughtime.flow import Flow
 Fails = Callable[..., str]
 
 
-def test_flow_prints_table_chart_and_verdict_and_writes_what_is_asked(command, trained: Path, tmp_path: Path) -> None:
+def test_flow_prints_table_chart_and_verdict_and_writes_what_is_asked(
+    command, trained: Path, tmp_path: Path
+) -> None:
     outs = [tmp_path / name for name in ("f.html", "f.png", "f.json")]
     ended = command("flow", trained, "--lags", 20, "--html", outs[0], "--png", outs[1], "--json", outs[2])
     assert (ended.status, ended.err) == (0, "")
@@ -93,7 +95,9 @@ def test_flow_sends_back_the_losses_that_need_memory(
     assert found.loss == pytest.approx(float(total) / batch.num_targets, rel=1e-5)
 
 
-def test_flow_refuses_in_one_line(fails: Fails, command, runs, tmp_path: Path, text: Path, small: list[str]) -> None:
+def test_flow_refuses_in_one_line(
+    fails: Fails, command, runs, tmp_path: Path, text: Path, small: list[str]
+) -> None:
     trained = runs["text"]
     assert "no such run" in fails("flow", tmp_path / "none")
     assert "there is no folder" in fails("flow", trained, "--html", tmp_path / "no" / "f.html")
@@ -134,10 +138,14 @@ def test_influence_draws_a_sequence_or_reads_a_prompt(command, fails: Fails, run
 
 def test_influence_refuses_in_one_line(fails: Fails, runs) -> None:
     assert "--prompt must be 1 to 400 symbols, got 0" in fails("influence", runs["text"], "--prompt", "")
-    assert "--prompt must be 1 to 400 symbols, got 401" in fails("influence", runs["echo"], "--prompt", "1" * 401)
+    assert "--prompt must be 1 to 400 symbols, got 401" in fails(
+        "influence", runs["echo"], "--prompt", "1" * 401
+    )
     assert "--prompt is needed" in fails("influence", runs["text"])
     assert "symbols 01 of echo, got '2'" in fails("influence", runs["echo"], "--prompt", "012")
-    assert "--prompt is for runs that read symbols, and adding does not" in fails("influence", runs["adding"], "--prompt", "1")
+    assert "--prompt is for runs that read symbols, and adding does not" in fails(
+        "influence", runs["adding"], "--prompt", "1"
+    )
     for arguments in ([], ["--prompt", "a good book"]):
         assert "classify has one for a whole sequence" in fails("influence", runs["classify"], *arguments)
 
@@ -145,4 +153,6 @@ def test_influence_refuses_in_one_line(fails: Fails, runs) -> None:
 def test_a_picture_of_an_unknown_kind_is_refused_before_the_work(fails: Fails, tmp_path: Path) -> None:
     # The run is not there either: the suffix is looked at first.
     assert "must end in .png" in fails("flow", tmp_path / "none", "--png", tmp_path / "f.txt")
-    assert "must end in .png" in fails("influence", tmp_path / "none", "--prompt", "a", "--png", tmp_path / "f.gif")
+    assert "must end in .png" in fails(
+        "influence", tmp_path / "none", "--prompt", "a", "--png", tmp_path / "f.gif"
+    )

@@ -99,16 +99,22 @@ def test_it_generates_with_quantized_weights(command, trained: Path) -> None:
     assert texts["int8"] == command("generate", trained, *options, "--weights", "int8").out
 
 
-def test_a_temperature_of_one_is_the_default_and_greedy_takes_none(command, fails: Fails, trained: Path) -> None:
+def test_a_temperature_of_one_is_the_default_and_greedy_takes_none(
+    command, fails: Fails, trained: Path
+) -> None:
     options = ["generate", trained, "--prompt", "the", "--length", 20, "--seed", 1]
     assert command(*options).out == command(*options, "--temperature", 1).out
     assert command(*options).out != command(*options, "--temperature", 0.2).out
     for value in (0.5, 1):
-        assert "--greedy draws nothing, so --temperature has no effect" in fails(*options, "--greedy", "--temperature", value)
+        assert "--greedy draws nothing, so --temperature has no effect" in fails(
+            *options, "--greedy", "--temperature", value
+        )
 
 
 def test_runs_that_are_no_language_model_are_refused(fails: Fails, runs, tmp_path: Path) -> None:
     for task in ("adding", "copy", "echo"):
-        assert f"{runs[task]} is not the run of a language model: {task} has no vocabulary" in fails("generate", runs[task])
+        assert f"{runs[task]} is not the run of a language model: {task} has no vocabulary" in fails(
+            "generate", runs[task]
+        )
     assert "expected a model of the next symbol" in fails("generate", runs["classify"])
     assert "no such run" in fails("generate", tmp_path / "none")

@@ -53,7 +53,9 @@ def test_it_has_what_a_built_in_task_has(command, run: Path, parity: Path, tmp_p
     assert "5 steps" in command("flow", run, "--no-products", *own).out
     assert "accuracy" in (run / "README.md").read_text()
     again = tmp_path / "again"
-    assert command("train", f"{parity}:ParityTask", "--config", run / "config.toml", "--out", again).status == 0
+    assert (
+        command("train", f"{parity}:ParityTask", "--config", run / "config.toml", "--out", again).status == 0
+    )
     ended = command("train", f"{parity}:ParityTask", "--resume", "--out", run)
     assert "the training is complete" in ended.out
     assert tt.load(run, task=own[1]).predict({"bits": "1"})["odd"] in (True, False)
@@ -125,7 +127,9 @@ def test_options_of_the_task_are_checked_and_named(fails, command, parity: Path,
     assert "Most bits in a sequence." in said and "throughtime train parity.py:ParityTask --length 12" in said
 
 
-def test_an_installed_task_is_a_command(command, parity: Path, source: str, tmp_path: Path, monkeypatch) -> None:
+def test_an_installed_task_is_a_command(
+    command, parity: Path, source: str, tmp_path: Path, monkeypatch
+) -> None:
     """As if a package with this entry point were installed."""
     (tmp_path / "my_package_of_tasks.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)

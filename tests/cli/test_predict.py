@@ -42,7 +42,8 @@ def answers(runs) -> list[dict[str, Any]]:
 
 def test_lines_are_followed_by_tabs_and_predictions(command, runs, answers, tmp_path: Path, typed) -> None:
     expected = "".join(
-        f"{text}\t{answer['label']}\t{answer['probability']}\n" for text, answer in zip(TEXTS, answers, strict=True)
+        f"{text}\t{answer['label']}\t{answer['probability']}\n"
+        for text, answer in zip(TEXTS, answers, strict=True)
     )
     file = tmp_path / "texts.txt"
     file.write_text("\n\n".join(TEXTS) + "\n")  # blank lines are skipped, the last line has an end
@@ -56,7 +57,9 @@ def test_lines_are_followed_by_tabs_and_predictions(command, runs, answers, tmp_
 def test_csv_stays_csv(command, runs, answers, tmp_path: Path) -> None:
     file = tmp_path / "texts.csv"
     with file.open("w", newline="") as stream:
-        csv.writer(stream).writerows([["id", "Text", "note"], *([n, text, 'a "note", here'] for n, text in enumerate(TEXTS))])
+        csv.writer(stream).writerows(
+            [["id", "Text", "note"], *([n, text, 'a "note", here'] for n, text in enumerate(TEXTS))]
+        )
     ended = command("predict", runs["classify"], file)
     assert (ended.status, ended.err) == (0, "")
     rows = list(csv.DictReader(io.StringIO(ended.out)))
@@ -83,7 +86,8 @@ def test_json_lines_stay_json_lines(command, runs, answers, tmp_path: Path) -> N
     ended = command("predict", runs["classify"], file)
     found = [json.loads(line) for line in ended.out.splitlines()]
     assert found == [
-        {"text": text, "more": [1, {"é": None}], **answer} for text, answer in zip(TEXTS, answers, strict=True)
+        {"text": text, "more": [1, {"é": None}], **answer}
+        for text, answer in zip(TEXTS, answers, strict=True)
     ]
     assert "é" in ended.out
 
@@ -115,12 +119,19 @@ def test_bad_rows(command, fails, runs, tmp_path: Path) -> None:
     ended = command("predict", runs["classify"], file, "--skip-bad")
     assert ended.status == 0
     assert [row["text"] for row in csv.DictReader(io.StringIO(ended.out))] == ["good", "fine"]
-    assert ended.err.startswith(f"throughtime: {file}: 2 bad rows skipped; the first is {file}:3: expected 2 fields")
+    assert ended.err.startswith(
+        f"throughtime: {file}: 2 bad rows skipped; the first is {file}:3: expected 2 fields"
+    )
     assert ended.err.count("\n") == 1
     file = tmp_path / "bad.jsonl"
     file.write_text('{"text": "good"}\n{"text": 3}\n{"txt": "x"}\nno\n{"text": "fine"}\n')
-    assert "bad.jsonl:2: expected 'text' to be a string" in fails("predict", runs["classify"], file, "--out", tmp_path / "o")
-    found = [json.loads(line)["text"] for line in command("predict", runs["classify"], file, "--skip-bad").out.splitlines()]
+    assert "bad.jsonl:2: expected 'text' to be a string" in fails(
+        "predict", runs["classify"], file, "--out", tmp_path / "o"
+    )
+    found = [
+        json.loads(line)["text"]
+        for line in command("predict", runs["classify"], file, "--skip-bad").out.splitlines()
+    ]
     assert found == ["good", "fine"]
 
 
@@ -134,7 +145,9 @@ def test_a_file_is_written_whole(command, fails, runs, tmp_path: Path) -> None:
     source.write_bytes(b"good\n\xff\xfe\n")
     fails("predict", runs["classify"], source, "--out", out)
     assert out.read_text() == before
-    assert "there is no folder" in fails("predict", runs["classify"], source, "--out", tmp_path / "no" / "out.tsv")
+    assert "there is no folder" in fails(
+        "predict", runs["classify"], source, "--out", tmp_path / "no" / "out.tsv"
+    )
 
 
 def test_what_cannot_be_read_is_one_line(fails, runs, tmp_path: Path, typed) -> None:
@@ -146,7 +159,9 @@ def test_what_cannot_be_read_is_one_line(fails, runs, tmp_path: Path, typed) -> 
     assert "no such file" in fails("predict", run, tmp_path / "nothing").lower()
     assert "cannot read" in fails("predict", run, tmp_path)
     typed("good\n")
-    assert "format must be one of csv, tsv, jsonl, lines, got 'jsn'. Did you mean" in fails("predict", run, "--format", "jsn")
+    assert "format must be one of csv, tsv, jsonl, lines, got 'jsn'. Did you mean" in fails(
+        "predict", run, "--format", "jsn"
+    )
     typed("a\0b\n")
     assert "standard input" in fails("predict", run)
     assert "no such run" in fails("predict", tmp_path / "none")

@@ -72,7 +72,14 @@ import pytest
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be(
-    fails, text: Path, reviews: Path, tmp_path: Path, task: str, options: list[str], line: str, small: list[str]
+    fails,
+    text: Path,
+    reviews: Path,
+    tmp_path: Path,
+    task: str,
+    options: list[str],
+    line: str,
+    small: list[str],
 ) -> None:
     run = tmp_path / "run"
     data = {"text": ["--data", text, *small], "classify": ["--data", reviews]}.get(task, [])

@@ -43,11 +43,18 @@ def stopped_after(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_ctrl_c_saves_and_says_how_to_continue_to_the_same_bits(
-    executable: list[str], command, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: list[str]
+    executable: list[str],
+    command,
+    text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    small: list[str],
 ) -> None:
     options = ["train", "text", "--data", str(text), *small, "--steps", "300", "--validation", "0"]
     whole, run = tmp_path / "whole", tmp_path / "run"
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the same sums, and quick where other tests run beside this one
+    monkeypatch.setenv(
+        "OMP_NUM_THREADS", "1"
+    )  # the same sums, and quick where other tests run beside this one
     process = subprocess.Popen(
         [*executable, *options, "--out", str(run)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -61,7 +68,10 @@ def test_ctrl_c_saves_and_says_how_to_continue_to_the_same_bits(
     assert err.count("\n") == 1
     assert f"throughtime train text --resume --out {run}" in err
     ended = subprocess.run(
-        [*executable, "train", "text", "--resume", "--out", str(run)], capture_output=True, text=True, check=True
+        [*executable, "train", "text", "--resume", "--out", str(run)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "continuing from step " in ended.stdout
     threads = torch.get_num_threads()
@@ -74,12 +84,17 @@ def test_ctrl_c_saves_and_says_how_to_continue_to_the_same_bits(
 
 
 @pytest.mark.parametrize("task", ["text", "classify", "adding", "copy", "echo"])
-def test_every_task_continues_to_the_same_bits(command, quick, runs, tmp_path: Path, task: str, stopped_after) -> None:
+def test_every_task_continues_to_the_same_bits(
+    command, quick, runs, tmp_path: Path, task: str, stopped_after
+) -> None:
     run = tmp_path / "run"
     stopped_after(3)
     ended = command(*quick[task], "--out", run)
     assert ended.status == 130
-    assert f"interrupted at step 4; all of it is saved, continue with: throughtime train {task} --resume" in ended.err
+    assert (
+        f"interrupted at step 4; all of it is saved, continue with: throughtime train {task} --resume"
+        in ended.err
+    )
     ended = command("train", task, "--resume", "--out", run)
     assert (ended.status, ended.err) == (0, "")
     assert "continuing from step 4" in ended.out
@@ -95,13 +110,17 @@ def test_every_task_continues_to_the_same_bits(command, quick, runs, tmp_path: P
         ("adding", ["--hidden", 5, "--length", 11], {"--hidden": "8", "--length": "12"}),
     ],
 )  # fmt: skip
-def test_what_contradicts_the_run_is_refused_by_its_name(command, fails, runs, task: str, agrees, contradicts) -> None:
+def test_what_contradicts_the_run_is_refused_by_its_name(
+    command, fails, runs, task: str, agrees, contradicts
+) -> None:
     run = runs[task]
     again = ["train", task, "--resume", "--out", run]
     assert command(*again).status == 0  # complete already: nothing is trained
     assert command(*again, *agrees).status == 0  # says the same
     for option, value in contradicts.items():
-        assert fails(*again, option, value).startswith(f"{option} contradicts the run {run}, which was started with ")
+        assert fails(*again, option, value).startswith(
+            f"{option} contradicts the run {run}, which was started with "
+        )
     assert "--layer-norm contradicts" in fails(*again, "--layer-norm")
     other = "copy" if task == "adding" else "adding"
     assert f"use 'throughtime train {task} --resume'" in fails("train", other, "--resume", "--out", run)
@@ -117,7 +136,9 @@ def test_resume_needs_a_run_and_no_file_of_settings(fails, trained: Path) -> Non
     again = ["train", "text", "--resume", "--out", trained]
     assert "--config cannot be used with --resume" in fails(*again, "--config", "c.toml")
     assert "--resume needs the run" in fails("train", "text", "--resume")
-    assert "leave out --resume to start it" in fails("train", "text", "--resume", "--out", trained / "nowhere")
+    assert "leave out --resume to start it" in fails(
+        "train", "text", "--resume", "--out", trained / "nowhere"
+    )
 
 
 @pytest.mark.parametrize("task", ["text", "classify"])
@@ -141,7 +162,9 @@ def test_data_that_was_moved_is_named_with_data(
     assert same(run, runs[task])
 
 
-def test_data_that_has_changed_is_refused(command, fails, text: Path, tmp_path: Path, small, stopped_after) -> None:
+def test_data_that_has_changed_is_refused(
+    command, fails, text: Path, tmp_path: Path, small, stopped_after
+) -> None:
     file, run = tmp_path / "book.txt", tmp_path / "run"
     shutil.copy(text, file)
     stopped_after(2)
@@ -152,7 +175,9 @@ def test_data_that_has_changed_is_refused(command, fails, text: Path, tmp_path: 
     )
 
 
-def test_data_may_come_from_a_pipe(executable: list[str], text: Path, trained: Path, tmp_path: Path, small) -> None:
+def test_data_may_come_from_a_pipe(
+    executable: list[str], text: Path, trained: Path, tmp_path: Path, small
+) -> None:
     """A shell's <(command) is a pipe under /dev/fd, which can be read once."""
     run = tmp_path / "run"
     options = ["train", "text", *small, "--steps", "40", "--out", str(run), "--data"]

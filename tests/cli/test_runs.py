@@ -23,7 +23,9 @@ def folder(runs) -> Path:
 
 
 def best(run: Path) -> dict[str, float]:
-    records = [record for record in Run.open(run).history() if record["kind"] == "evaluation" and record["best"]]
+    records = [
+        record for record in Run.open(run).history() if record["kind"] == "evaluation" and record["best"]
+    ]
     return records[-1]
 
 
@@ -64,7 +66,9 @@ def test_two_runs_are_compared_by_what_differs(command, quick, runs, tmp_path: P
     assert rows["training.steps"] == rows["steps"] == ["6", "4"]
     assert not {"training.batch", "classify.data", "task", "command", "best loss"} & set(rows)
     assert rows["best validation loss"] == [f"{best(run)['loss']:.4g}" for run in (runs["classify"], other)]
-    assert rows["best accuracy"] == [f"{best(run)['metrics']['accuracy']:.4g}" for run in (runs["classify"], other)]
+    assert rows["best accuracy"] == [
+        f"{best(run)['metrics']['accuracy']:.4g}" for run in (runs["classify"], other)
+    ]
     found = json.loads(command("runs", runs["classify"], other, "--json").out)
     assert {row[""]: row[str(other)] for row in found}["model.hidden"] == "9"
 
@@ -80,5 +84,7 @@ def test_what_is_no_run_is_one_line(fails, runs, tmp_path: Path) -> None:
     assert "there is no run in" in fails("runs", tmp_path)
     assert "no such run" in fails("runs", runs["text"], tmp_path / "none")
     assert "not a run" in fails("runs", runs["text"], tmp_path)
-    assert "--png draws the histories of runs that are compared" in fails("runs", runs["text"].parent, "--png", "c.png")
+    assert "--png draws the histories of runs that are compared" in fails(
+        "runs", runs["text"].parent, "--png", "c.png"
+    )
     assert "must end in .png" in fails("runs", runs["text"], runs["echo"], "--png", tmp_path / "c.txt")

@@ -54,7 +54,9 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_what_is_trained_how_well_it_does_and_what_comes_next(command, quick, tmp_path: Path, task: str) -> None:
+def test_what_is_trained_how_well_it_does_and_what_comes_next(
+    command, quick, tmp_path: Path, task: str
+) -> None:
     run = tmp_path / "a run"  # a name that the shell must have quoted
     ended = command(*quick[task], "--out", run)
     assert (ended.status, ended.err) == (0, "")
@@ -67,7 +69,10 @@ def test_what_is_trained_how_well_it_does_and_what_comes_next(command, quick, tm
     splits = ("validation",) if task == "text" else ("validation", "test")
     for split in splits:
         for name in ("this model", *BASELINES[task]):
-            assert sum(line.split("  ")[0] == split and f"  {name}  " in line for line in table.splitlines()) == 1
+            assert (
+                sum(line.split("  ")[0] == split and f"  {name}  " in line for line in table.splitlines())
+                == 1
+            )
     # Commands that are offered work.
     offered = [shlex.split(line) for line in ended.out.splitlines() if line.startswith("  throughtime ")]
     assert len(offered) == 2 and all(words[2] == str(run) for words in offered)
@@ -75,7 +80,14 @@ def test_what_is_trained_how_well_it_does_and_what_comes_next(command, quick, tm
         if "FILE" not in words:
             assert command(*words[1:]).status == 0, words
     # The run's folder.
-    names = {"config.toml", "assets.json", "model.safetensors", "checkpoint.safetensors", "history.jsonl", "README.md"}
+    names = {
+        "config.toml",
+        "assets.json",
+        "model.safetensors",
+        "checkpoint.safetensors",
+        "history.jsonl",
+        "README.md",
+    }
     assert {file.name for file in run.iterdir() if not file.name.startswith(".")} == names
     found = config(run)
     assert found["task"] == task and {task, "model", "training"} <= set(found)
@@ -176,7 +188,9 @@ def test_several_files_are_one_text_however_they_are_typed(
         assert config(run)["text"]["data"] == [str(text), str(other)]
 
 
-def test_what_was_typed_goes_before_the_file_and_the_file_before_the_defaults(command, text: Path, tmp_path: Path) -> None:
+def test_what_was_typed_goes_before_the_file_and_the_file_before_the_defaults(
+    command, text: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(
         '[model]\ncell = "gru"\nhidden = 11\n[training]\nepochs = 9\nlr = 0.01\nbatch = 3\nbptt = "truncated:7"\n'
@@ -192,19 +206,24 @@ def test_what_was_typed_goes_before_the_file_and_the_file_before_the_defaults(co
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_runs_own_file_trains_the_same_again(command, fails, quick, runs, tmp_path: Path, task: str) -> None:
+def test_a_runs_own_file_trains_the_same_again(
+    command, fails, quick, runs, tmp_path: Path, task: str
+) -> None:
     file, again = runs[task] / "config.toml", tmp_path / "again"
     assert command("train", task, "--config", file, "--out", again).status == 0
     assert same(weights(runs[task]), weights(again))
     other = "copy" if task == "echo" else "echo"
-    assert f"use 'throughtime train {task}'" in fails("train", other, "--config", file, "--out", tmp_path / "c")
+    assert f"use 'throughtime train {task}'" in fails(
+        "train", other, "--config", file, "--out", tmp_path / "c"
+    )
     third = tmp_path / "third"
     assert command("train", task, "--config", file, "--minutes", 0.001, "--out", third).status == 0
     assert "steps" not in config(third)["training"] and config(third)["training"]["minutes"] == 0.001
 
 
 @pytest.mark.parametrize(
-    ("task", "name"), [("text", "lstm13-book"), ("classify", "classify-reviews-lstm8"), ("adding", "adding11-gru5")]
+    ("task", "name"),
+    [("text", "lstm13-book"), ("classify", "classify-reviews-lstm8"), ("adding", "adding11-gru5")],
 )
 def test_a_run_without_a_name_gets_one_that_is_free(
     command, quick, tmp_path: Path, monkeypatch, task: str, name: str
@@ -220,11 +239,15 @@ def test_a_folder_that_holds_something_else_is_left_alone(
     fails, text: Path, trained: Path, tmp_path: Path, small: list[str]
 ) -> None:
     before = {file.name: file.read_bytes() for file in trained.iterdir()}
-    assert "holds another run; choose another --out, or --resume" in fails("train", "text", text, *small, "--out", trained)
+    assert "holds another run; choose another --out, or --resume" in fails(
+        "train", "text", text, *small, "--out", trained
+    )
     assert before == {file.name: file.read_bytes() for file in trained.iterdir()}
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").write_text("x")
-    assert "holds other files (dear.txt)" in fails("train", "text", text, *small, "--out", tmp_path / "letters")
+    assert "holds other files (dear.txt)" in fails(
+        "train", "text", text, *small, "--out", tmp_path / "letters"
+    )
     assert "got a file" in fails("train", "text", text, *small, "--out", tmp_path / "letters" / "dear.txt")
 
 
@@ -252,7 +275,9 @@ def test_a_bidirectional_model_is_trained_with_a_warning_and_not_offered_to_gene
     command, fails, text: Path, tmp_path: Path, small: list[str]
 ) -> None:
     run = tmp_path / "run"
-    ended = command("train", "text", text, *small, "--bidirectional", "--bptt", "full", "--steps", 1, "--out", run)
+    ended = command(
+        "train", "text", text, *small, "--bidirectional", "--bptt", "full", "--steps", 1, "--out", run
+    )
     assert ended.status == 0, ended.err
     assert "reads the symbol that it is to predict" in ended.out
     assert "throughtime generate" not in ended.out
@@ -267,13 +292,17 @@ def test_minutes_that_are_too_few_are_said(command, text: Path, tmp_path: Path, 
     assert "too few" not in ended.out
 
 
-def test_a_short_training_is_validated_now_and_then(command, text: Path, tmp_path: Path, small: list[str]) -> None:
+def test_a_short_training_is_validated_now_and_then(
+    command, text: Path, tmp_path: Path, small: list[str]
+) -> None:
     ended = command("train", "text", text, *small, "--steps", 12, "--out", tmp_path / "run")
     evaluations = [line.split(",")[0] for line in ended.out.splitlines() if ", validation: " in line]
     assert evaluations == ["step 5", "step 10", "step 12"]
 
 
-def test_watching_reaches_the_run_and_may_change_when_it_is_resumed(command, text: Path, tmp_path: Path, small) -> None:
+def test_watching_reaches_the_run_and_may_change_when_it_is_resumed(
+    command, text: Path, tmp_path: Path, small
+) -> None:
     run = tmp_path / "run"
     ended = command("train", "text", "--data", text, *small, "--watch", 4, "--steps", 10, "--out", run)
     assert (ended.status, ended.err) == (0, "")
@@ -305,7 +334,9 @@ def test_the_prompt_that_is_offered_can_be_typed_and_read(
 ) -> None:
     (tmp_path / "text.txt").write_text(content)
     run = tmp_path / "run"
-    ended = command("train", "text", tmp_path / "text.txt", *small, *options, "--steps", 1, "--no-baselines", "--out", run)
+    ended = command(
+        "train", "text", tmp_path / "text.txt", *small, *options, "--steps", 1, "--no-baselines", "--out", run
+    )
     words = shlex.split(next(line for line in ended.out.splitlines() if "throughtime generate" in line))
     found = words[words.index("--prompt") + 1] if "--prompt" in words else None
     assert found if prompt is ... else found == prompt
@@ -313,7 +344,9 @@ def test_the_prompt_that_is_offered_can_be_typed_and_read(
     assert (done.status, done.err) == (0, "")  # no symbol of the prompt is unknown
 
 
-def test_a_complete_training_says_how_to_train_longer(command, text: Path, tmp_path: Path, small: list[str]) -> None:
+def test_a_complete_training_says_how_to_train_longer(
+    command, text: Path, tmp_path: Path, small: list[str]
+) -> None:
     run = tmp_path / "run"
     assert command("train", "text", text, *small, "--steps", 3, "--out", run).status == 0
     said = command("train", "text", "--resume", "--out", run).out
