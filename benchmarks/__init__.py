@@ -1,1 +1,1 @@
-"""What docs/performance.md shows: `python -m benchmarks.run`. The machinery is `throughtime.bench`."""
+"""The measurements of docs/performance.md: `python -m benchmarks.run`. Timing and verification are `throughtime.bench`'s."""

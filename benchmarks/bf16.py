@@ -1,4 +1,4 @@
-"""Training in bfloat16: our module in bf16 beside our own in fp32, and torch.nn's in bf16.
+"""Training in bfloat16: our layers in bf16, compared with ours in fp32 and torch.nn's in bf16.
 
 Without instructions for it torch.nn's bf16 takes minutes for a sequence. A side that would take longer than `LONG` seconds
 is timed over STEPS steps and multiplied; the table says which.
@@ -20,8 +20,8 @@ from throughtime.bench.timing import LONG, as_json, interleave
 from throughtime.bench.verify import check, outputs_and_gradients, worst_error
 
 STEPS = 2
-# bfloat16 keeps 8 bits: a rounding is 0.4 % of a number, and states are rounded at every step. A gradient that is missing,
-# doubled or of another sign is wrong by 50 % and more.
+# bfloat16 has 8 bits: a rounding error is up to 0.4 % of a number, and states are rounded at every step. A gradient that is
+# missing, doubled or of another sign is wrong by 50 % and more.
 LIMIT = 0.05
 SIDES = ("bf16", "fp32", "torch bf16")
 
@@ -44,7 +44,7 @@ def _compare(plan: Plan, cell: str, shape: Shape) -> dict[str, Any]:
         "torch bf16": theirs_type(*sizes, dtype=torch.bfloat16),
     }
     exact = ours_type(*sizes, dtype=torch.float64, backend="reference")
-    weights = layers["bf16"].state_dict()  # rounded already: what is measured is the arithmetic
+    weights = layers["bf16"].state_dict()  # in bf16 already: only the arithmetic differs
     for layer in (*layers.values(), exact):
         layer.load_state_dict(weights)
     x, dy = (value.bfloat16() for value in data(shape))
@@ -52,9 +52,9 @@ def _compare(plan: Plan, cell: str, shape: Shape) -> dict[str, Any]:
     steps = {name: shape.steps if _affordable(layers[name], *inputs[name]) else STEPS for name in SIDES}
     errors = {}
     for name in SIDES:
-        given, gradient = (value[: steps[name]] for value in inputs[name])
-        wanted = outputs_and_gradients(exact, given.double(), gradient.double())
-        errors[name] = worst_error(outputs_and_gradients(layers[name], given, gradient), wanted)
+        x_part, dy_part = (value[: steps[name]] for value in inputs[name])
+        wanted = outputs_and_gradients(exact, x_part.double(), dy_part.double())
+        errors[name] = worst_error(outputs_and_gradients(layers[name], x_part, dy_part), wanted)
     for name in ("bf16", "fp32"):
         check(f"{cell} {shape} in {name}", errors[name], LIMIT)
     sides = {
@@ -81,7 +81,7 @@ def _compare(plan: Plan, cell: str, shape: Shape) -> dict[str, Any]:
 def _affordable(layer: nn.Module, x: torch.Tensor, dy: torch.Tensor) -> bool:
     """Whether all steps take less than LONG, judged by the first few."""
     side = training(layer, x[:STEPS], dy[:STEPS])
-    side()  # makes its workspaces
+    side()  # allocates its workspaces
     start = time.perf_counter()
     side()
     return (time.perf_counter() - start) / STEPS * len(x) < LONG
@@ -120,7 +120,7 @@ def _shown(result: dict[str, Any], name: str) -> str:
 
 
 def summary(results: list[dict[str, Any]]) -> str:
-    """The figures that the page's target is about."""
+    """The lowest ratio of each cell."""
     parts = []
     for cell in dict.fromkeys(result["cell"] for result in results):
         own = [result for result in results if result["cell"] == cell]

@@ -1,7 +1,7 @@
-"""The loss on the last step only: on its way back the gradient becomes denormal, which many processors compute slowly.
+"""A loss on the last step only: the gradient vanishes and becomes denormal, which many processors compute slowly.
 
 Each side is timed with a gradient at every step and with one at the last step alone. Both are the same arithmetic, so what
-the second costs more is the price of denormal numbers.
+the second costs more is due to denormal numbers.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _compare(plan: Plan, cell: str, shape: Shape) -> dict[str, Any]:
 
 
 def _denormal(layer: Any, x: torch.Tensor, dy: torch.Tensor) -> float:
-    """The share of the input's gradient that is denormal, by torch.nn, which does not flush."""
+    """Fraction of the input's gradient that is denormal, computed by torch.nn, which does not flush denormals to zero."""
     x = x.detach().clone().requires_grad_()
     (gradient,) = torch.autograd.grad(layer(x)[0], x, dy)
     tiny = torch.finfo(gradient.dtype).tiny
@@ -93,6 +93,6 @@ def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
 
 
 def summary(results: list[dict[str, Any]]) -> str:
-    """The worst of each side."""
+    """The largest slowdown of each side."""
     ours, theirs = (max(result["slowdown"][name] for result in results) for name in ("ours", "torch"))
     return f"A loss on the last step alone costs ours at most {ours:.2f} times as much, torch.nn {theirs:.2f} times."

@@ -1,7 +1,7 @@
-"""Symbols drawn one after the other: embedding, layers, head, softmax, draw.
+"""Generation, one symbol after the other: embedding, layers, head, softmax, sampling.
 
-Ours from float32, bf16 and int8 weights, torch.nn, its cells, onnxruntime. All in float32 arithmetic on the same weights; ours
-with rounded weights is verified against those.
+Ours with float32, bf16 and int8 weights, torch.nn, its cells, onnxruntime, all in float32 arithmetic on the same weights. Ours
+with quantized weights is verified against a float64 model with the quantized values.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 import torch
 
 from benchmarks import onnx_peer
-from benchmarks.generators import SYMBOLS, CellStack, Generates, Loop, Native, Ours, Weights, ours, rounded
+from benchmarks.generators import SYMBOLS, CellStack, Generates, Loop, Native, Ours, Weights, ours, quantized
 from benchmarks.plan import Plan
 from throughtime.bench.recurrences import LIMIT
 from throughtime.bench.timing import as_json, interleave
 from throughtime.bench.verify import check, worst_error
 
 STEPS = 7  # over which the probabilities are compared
-GREEDY = 40  # symbols drawn without chance, that must be the same
-SAMPLE = 0.03  # seconds that one call should take: a slow side draws fewer symbols in it
+GREEDY = 40  # most probable symbols, which must be the same
+SAMPLE = 0.03  # seconds that one call should take: a slow side generates fewer symbols in it
 FEWEST = 8
-SHARE = 0.5  # of the plan's seconds: there are forty rows, and six sides in each
-ROUNDED = ("bf16", "int8")
+FRACTION = 0.5  # of the plan's seconds: there are forty rows with six sides each
+QUANTIZED = ("bf16", "int8")
 
 
 def measure(plan: Plan) -> list[dict[str, Any]]:
@@ -58,16 +58,16 @@ def _compare(plan: Plan, cell: str, layers: int, hidden: int, batch: int) -> dic
         for name, side in sides.items()
     }
     if isinstance(side, Native):
-        for form in ROUNDED:
+        for form in QUANTIZED:
             sides[f"ours, {form}"] = own = Native(weights, batch, form)
-            values = Loop(rounded(weights, form).double(), batch).probabilities(ids)
+            values = Loop(quantized(weights, form).double(), batch).probabilities(ids)
             error = worst_error([own.probabilities(ids)], [values])
             errors[f"ours, {form}"] = check(f"{form}: {what}", error, LIMIT)
     if batch == 1 and isinstance(side, Native | Ours):
         errors["ours, greedy"] = check(what, float((side.greedy(1, GREEDY) != _greedy(exact)).sum()), 0)
     tokens = {name: _tokens(side.generate, plan.tokens) for name, side in sides.items()}
     calls = {name: (lambda side=side, n=tokens[name]: side.generate(n)) for name, side in sides.items()}
-    timings = interleave(calls, seconds=SHARE * plan.seconds, least=plan.least)
+    timings = interleave(calls, seconds=FRACTION * plan.seconds, least=plan.least)
     symbol = {name: timing.median / tokens[name] for name, timing in timings.items()}
     return {
         "cell": cell,
@@ -84,9 +84,9 @@ def _compare(plan: Plan, cell: str, layers: int, hidden: int, batch: int) -> dic
 
 
 def _tokens(generate: Callable[[int], None], most: int) -> int:
-    """How many symbols a call should draw: `most`, which spreads the cost of the call over them, or fewer if that takes long."""
+    """Symbols that a call should generate: `most`, so that the cost of a call hardly counts, or fewer if that takes long."""
     few, seconds = min(most, FEWEST), []
-    generate(few)  # makes its workspaces
+    generate(few)  # allocates its workspaces
     for _ in range(3):
         start = time.perf_counter()
         generate(few)
@@ -95,7 +95,7 @@ def _tokens(generate: Callable[[int], None], most: int) -> int:
 
 
 def _greedy(loop: Loop) -> torch.Tensor:
-    """The symbols that follow symbol 1, never symbol 0."""
+    """The most probable symbols after symbol 1, without symbol 0."""
     ids, state, found = torch.ones(1, 1, dtype=torch.int64), None, []
     with torch.inference_mode():
         for _ in range(GREEDY):
@@ -109,8 +109,8 @@ PEERS = ("torch.nn", "cells", "onnxruntime")
 
 
 def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows, in microseconds for a symbol of each row."""
-    columns = ("ours", *(f"ours, {form}" for form in ROUNDED), *PEERS)
+    """Head and rows, in microseconds for one symbol of every row of the batch."""
+    columns = ("ours", *(f"ours, {form}" for form in QUANTIZED), *PEERS)
     head = [
         "cell",
         "layers",

@@ -1,4 +1,4 @@
-"""Ways to draw symbol after symbol from the same weights: each has `probabilities(ids)` and `generate(count)`."""
+"""Implementations of generation with the same weights: each has `probabilities(ids)` and `generate(count)`."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from torch import Tensor, nn
 
 from throughtime.data.char import CharVocabulary
 from throughtime.errors import BackendError
-from throughtime.models import Aligned
-from throughtime.runtime import Session, generate
+from throughtime.models.many_to_many import ManyToMany
+from throughtime.runtime import Session, generate, with_quantized_weights
 
 SYMBOLS = 100
 
 
 class Generates(Protocol):
-    """One side."""
+    """One implementation."""
 
     def probabilities(self, ids: Tensor) -> Tensor:
-        """After each of the ids [T, B], from a zero state: [T, B, V]."""
+        """Of the next symbol after each of the ids [T, B], from a zero state: [T, B, V]."""
 
     def generate(self, count: int) -> None:
-        """Draw `count` symbols for each row, going on from wherever it stands."""
+        """Sample `count` symbols for each row, continuing from the current state."""
 
 
 class Weights(nn.Module):
-    """What all sides share: embedding [V, H], torch.nn's layers, head."""
+    """The weights that all share: embedding [V, H], torch.nn's layers, head."""
 
     def __init__(self, cell: str, layers: int, hidden: int) -> None:
         super().__init__()
@@ -38,13 +38,13 @@ class Weights(nn.Module):
         self.head = nn.Linear(hidden, SYMBOLS)
 
     def forward(self, ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """As `throughtime.models.Aligned`."""
+        """As `throughtime.models.many_to_many.ManyToMany`."""
         y, state = self.layers(self.embedding(ids), state)
         return self.head(y), state
 
 
 class Loop:
-    """A model called once for every symbol: torch.nn's layers, or ours in its place."""
+    """A model called once for every symbol: of torch.nn's layers, or of ours."""
 
     def __init__(self, model: nn.Module, batch: int) -> None:
         self.model, self.state = model.eval(), None
@@ -66,7 +66,7 @@ class Loop:
 
 
 class CellStack(nn.Module):
-    """The same layers as torch.nn's cells, which cost less to call than a layer of one step."""
+    """The same layers made of torch.nn's cells, which cost less to call than a layer for one step."""
 
     def __init__(self, weights: Weights) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class CellStack(nn.Module):
         return self.head(x).unsqueeze(0), after
 
 
-def ours_model(weights: Weights) -> Aligned:
+def ours_model(weights: Weights) -> ManyToMany:
     """The same weights in this library's layers."""
     import throughtime.layers
 
@@ -98,28 +98,26 @@ def ours_model(weights: Weights) -> Aligned:
         theirs.input_size, theirs.hidden_size, theirs.num_layers
     )
     layers.load_state_dict(theirs.state_dict())
-    model = Aligned(weights.embedding, layers, theirs.hidden_size, SYMBOLS)
+    model = ManyToMany(weights.embedding, layers, theirs.hidden_size, SYMBOLS)
     model.head = weights.head
     return model.eval()
 
 
 def ours(weights: Weights, batch: int) -> tuple[Generates, str]:
-    """The fastest way this library has here, and what it runs on."""
+    """This library's fastest implementation here, and the name of its backend."""
     try:
         return Native(weights, batch), "native"
     except (ImportError, BackendError):
         return (Ours(weights) if batch == 1 else Loop(ours_model(weights), batch)), "layers, step by step"
 
 
-def rounded(weights: Weights, form: str) -> Aligned:
-    """The network whose float32 weights have the values that native keeps as `form`."""
-    from throughtime.runtime import with_rounded_weights
-
-    return with_rounded_weights(ours_model(weights), form)
+def quantized(weights: Weights, form: str) -> ManyToMany:
+    """The model in float32 with the values that native generation with `form` weights computes with."""
+    return with_quantized_weights(ours_model(weights), form)
 
 
 class Native:
-    """The native loop; its weights are packed once, when it is made."""
+    """The native loop; its weights are packed once, in the constructor."""
 
     def __init__(self, weights: Weights, batch: int, form: str = "float32") -> None:
         from throughtime.runtime.engine import Engine
@@ -138,13 +136,13 @@ class Native:
         self.state = self.generator.run(count, self.state)[1]
 
     def greedy(self, first: int, count: int) -> Tensor:
-        """The likeliest symbols after `first`, the unknown one (0) excepted."""
+        """The most probable symbols after `first`, without the unknown one (0)."""
         state = self.generator.feed(torch.tensor([first]))
         return self.generator.run(count, state, temperature=0, banned=(0,))[0][:, 0]
 
 
 class Ours:
-    """One row: the library's own `generate`, where there is no native loop."""
+    """The library's own `generate` for one row, where there is no native loop."""
 
     def __init__(self, weights: Weights) -> None:
         self.vocabulary = CharVocabulary("".join(chr(0x4E00 + n) for n in range(SYMBOLS - 1)))
@@ -161,7 +159,7 @@ class Ours:
             pass
 
     def greedy(self, first: int, count: int) -> Tensor:
-        """The likeliest symbols after `first`, the unknown one (0) excepted."""
+        """The most probable symbols after `first`, without the unknown one (0)."""
         self.session.reset()
         prompt = self.vocabulary.decode(torch.tensor([first]))
         text = "".join(generate(self.session, prompt, length=count, temperature=0))

@@ -1,4 +1,4 @@
-"""JAX's scan under jit, in training, beside ours. Optional: needs jax."""
+"""Training with JAX's scan under jit, compared with ours. Optional: needs jax."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from throughtime.bench.verify import check, worst_error
 
 
 def measure(plan: Plan) -> list[dict[str, Any]]:
-    """LSTM and GRU at every shape; where jax is missing, one result that says so.
+    """LSTM and GRU at every shape; one result that says so where jax is not installed.
 
     XLA uses every core that the process may run on: compare where that is as many as torch's threads.
     """

@@ -1,4 +1,4 @@
-"""onnxruntime's LSTM and GRU operators, one call for every symbol. Optional: needs onnx and onnxruntime."""
+"""Generation with onnxruntime's LSTM and GRU operators, one call per symbol. Optional: needs onnx and onnxruntime."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ORDER = {"LSTM": [0, 3, 1, 2], "GRU": [1, 0, 2]}
 
 
 def missing() -> str | None:
-    """Why this peer cannot be measured here, or None."""
+    """Why onnxruntime cannot be measured here, or None."""
     absent = []
     for name in ("onnx", "onnxruntime"):
         try:
@@ -43,7 +43,7 @@ def graph(weights: Weights) -> bytes:
     hidden = layers.hidden_size
     nodes.append(helper.make_node("Gather", [constant("table", weights.embedding.weight), "ids"], ["x0"]))
     for n in range(layers.num_layers):
-        given = [
+        weights_of_layer = [
             constant(f"W{n}", gates(getattr(layers, f"weight_ih_l{n}"))[None]),
             constant(f"R{n}", gates(getattr(layers, f"weight_hh_l{n}"))[None]),
             constant(
@@ -56,7 +56,11 @@ def graph(weights: Weights) -> bytes:
         options = {"linear_before_reset": 1} if weights.cell == "GRU" else {}
         nodes.append(
             helper.make_node(
-                weights.cell, [f"x{n}", *given, "", *states], [f"y{n}", *after], hidden_size=hidden, **options
+                weights.cell,
+                [f"x{n}", *weights_of_layer, "", *states],
+                [f"y{n}", *after],
+                hidden_size=hidden,
+                **options,
             )
         )
         nodes.append(
@@ -81,12 +85,12 @@ def graph(weights: Weights) -> bytes:
         ir_version=8,
     )
     checker.check_model(model)
-    serialised: bytes = model.SerializeToString()
-    return serialised
+    serialized: bytes = model.SerializeToString()
+    return serialized
 
 
 class Onnx:
-    """onnxruntime on the CPU with as many threads as torch; the draw is numpy's."""
+    """onnxruntime on the CPU with as many threads as torch; symbols are sampled with numpy."""
 
     def __init__(self, weights: Weights, batch: int) -> None:
         import onnxruntime
@@ -119,5 +123,5 @@ class Onnx:
         for _ in range(count):
             p, self.states = self.step(self.ids, self.states)
             sums = p.cumsum(-1)
-            drawn = (sums < self.random.random((len(p), 1)) * sums[:, -1:]).sum(-1)
-            self.ids = drawn[None].astype(np.int64)
+            sampled = (sums < self.random.random((len(p), 1)) * sums[:, -1:]).sum(-1)
+            self.ids = sampled[None].astype(np.int64)

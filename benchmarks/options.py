@@ -1,19 +1,21 @@
-"""What an option costs: training with it beside the same layer without."""
+"""The cost of an option: training with it, compared with the same layer without."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from benchmarks.memories import Native, Reference
 from benchmarks.plan import Plan
 from benchmarks.progress import with_progress
 from throughtime.bench.recurrences import CELLS, LIMIT, Shape, data, runs_on, training
 from throughtime.bench.table import format_timing
 from throughtime.bench.timing import as_json, interleave
 from throughtime.bench.verify import check, outputs_and_gradients, worst_error
+from throughtime.kernels.native.recurrence.autograd import run as run_native
+from throughtime.kernels.native.recurrence.rows import rows_of
+from throughtime.layers import LSTM
 
 OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {  # the cells that have it, and its arguments
     "layer norm": (("RNN", "GRU", "LSTM"), {"layer_norm": True}),
@@ -22,9 +24,43 @@ OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {  # the cells that
     "peepholes": (("LSTM",), {"peepholes": True}),
     "reset before": (("GRU",), {"reset_after": False}),
 }
+LAYER_NORM_STEPS = 8  # of the verification with layer norm
+CELL_STATES = "all cell states"  # the LSTM's of every step, differentiable; not an argument of the layer
+WEIGHT_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
-NORMED_STEPS = 8  # of the verification with layer norm
-MEMORIES = "all memories"  # the LSTM's memory of every step, differentiable; not an argument of the layer
+
+class NativeCellStates(nn.Module):
+    """One layer on the native kernel: `(x, (h, c)) -> (outputs and cell states [T, B, 2 H], final states)`."""
+
+    def __init__(self, layer: LSTM) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
+        layer = self.layer
+        recurrence = layer.recurrence.bind(
+            {name: getattr(layer, f"{name}_l0") for name in WEIGHT_NAMES}, **layer.options
+        )
+        zero = x.new_zeros(1, x.shape[1], layer.hidden_sizes[0])
+        h, c = (zero, zero) if hx is None else hx
+        rows = rows_of(x, None)
+        y, finals, cell_states = run_native(
+            recurrence, rows, rows.pack(x), (h[0], c[0]), False, cell_states=True
+        )
+        both = torch.cat([rows.unpack(y), rows.unpack(cell_states)], -1)
+        return both, tuple(value.unsqueeze(0) for value in finals)
+
+
+class ReferenceCellStates(nn.Module):
+    """The same by `LSTM.trace`."""
+
+    def __init__(self, layer: LSTM) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
+        y, finals, steps = self.layer.trace(x, hx)
+        return torch.cat([y, steps["l0"]["c"]], -1), finals
 
 
 def measure(plan: Plan) -> list[dict[str, Any]]:
@@ -32,7 +68,7 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
     cases = [
         (cell, shape, option)
         for shape in plan.options
-        for option, (cells, _) in {**OPTIONS, MEMORIES: (("LSTM",), {})}.items()
+        for option, (cells, _) in {**OPTIONS, CELL_STATES: (("LSTM",), {})}.items()
         for cell in cells
     ]
     return [
@@ -47,7 +83,7 @@ def _compare(plan: Plan, cell: str, shape: Shape, option: str) -> dict[str, Any]
     sizes = (shape.features, shape.hidden)
     torch.manual_seed(0)
     plain, ours = layer(*sizes), layer(*sizes, **arguments)
-    # Random masks are numbers of a dtype, so those two are held against the reference in float32, with the same seed.
+    # Random masks depend on the dtype, so these two are compared with the reference in float32, with the same seed.
     dtype = torch.float32 if option in ("recurrent dropout", "zoneout") else torch.float64
     exact = layer(*sizes, **arguments, dtype=dtype, backend="reference")
     exact.load_state_dict(ours.state_dict())
@@ -55,12 +91,15 @@ def _compare(plan: Plan, cell: str, shape: Shape, option: str) -> dict[str, Any]
     backend = runs_on(ours, x)
     run: nn.Module = ours
     reference: nn.Module = exact
-    if option == MEMORIES:
-        run, reference = Native(ours) if backend == "native" else Reference(ours), Reference(exact)
+    if option == CELL_STATES:
+        run, reference = (
+            NativeCellStates(ours) if backend == "native" else ReferenceCellStates(ours),
+            ReferenceCellStates(exact),
+        )
         backend = "native" if backend == "native" else "reference"
-    gradient = torch.cat([dy, dy.flip(0)], -1) if option == MEMORIES else dy
-    # Over some hundred steps a normed recurrence is chaotic: in float32 the reference itself ends far from float64.
-    steps = NORMED_STEPS if arguments.get("layer_norm") else shape.steps
+    gradient = torch.cat([dy, dy.flip(0)], -1) if option == CELL_STATES else dy
+    # Over some hundred steps a recurrence with layer norm is chaotic: in float32 the reference itself ends far from float64.
+    steps = LAYER_NORM_STEPS if arguments.get("layer_norm") else shape.steps
     wanted = outputs_and_gradients(exact, x[:steps].to(dtype), gradient[:steps].to(dtype), reference)
     got = outputs_and_gradients(ours, x[:steps], gradient[:steps], run)
     error = check(f"{cell} {shape} with {option}", worst_error(got, wanted), LIMIT)
@@ -97,10 +136,10 @@ def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
 
 
 def summary(results: list[dict[str, Any]]) -> str:
-    """The figure that the page's target is about."""
-    dearest = max(results, key=lambda result: float(result["ratio"]))
+    """The largest ratio, and how many are above 1.5."""
+    largest = max(results, key=lambda result: float(result["ratio"]))
     over = sum(result["ratio"] > 1.5 for result in results)
     return (
-        f"At most {dearest['ratio']:.2f} times the plain {dearest['cell']} ({dearest['option']}, "
-        f"{','.join(map(str, dearest['shape']))}, on {dearest['backend']}); {over} of {len(results)} rows above 1.5."
+        f"At most {largest['ratio']:.2f} times the plain {largest['cell']} ({largest['option']}, "
+        f"{','.join(map(str, largest['shape']))}, on {largest['backend']}); {over} of {len(results)} rows above 1.5."
     )

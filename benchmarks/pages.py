@@ -1,4 +1,4 @@
-"""docs/performance.md: the tables between its markers are those of benchmarks/results/."""
+"""docs/performance.md: writes the tables of benchmarks/results/ between its markers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ PLOT = ROOT / "docs" / "performance.svg"
 
 
 def write(page: Path = PAGE, results: Path = RESULTS, plot: Path = PLOT) -> list[str]:
-    """Put what was measured between the markers, draw the plot, and return the names of what is new on the page.
+    """Write the tables between the markers, draw the plot, and return the names of the updated sections.
 
-    A suite that has no place on the page yet gets a section at its end.
+    A suite without markers on the page gets a section at its end.
     """
     text = page.read_text(encoding="utf-8")
     done = []
@@ -39,7 +39,7 @@ def write(page: Path = PAGE, results: Path = RESULTS, plot: Path = PLOT) -> list
 
 
 def between(text: str, name: str, content: str) -> str:
-    """The text with `content` between the markers of that name.
+    """The text with `content` between the markers `name`.
 
     Raises: ValueError if the page does not have them once.
     """
@@ -53,7 +53,7 @@ def between(text: str, name: str, content: str) -> str:
 
 
 def section(name: str, kept: dict[str, Any]) -> str:
-    """The table of one suite, and what it was measured on."""
+    """The table of one suite, and the machine it was measured on."""
     suite = SUITES[name]
     parts = [markdown(*suite.table(kept["results"]))]
     if suite.summary is not None:
@@ -61,12 +61,12 @@ def section(name: str, kept: dict[str, Any]) -> str:
     peak = kept["gemm_gflops"]
     parts.append(f"Measured on: {sentence(kept['machine'])}; GEMM peak {peak:.0f} GFLOP/s.")
     if kept["quick"]:
-        parts.append("**From a quick run: these figures show that the benchmark works and nothing else.**")
+        parts.append("**From a quick run: these figures only show that the benchmark works.**")
     return "\n\n".join(parts)
 
 
 def draw(results: Path, plot: Path) -> bool:
-    """Bars of torch.nn's time over ours in training; False, and nothing drawn, without matplotlib or results."""
+    """Draw bars of torch.nn's time over ours in training; False without matplotlib or results."""
     file = results / "training.json"
     try:
         from matplotlib.figure import Figure

@@ -1,6 +1,6 @@
-"""Where the time of training goes: the loop over time, the products over all steps, and what stands around both.
+"""The parts of a training call: the loop over time, the matrix products over all steps, and everything else.
 
-Means over all calls, so that the shares add up.
+Means over all calls, so that the fractions add up to 1.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from throughtime.bench.recurrences import CELLS, Shape, data, runs_on, training
 from throughtime.kernels.native.library import Library
 from throughtime.kernels.native.recurrence import compute
 
-PARTS = {  # by what is called: (of, name)
+PARTS = {  # name: functions, as (owner, attribute)
     "loop, forward": ((Library, "forward"),),
     "loop, backward": ((Library, "backward"),),
-    "products": tuple(
+    "matrix products": tuple(
         (compute, name) for name in ("input_projection", "input_gradient", "accumulate_weight_gradient")
     ),
 }
@@ -49,18 +49,18 @@ def _measure(plan: Plan, peak: float, cell: str, shape: Shape) -> dict[str, Any]
     for _ in range(WARM):
         side()
     calls, start = 0, time.perf_counter()
-    with _clocked(spent):
+    with _timed(spent):
         while calls < plan.least or time.perf_counter() - start < plan.seconds:
             side()
             calls += 1
     total = (time.perf_counter() - start) / calls
     seconds = {name: spent[name] / calls for name in PARTS}
-    seconds["the rest"] = total - sum(seconds.values())
+    seconds["other"] = total - sum(seconds.values())
     steps = 2.0 * shape.steps * shape.batch * gates * shape.hidden
     work = {
         "loop, forward": steps * shape.hidden,
         "loop, backward": steps * shape.hidden,
-        "products": steps * (3 * shape.features + shape.hidden),
+        "matrix products": steps * (3 * shape.features + shape.hidden),
     }
     return {
         "cell": cell,
@@ -68,14 +68,14 @@ def _measure(plan: Plan, peak: float, cell: str, shape: Shape) -> dict[str, Any]
         "backend": runs_on(layer, x),
         "calls": calls,
         "seconds": total,
-        "share": {name: value / total for name, value in seconds.items()},
+        "fraction": {name: value / total for name, value in seconds.items()},
         "of_peak": {name: work[name] / max(seconds[name], 1e-9) / peak for name in work},
     }
 
 
 @contextmanager
-def _clocked(spent: defaultdict[str, float]) -> Iterator[None]:
-    """The seconds of every call of a part, added to its entry."""
+def _timed(spent: defaultdict[str, float]) -> Iterator[None]:
+    """Add the seconds of every call of a part to its entry."""
 
     def around(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **keywords: Any) -> Any:
@@ -103,13 +103,13 @@ def _clocked(spent: defaultdict[str, float]) -> Iterator[None]:
 
 def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Head and rows."""
-    head = ["cell", "T,B,D,H", "ours", *PARTS, "the rest", *(f"{name}: of GEMM peak" for name in PARTS)]
+    head = ["cell", "T,B,D,H", "ours", *PARTS, "other", *(f"{name}: of GEMM peak" for name in PARTS)]
     return head, [
         [
             result["cell"],
             ",".join(map(str, result["shape"])),
             f"{result['seconds'] * 1e3:.3g} ms",
-            *(f"{result['share'][name]:.0%}" for name in (*PARTS, "the rest")),
+            *(f"{result['fraction'][name]:.0%}" for name in (*PARTS, "other")),
             *(f"{result['of_peak'][name]:.0%}" for name in PARTS),
         ]
         for result in results

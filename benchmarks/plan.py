@@ -1,4 +1,4 @@
-"""How long, how often, and which sizes: all of it, or a small part that only shows that everything works."""
+"""Durations, samples and sizes of a run: the full one, and a quick one that only checks that everything works."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class Plan(NamedTuple):
     """What a run measures."""
 
     threads: int
-    seconds: float  # for the sides of one row together
-    least: int  # samples of each side; fewer of one that takes seconds, see `throughtime.bench.timing`
+    seconds: float  # for all sides of one row together
+    least: int  # samples of each side, fewer of a slow one; see `throughtime.bench.timing`
     shapes: tuple[Shape, ...]  # training and inference
     ragged: tuple[Shape, ...]
     options: tuple[Shape, ...]
@@ -38,7 +38,7 @@ FULL = Plan(
     denormals=(Shape(200, 32, 128, 128), Shape(200, 32, 256, 256)),
     generated=tuple((layers, hidden) for layers in (1, 2) for hidden in (64, 128, 256, 512, 1024)),
     batches=(1, 16),
-    tokens=400,  # a call has a fixed cost, which belongs to no symbol
+    tokens=400,  # many, so that the fixed cost of a call hardly counts
     peak_size=2048,
 )
 QUICK = Plan(

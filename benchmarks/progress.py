@@ -1,4 +1,4 @@
-"""Which case is being measured, and how long the rest will take."""
+"""A line for each case that is measured, with the time left. No bar: its thread would disturb what is timed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Rows of different lengths: ours by `lengths=`, beside the padded batch and torch.nn's packed sequences.
+"""Rows of different lengths: ours with `lengths=`, compared with the padded batch and torch.nn's packed sequences.
 
-Lengths are uniform in [T/2, T], one thread, forward and backward. The cost to hope for is that of the real steps:
-the padded time times the share of steps that are real.
+Lengths are uniform in [T/2, T], one thread, forward and backward. The ideal is the padded time times the fraction of
+steps that are not padding.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ONE, BOTH = "one direction", "both directions"
 
 
 class Packed(nn.Module):
-    """torch.nn's layer with the `lengths` of ours: packs, runs, pads; all of that belongs to its time."""
+    """torch.nn's layer with the `lengths` of ours: packing and padding belong to its time."""
 
     def __init__(self, layer: nn.RNNBase) -> None:
         super().__init__()
@@ -73,12 +73,12 @@ def _compare(plan: Plan, cell: str, shape: Shape, bidirectional: bool) -> dict[s
     for layer in (ours, exact):
         layer.load_state_dict(theirs.state_dict())
     x, dy = data(shape, shape.hidden * (1 + bidirectional))
-    spoiled = x.masked_fill(padding[..., None], float("nan"))  # what is padding must not be read
+    with_nan = x.masked_fill(padding[..., None], float("nan"))  # padding must not be read
     wanted = outputs_and_gradients(exact, x.double(), dy.double(), lengths=lengths)
-    got = outputs_and_gradients(ours, spoiled, dy, lengths=lengths)
+    got = outputs_and_gradients(ours, with_nan, dy, lengths=lengths)
     errors = {"ours": check(f"ragged {cell} {shape}", worst_error(got, wanted), LIMIT)}
     packed = Packed(theirs)
-    if shape == plan.ragged[0]:  # the longer ones take a quarter of a minute
+    if shape == plan.ragged[0]:  # the longer ones take 15 seconds
         got = outputs_and_gradients(theirs, x, dy, packed, lengths=lengths)
         errors["torch packed"] = check(f"packed {cell} {shape}", worst_error(got, wanted), LIMIT)
     sides = {
@@ -134,12 +134,12 @@ def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
 
 
 def summary(results: list[dict[str, Any]]) -> str:
-    """The figures that the page's targets are about."""
+    """The largest ratio to the ideal, and the lowest to packed sequences at the longest T."""
     longest = max(result["shape"][0] for result in results)
     packed = min(result["ratio"] for result in results if result["shape"][0] == longest)
-    dearest = max(results, key=lambda result: float(result["over_real_steps"]))
+    largest = max(results, key=lambda result: float(result["over_real_steps"]))
     return (
-        f"At most {dearest['over_real_steps']:.2f} times our padded time scaled by the share of real steps "
-        f"({dearest['cell']} {','.join(map(str, dearest['shape']))}); at T = {longest} torch.nn's packed sequences take at "
+        f"At most {largest['over_real_steps']:.2f} times our padded time scaled by the fraction of real steps "
+        f"({largest['cell']} {','.join(map(str, largest['shape']))}); at T = {longest} torch.nn's packed sequences take at "
         f"least {packed:.1f} times as long."
     )

@@ -1,4 +1,4 @@
-"""Training and inference on full batches, beside torch.nn."""
+"""Training and inference on full batches, compared with torch.nn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.progress import with_progress
 from throughtime.bench.recurrences import CELLS, Shape, compare
 from throughtime.bench.table import HEAD, geometric_mean, row
 
-PACE = 5e10  # operations a second, of which only the proportion to `Plan.seconds` matters
+PACE = 5e10  # operations per second, an estimate for the time left
 
 
 def measure(plan: Plan, peak: float, *, train: bool) -> list[dict[str, Any]]:
@@ -31,7 +31,7 @@ def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
 
 
 def summary(results: list[dict[str, Any]]) -> str:
-    """The figures that the page's targets are about."""
+    """Geometric mean and lowest ratio, and the fraction of the GEMM peak."""
     ratios = [result["ratio"] for result in results]
     worst = min(results, key=lambda result: float(result["ratio"]))
     large = [r["fraction_of_peak"] for r in results if r["shape"][3] >= 512]
@@ -45,7 +45,7 @@ def summary(results: list[dict[str, Any]]) -> str:
 
 
 def _ceiling(results: list[dict[str, Any]]) -> str:
-    """What a layer would reach there that had nothing to do but its products, all of them at the GEMM peak."""
+    """The ratios of a layer that did only its matrix products, all of them at the GEMM peak."""
     said = []
     for cell in dict.fromkeys(result["cell"] for result in results):
         most = [

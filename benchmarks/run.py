@@ -1,4 +1,4 @@
-"""`python -m benchmarks.run`: measure, keep the results as JSON, show them, put them on the page."""
+"""`python -m benchmarks.run`: measure, print tables, write the results as JSON and into docs/performance.md."""
 
 from __future__ import annotations
 
@@ -20,50 +20,50 @@ from throughtime.progress import duration
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run it; returns the exit status."""
+    """Run the suites; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument(
         "suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: all of them"
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="tiny sizes: shows that everything works, measures nothing"
-    )
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: only checks that everything works")
     parser.add_argument("--threads", type=int, help="of all sides; default 2")
     parser.add_argument(
         "--out", type=Path, help="folder of the results; default benchmarks/results, none with --quick"
     )
     parser.add_argument(
-        "--write-docs", action="store_true", help="only put the kept results into docs/performance.md"
+        "--write-docs",
+        action="store_true",
+        help="measure nothing; write the saved results into docs/performance.md",
     )
-    given = parser.parse_args(argv)
-    unknown = [name for name in given.suites if name not in SUITES]
+    arguments = parser.parse_args(argv)
+    unknown = [name for name in arguments.suites if name not in SUITES]
     if unknown:
         parser.error(f"no such suite: {unknown[0]}; there are {', '.join(SUITES)}")
-    if given.write_docs:
+    if arguments.write_docs:
         print(f"{pages.PAGE.name}: {', '.join(pages.write()) or 'no results yet'}")
         return 0
-    plan = QUICK if given.quick else FULL
-    torch.set_num_threads(given.threads or plan.threads)
-    out = given.out or (None if given.quick else pages.RESULTS)
+    plan = QUICK if arguments.quick else FULL
+    torch.set_num_threads(arguments.threads or plan.threads)
+    out = arguments.out or (None if arguments.quick else pages.RESULTS)
     machine = describe()
     peak = gemm_peak(plan.peak_size, plan.seconds)
     print(f"{sentence(machine)}; GEMM peak {peak / 1e9:.0f} GFLOP/s", flush=True)
     status = 0
     start = time.monotonic()
-    names = given.suites or list(SUITES)
+    names = arguments.suites or list(SUITES)
     for number, name in enumerate(names):
         suite = SUITES[name]
         spent = duration(time.monotonic() - start)
         print(f"\nsuite {name}, {number + 1} of {len(names)}, after {spent}", file=sys.stderr, flush=True)
         try:
             results = suite.measure(plan, peak)
-        except ArithmeticError as error:  # what is wrong is not measured; the other suites are
+        except ArithmeticError as error:  # a wrong result is not timed; the other suites are run
             print(f"\n{name}: {error}", flush=True)
             status = 1
             continue
         kept = {
             "suite": name,
-            "quick": given.quick,
+            "quick": arguments.quick,
             "machine": machine,
             "gemm_gflops": peak / 1e9,
             "results": results,

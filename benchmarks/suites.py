@@ -12,9 +12,9 @@ Results = list[dict[str, Any]]
 
 
 class Suite(NamedTuple):
-    """What is measured together, and how it is shown."""
+    """What is measured together, and how it is printed."""
 
-    title: str  # of its section, on a page that has none for it yet
+    title: str  # heading of its section
     measure: Callable[[Plan, float], Results]
     table: Callable[[Results], tuple[list[str], list[list[str]]]]
     summary: Callable[[Results], str] | None = None
@@ -33,17 +33,17 @@ SUITES = {
         recurrences.table,
         recurrences.summary,
     ),
-    "parts": Suite("Where the time of training goes", parts.measure, parts.table),
+    "parts": Suite("Parts of the training time", parts.measure, parts.table),
     "ragged": Suite(
         "Rows of different lengths", lambda plan, peak: ragged.measure(plan), ragged.table, ragged.summary
     ),
     "options": Suite(
-        "What options cost", lambda plan, peak: options.measure(plan), options.table, options.summary
+        "Cost of options", lambda plan, peak: options.measure(plan), options.table, options.summary
     ),
     "bf16": Suite("bfloat16", lambda plan, peak: bf16.measure(plan), bf16.table, bf16.summary),
     "denormals": Suite(
         "Vanishing gradients", lambda plan, peak: denormals.measure(plan), denormals.table, denormals.summary
     ),
     "generation": Suite("Generation", lambda plan, peak: generation.measure(plan), generation.table),
-    "jax": Suite("Beside JAX", lambda plan, peak: jax_peer.measure(plan), jax_peer.table),
+    "jax": Suite("Comparison with JAX", lambda plan, peak: jax_peer.measure(plan), jax_peer.table),
 }

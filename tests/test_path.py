@@ -51,6 +51,7 @@ def test_a_training_step_on_text_passes_through_few_files(tmp_path: Path) -> Non
         trainer.go(OneStep())
     finally:
         sys.setprofile(None)
-    files = sorted(str(Path(name).relative_to(PACKAGE)) for name in seen if Path(name).is_relative_to(PACKAGE))
+    files = sorted(
+        str(Path(name).relative_to(PACKAGE)) for name in seen if Path(name).is_relative_to(PACKAGE)
+    )
     assert len(files) <= MOST, f"{len(files)} files: {chr(10).join(files)}"
-

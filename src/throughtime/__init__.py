@@ -29,6 +29,8 @@ _HOMES = {
     "data.batch": ["Batch"],
     "metrics.metric": ["Metric"],
     "models.config": ["ModelConfig"],
+    "models.many_to_many": ["ManyToMany"],
+    "models.many_to_one": ["ManyToOne"],
     "tasks.task": ["Task"],
     "training.clipping": ["clip_norm_", "clip_value_"],
     "training.config": ["TrainingConfig"],
@@ -90,6 +92,8 @@ if TYPE_CHECKING:
     from throughtime.layers import GRU, LSTM, RNN, Recurrent, Trace, scan
     from throughtime.metrics.metric import Metric
     from throughtime.models.config import ModelConfig
+    from throughtime.models.many_to_many import ManyToMany
+    from throughtime.models.many_to_one import ManyToOne
     from throughtime.runtime.trained import Trained, load
     from throughtime.tasks.task import Task
     from throughtime.training.clipping import clip_norm_, clip_value_

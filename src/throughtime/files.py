@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
+import math
 import os
 import re
 import secrets
@@ -12,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from throughtime.errors import InputError, RunError
 
@@ -244,3 +247,19 @@ def _descriptor(path: Path) -> int | None:
         except (OSError, ValueError):
             break
     return None
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Strict JSON: null where a number is NaN or infinite, for which JSON has no form.
+
+    Raises: TypeError for what has no form in JSON; ValueError for what holds itself.
+    """
+
+    def finite(part: Any) -> Any:
+        if isinstance(part, float):
+            return part if math.isfinite(part) else None
+        if isinstance(part, dict):
+            return {key: finite(each) for key, each in part.items()}
+        return [finite(each) for each in part] if isinstance(part, (list, tuple)) else part
+
+    return json.dumps(finite(value), ensure_ascii=False, indent=indent, allow_nan=False)

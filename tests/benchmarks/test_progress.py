@@ -1,4 +1,4 @@
-"""What is told while the benchmark runs."""
+"""The progress lines of a benchmark."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # `benchmarks` is not instal
 from benchmarks import progress
 
 
-def test_every_case_is_told_with_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_case_has_a_line_with_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
     stream = io.StringIO()

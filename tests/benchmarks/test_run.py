@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))  # `benchmarks` is not installed: it is run from a
 from benchmarks.generators import Ours, Weights  # noqa: E402
 from benchmarks.suites import SUITES  # noqa: E402
 
-from benchmarks import bf16, memories, onnx_peer, options, pages, ragged, run  # noqa: E402
+from benchmarks import bf16, onnx_peer, options, pages, ragged, run  # noqa: E402
 from throughtime.bench import verify  # noqa: E402
 
 
@@ -56,12 +56,12 @@ def test_what_is_shown_was_measured(results):
         )
         assert result["ratio"] == pytest.approx(median["torch packed"] / median["ours"])
     kept = json.loads((results / "options.json").read_text())["results"]
-    assert {result["option"] for result in kept} == {*options.OPTIONS, options.MEMORIES}
+    assert {result["option"] for result in kept} == {*options.OPTIONS, options.CELL_STATES}
     for result in json.loads((results / "bf16.json").read_text())["results"]:
         median = {name: timing["median"] for name, timing in result["timings"].items()}
         assert result["over_fp32"] == pytest.approx(median["fp32"] / median["bf16"])
         assert result["ratio"] == pytest.approx(median["torch bf16"] / median["bf16"])
-        assert 1e-4 < result["errors"]["bf16"] < bf16.LIMIT  # rounded, and not further off than rounding
+        assert 1e-4 < result["errors"]["bf16"] < bf16.LIMIT  # a rounding error, and no more than that
         assert result["errors"]["fp32"] < 1e-4
     for result in json.loads((results / "denormals.json").read_text())["results"]:
         assert result["denormal"] > 0  # or there is nothing to be slow about
@@ -145,8 +145,8 @@ def test_the_onnx_graph_is_the_same_network(cell):
     assert verify.worst_error([theirs], [Ours(weights).probabilities(ids)]) < 1e-5
 
 
-def test_the_two_ways_to_all_memories_agree():
-    """The kernel's and the trace's, with the gradients of both; and the gradient of a memory is not lost."""
+def test_the_cell_states_of_kernel_and_trace_agree():
+    """With the gradients of both; and the gradient of a cell state is not lost."""
     from throughtime.bench.recurrences import Shape, data, runs_on
     from throughtime.layers import LSTM
 
@@ -154,14 +154,18 @@ def test_the_two_ways_to_all_memories_agree():
     x, dy = data(Shape(6, 4, 3, 5), 10)
     if runs_on(layer, x) != "native":
         pytest.skip("native is not installed here")
-    reference = verify.outputs_and_gradients(layer, x, dy, memories.Reference(layer))
+    reference = verify.outputs_and_gradients(layer, x, dy, options.ReferenceCellStates(layer))
     assert (
-        verify.worst_error(verify.outputs_and_gradients(layer, x, dy, memories.Native(layer)), reference)
+        verify.worst_error(
+            verify.outputs_and_gradients(layer, x, dy, options.NativeCellStates(layer)), reference
+        )
         < 1e-5
     )
     dy[..., 5:] = 0
     assert (
-        verify.worst_error(verify.outputs_and_gradients(layer, x, dy, memories.Native(layer)), reference)
+        verify.worst_error(
+            verify.outputs_and_gradients(layer, x, dy, options.NativeCellStates(layer)), reference
+        )
         > 1e-2
     )
 

@@ -1,4 +1,4 @@
-"""The picture of the gradient's reach: what a reader without colour, or without Unicode, sees."""
+"""The gradient by lag as text, with and without Unicode."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from throughtime.flow import Reach
 from throughtime.flow.measurement.reach import _lag
 
 
-def made(values: list[float], share: float = 0.01) -> Reach:
+def made(values: list[float], fraction: float = 0.01) -> Reach:
     norms = torch.tensor(values, dtype=torch.float64)
     lags = torch.arange(1, len(values) + 1)
-    return Reach(lags, norms, norms, norms, _lag(norms, share), _lag(norms, 0.5), share)
+    return Reach(lags, norms, norms, norms, _lag(norms, fraction), _lag(norms, 0.5), fraction)
 
 
 def bars(chart: str) -> dict[int, int]:
@@ -73,7 +73,7 @@ def test_vanished_overflowed_and_undefined_values_have_a_row_and_no_line_is_too_
 def test_the_sentence_says_how_far() -> None:
     fades = reach_sentence(made([0.5**k for k in range(20)]), "character")
     assert fades.startswith(
-        "Half of the gradient is lost 3 characters back, 99% of the gradient is lost 8 char"
+        "The gradient falls to half of its size 3 characters back, and to 1% of its size 8 characters back"
     )
     assert "about the last 8 characters" in fades
     assert "Even 3 steps back, 81.0% of the gradient is left" in reach_sentence(made([1.0, 0.9, 0.81]))

@@ -50,21 +50,21 @@ def test_every_window_is_in_place(options, size, world):
                     window.inputs, window.inputs[:1] + torch.arange(len(window.inputs))[:, None]
                 )
                 assert window.inputs.shape[1] == batch
-                assert window.count == window.targets.numel()
-                assert window.fresh == (options["sampling"] == "random" or index == 0)
+                assert window.num_targets == window.targets.numel()
+                assert window.reset == (options["sampling"] == "random" or index == 0)
             assert all(len(window.inputs) == steps for window in epoch[:-1])
         if options["sampling"] == "sequential":
             for epoch in epochs:
                 for before, after in itertools.pairwise(epoch):
                     assert torch.equal(before.targets[-1], after.inputs[0])
-            assert seen.max() - seen.min() + 1 == len(seen)  # all ranks together: one piece of the text
+            assert seen.max() - seen.min() + 1 == len(seen)  # all ranks together: one part of the text
             assert len(ids) - 1 - len(seen) < batch * world + steps  # what is left out is less than this
         else:
             assert all(len(window.inputs) == steps for epoch in epochs for window in epoch)
 
 
 @given(settings, sizes, st.data())
-def test_a_loaded_position_goes_on_as_if_never_stopped(options, size, data):
+def test_a_loaded_position_continues_as_if_never_stopped(options, size, data):
     steps, batch, more = size
     ids = torch.randint(0, 50, (batch * steps + steps + more,))
 
@@ -92,7 +92,7 @@ def test_the_position_saved_with_the_last_window_is_the_next_epoch():
     streams = Streams(numbered(100), 5, 3)
     for _ in streams.epoch():
         state = streams.state_dict()
-    assert (state["epochs_done"], state["windows_done"]) == (1, 0)
+    assert (state["epochs_done"], state["batches_done"]) == (1, 0)
 
 
 @pytest.mark.parametrize("sampling", ["sequential", "random"])
@@ -132,7 +132,7 @@ def test_a_position_in_something_else_is_refused(change, message):
     state = Streams(**options).state_dict()
     with pytest.raises(InputError, match=message):
         Streams(**options | change).load_state_dict(state)
-    for damage in ({"windows_done": 10**6}, {"epochs_done": -1}, {"windows_done": None}):
+    for damage in ({"batches_done": 10**6}, {"epochs_done": -1}, {"batches_done": None}):
         with pytest.raises(InputError, match="damaged"):
             Streams(**options).load_state_dict(state | damage)
 
@@ -176,11 +176,11 @@ def test_evaluation_predicts_every_symbol_once(n, steps, batch):
     real = torch.cat([window.targets.flatten() for window in windows])
     real = real[real != IGNORE]
     assert sorted(real.tolist()) == list(range(1, n))
-    assert sum(window.count for window in windows) == n - 1
-    assert [window.fresh for window in windows] == [True] + [False] * (len(windows) - 1)
+    assert sum(window.num_targets for window in windows) == n - 1
+    assert [window.reset for window in windows] == [True] + [False] * (len(windows) - 1)
     for before, after in itertools.pairwise(windows):
-        goes_on = after.targets[0] != IGNORE
-        assert torch.equal(before.targets[-1][goes_on], after.inputs[0][goes_on])
+        continues = after.targets[0] != IGNORE
+        assert torch.equal(before.targets[-1][continues], after.inputs[0][continues])
     for window in windows:
         masked = window.targets == IGNORE
         assert torch.equal(window.targets[~masked], window.inputs[~masked] + 1)

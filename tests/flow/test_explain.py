@@ -377,7 +377,7 @@ def test_advice_is_accepted_by_what_it_names() -> None:
     from throughtime.cli.app import app
 
     command: Any = get_command(app)
-    known = {o for p in command.commands["train"].commands["text"].params for o in p.opts}
+    known = {o for p in command.commands["train"].get_command(None, "text").params for o in p.opts}
     layers: dict[str, Any] = {
         "rnn": tt.RNN(5, 4),
         "gru": tt.GRU(5, 4),

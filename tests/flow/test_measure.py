@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -479,3 +481,16 @@ def test_json_is_strict_and_restores_what_is_not_finite() -> None:
     assert again.to_json() == text
     assert math.isnan(again.loss) and again.parameters["a"] == (math.inf, -math.inf)
     assert math.isnan(again.layers["l0"].lag_h.half_life.steps)
+
+
+@pytest.mark.parametrize("first", ["flow.measurement.measure", "flow.explanation.explain"])
+def test_the_public_names_are_functions_in_every_import_order(first: str) -> None:
+    code = (
+        f"import importlib; importlib.import_module('throughtime.{first}')\n"
+        "import throughtime as tt\n"
+        "from throughtime.flow import explain, influence, measure, snapshot\n"
+        "import throughtime.flow.explanation.explain, throughtime.flow.measurement.influence\n"
+        "for each in (explain, influence, measure, snapshot):\n"
+        "    assert type(each).__name__ == 'function' and getattr(tt.flow, each.__name__) is each\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -276,6 +276,26 @@ def test_packed_sequences(enforce_sorted: bool) -> None:
         assert each.ends == found.ends
 
 
+def test_a_model_may_know_the_lengths_itself() -> None:
+    layer, x, lengths = layer_of("LSTM", True), padded([9, 17, 13]), [9, 17, 13]
+
+    class Knows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.rnn(x, lengths=torch.tensor(lengths))[0]
+            return y
+
+    found = measure(Knows(), x, lags=4, ends=2)
+    assert_same(
+        {n.removeprefix("rnn."): c for n, c in curves(found).items()},
+        curves(measure(layer, x, lengths=lengths, lags=4, ends=2)),
+    )
+    assert all(math.isfinite(n) for pair in found.parameters.values() for n in pair)
+
+
 def test_as_many_steps_as_rows() -> None:
     """T == B: nothing is taken for its transpose."""
     lengths = [4, 2, 3, 4]

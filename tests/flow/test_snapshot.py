@@ -226,6 +226,16 @@ def test_windows_of_targets_per_sequence_count_the_rows_that_end_there() -> None
     assert (nothing.text, nothing.record()["half_life"]) == ("unknown", None)
 
 
+def test_rows_without_a_target_do_not_set_the_lags() -> None:
+    batch = ragged([14, 14, 6, 6, 6], per_sequence=True)
+    targets = batch.targets.clone()
+    targets[:2] = math.nan
+    assert snapshot(Ragged(), squared, batch, None)["rnn.l0"].lags == 5
+    assert snapshot(Ragged(), squared, batch.rows(slice(0, 3)), None)["rnn.l0"].lags == 13
+    masked = batch._replace(targets=targets).rows(slice(0, 3))
+    assert snapshot(Ragged(), squared, masked, None)["rnn.l0"].lags == 5
+
+
 def test_what_cannot_be_measured_has_a_reason() -> None:
     with pytest.raises(InputError, match="no recurrent layer to measure"):
         snapshot(nn.Linear(3, 3), squared, Batch.of(torch.randn(5, 2, 3), torch.randn(5, 2, 3)), None)

@@ -226,7 +226,7 @@ def test_a_compiled_graph_kept_for_a_second_pass_gives_the_same_gradients() -> N
 
 def test_a_model_goes_on_from_its_state_in_one_graph() -> None:
     recorder = Recorder()
-    model = tt.models.Aligned(torch.nn.Embedding(11, D), tt.LSTM(D, H, num_layers=2, dropout=0.2), H, 11)
+    model = tt.ManyToMany(torch.nn.Embedding(11, D), tt.LSTM(D, H, num_layers=2, dropout=0.2), H, 11)
     model.double().eval()
     ids = torch.randint(0, 11, (T, B))
     compiled = recorder.compile(model)
@@ -243,7 +243,7 @@ def test_a_model_goes_on_from_its_state_in_one_graph() -> None:
 @pytest.mark.filterwarnings("ignore")  # inductor warns of itself, in words that change with torch
 def test_inductor_trains_a_model() -> None:
     torch.compiler.reset()
-    model = tt.models.Aligned(
+    model = tt.ManyToMany(
         torch.nn.Embedding(11, D), tt.GRU(D, H, num_layers=2, bidirectional=True), 2 * H, 11
     )
     ids, gradients = torch.randint(0, 11, (T, B)), []

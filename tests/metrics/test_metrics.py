@@ -36,7 +36,7 @@ def per_sequence(targets):
 
 def test_a_class_for_each_sequence():
     batch, outputs = per_sequence(TARGETS), scores(PREDICTIONS)
-    accuracy, matrix, f1 = Accuracy(), ConfusionMatrix(4), MacroF1(4)
+    accuracy, matrix, f1 = Accuracy(), ConfusionMatrix(4), MacroF1("abcd")
     for metric in (accuracy, matrix, f1):
         assert math.isnan(metric.value())
         metric.update(outputs, batch, NO_LOSS)
@@ -78,10 +78,10 @@ def test_totals_of_parts_add_up():
 
 
 def test_a_perfect_and_an_absent_class():
-    f1 = MacroF1(4)
+    f1 = MacroF1("abcd")
     f1.update(scores([1, 1]), per_sequence([1, 1]), NO_LOSS)
     assert f1.value() == 1.0
-    f1 = MacroF1(4)
+    f1 = MacroF1("abcd")
     f1.update(scores([1, 3]), per_sequence([1, 1]), NO_LOSS)  # class 3 is predicted once, and counts
     assert f1.value() == pytest.approx((2 / 3 + 0) / 2)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from throughtime import files
-from throughtime.data import Vocabulary
+from throughtime.data import Assets, Vocabulary
 from throughtime.errors import RunError
 from throughtime.files import write_whole
 from throughtime.runs import Run
@@ -20,13 +20,13 @@ KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from throughtime.data import Vocabulary
+from throughtime.data import Assets, Vocabulary
 from throughtime.files import write_whole
 from throughtime.runs import Run
 
 random.seed(7)
 folder = Path(sys.argv[1])
-vocabulary = Vocabulary.build("char", "the time machine")
+assets = Assets({"symbols": Vocabulary.build("char", "the time machine")})
 
 def killed_while(write, most=3):
     # After 0 to `most` whole writes, however slow the machine, and then somewhere in the next one.
@@ -56,7 +56,7 @@ for _ in range(30):
     seen.add(content[:1])
 assert len(seen) > 1, "no writer ever wrote"
 
-run = Run.create(folder / "run", {"seed": 1}, vocabulary)
+run = Run.create(folder / "run", {"seed": 1}, assets)
 steps = set()
 for trial in range(30):
     def train(number):
@@ -74,19 +74,19 @@ for trial in range(30):
         opened.rewind_history(0)
         assert opened.history() == []
     left = {entry.name for entry in run.path.iterdir()} - {".lock"}
-    assert left <= {"config.toml", "vocabulary.json", "checkpoint.safetensors", "history.jsonl"}, left
+    assert left <= {"config.toml", "assets.json", "checkpoint.safetensors", "history.jsonl"}, left
 assert len(steps) > 1, "no writer ever came to a checkpoint"
 
 started = 0
 for trial in range(30):
     target = folder / f"created{trial}"
-    create = lambda number: Run.create(target, {"seed": trial}, vocabulary) if number == 1 else time.sleep(60)
+    create = lambda number: Run.create(target, {"seed": trial}, assets) if number == 1 else time.sleep(60)
     killed_while(create, most=1)
     if (target / "config.toml").exists():
         started += 1
         assert Run.open(target).config == {"seed": trial}
     else:
-        assert Run.create(target, {"seed": trial}, vocabulary).config == {"seed": trial}
+        assert Run.create(target, {"seed": trial}, assets).config == {"seed": trial}
 assert started > 0
 print("whole")
 """
@@ -101,7 +101,7 @@ def test_a_writer_killed_at_any_instant_leaves_whole_files(tmp_path):
 
 @pytest.fixture
 def run(tmp_path):
-    run = Run.create(tmp_path / "run", {}, Vocabulary.build("char", "abc"))
+    run = Run.create(tmp_path / "run", {}, Assets({"symbols": Vocabulary.build("char", "abc")}))
     run.append_history({"step": 1})
     run.append_history({"step": 2})
     run.save_model({"w": torch.ones(3)})

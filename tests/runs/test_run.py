@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import subprocess
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from throughtime.data import Vocabulary
+from throughtime.data import Assets, Vocabulary
+from throughtime.data.text import Source
 from throughtime.errors import InputError, RunError
 from throughtime.runs import Run
 
@@ -24,25 +26,35 @@ CONFIG = {
 
 
 @pytest.fixture
-def vocabulary():
-    return Vocabulary.build("char", "the time machine, é")
+def assets():
+    return Assets(
+        vocabularies={"symbols": Vocabulary.build("char", "the time machine, é")},
+        labels={"label": ("é", "x")},
+        splits={"train": [0, 2], "test": [1]},
+        sources=(Source("a b.txt", "0" * 64, 19),),
+        values={"scale": [1.5, None], "name": "é"},
+    )
 
 
 @pytest.fixture
-def run(tmp_path, vocabulary):
-    return Run.create(tmp_path / "a rün" / "1", CONFIG, vocabulary)
+def run(tmp_path, assets):
+    return Run.create(tmp_path / "a rün" / "1", CONFIG, assets)
 
 
 @pytest.mark.parametrize("kind", ["char", "word", "bpe"])
-def test_open_gives_what_create_was_given(tmp_path, kind):
-    created = Run.create(str(tmp_path / "run"), CONFIG, Vocabulary.build(kind, "the time machine"))
+def test_open_returns_what_create_was_called_with(tmp_path, kind, assets):
+    assets.vocabularies = {"symbols": Vocabulary.build(kind, "the time machine")}
+    assets.cache["read"] = "not saved"
+    created = Run.create(str(tmp_path / "run"), CONFIG, assets)
     opened = Run.open(str(tmp_path / "run"))
     plain = {"seed": 3, "lr": 1e-3, "data": ["a b.txt"], "model": {"cell": "lstm", "hidden": [7, 13]}}
     assert opened.config == created.config == plain
-    assert opened.vocabulary == created.vocabulary
+    assert opened.assets == created.assets == assets
+    assert opened.assets.vocabulary == assets.vocabulary
+    assert opened.assets.cache == {}
     assert opened.path == tmp_path / "run"
     lines = (opened.path / "config.toml").read_text().splitlines()
-    assert lines[:2] == ['format = "throughtime-run"', "version = 1"]
+    assert lines[:2] == ['format = "throughtime-run"', "version = 2"]
 
 
 def test_weights_and_checkpoint_come_back(run):
@@ -58,30 +70,30 @@ def test_weights_and_checkpoint_come_back(run):
     assert again.load_checkpoint()["step"] == 7
 
 
-def test_create_refuses_what_is_in_the_way(tmp_path, run, vocabulary):
+def test_create_refuses_what_is_in_the_way(tmp_path, run, assets):
     before = sorted(run.path.iterdir())
     with pytest.raises(RunError, match="holds another run; choose another --out, or --resume"):
-        Run.create(run.path, {}, vocabulary)
+        Run.create(run.path, {}, assets)
     assert sorted(run.path.iterdir()) == before
     file = tmp_path / "file"
     file.write_text("x")
     with pytest.raises(RunError, match="got a file"):
-        Run.create(file, {}, vocabulary)
+        Run.create(file, {}, assets)
     with pytest.raises(RunError, match="got a file"):
-        Run.create(file / "below", {}, vocabulary)
+        Run.create(file / "below", {}, assets)
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "cat.png").write_text("x")
     with pytest.raises(RunError, match=r"holds other files \(cat.png\)"):
-        Run.create(folder, {}, vocabulary)
+        Run.create(folder, {}, assets)
     assert [entry.name for entry in folder.iterdir()] == ["cat.png"]
 
 
-def test_a_run_that_lost_its_configuration_is_not_made_anew(run, vocabulary):
+def test_a_run_that_lost_its_configuration_is_not_made_anew(run, assets):
     run.save_model({"w": torch.ones(1)})
     (run.path / "config.toml").unlink()
     with pytest.raises(RunError, match=r"holds other files \(model.safetensors\)"):
-        Run.create(run.path, {}, vocabulary)
+        Run.create(run.path, {}, assets)
     with pytest.raises(RunError, match=r"is not a run: it has no config.toml"):
         Run.open(run.path)
 
@@ -94,16 +106,16 @@ def test_a_folder_of_runs_names_one_inside_it(run):
         Run.open(run.path / "empty")
 
 
-def test_create_takes_up_what_a_killed_create_left(tmp_path, vocabulary):
+def test_create_continues_what_a_killed_create_left(tmp_path, assets):
     folder = tmp_path / "run"
     folder.mkdir()
-    for name in (".lock", ".vocabulary.json.0a1b2c3d.new", "vocabulary.json"):
+    for name in (".lock", ".assets.json.0a1b2c3d.new", "assets.json"):
         (folder / name).write_text("half")
     with pytest.raises(RunError, match="training never started"):
         Run.open(folder)
-    Run.create(folder, CONFIG, vocabulary)
-    assert Run.open(folder).vocabulary == vocabulary
-    assert sorted(entry.name for entry in folder.iterdir()) == [".lock", "config.toml", "vocabulary.json"]
+    Run.create(folder, CONFIG, assets)
+    assert Run.open(folder).assets == assets
+    assert sorted(entry.name for entry in folder.iterdir()) == [".lock", "assets.json", "config.toml"]
 
 
 @pytest.mark.parametrize(
@@ -115,9 +127,9 @@ def test_create_takes_up_what_a_killed_create_left(tmp_path, vocabulary):
         ({"x": [1, None]}, "cannot be written as TOML"),
     ],
 )
-def test_a_configuration_that_is_no_toml_leaves_no_folder(tmp_path, vocabulary, config, message):
+def test_a_configuration_that_is_no_toml_leaves_no_folder(tmp_path, assets, config, message):
     with pytest.raises(InputError, match=message):
-        Run.create(tmp_path / "run", config, vocabulary)
+        Run.create(tmp_path / "run", config, assets)
     assert not (tmp_path / "run").exists()
 
 
@@ -136,13 +148,13 @@ def replace(name, old, new):
         (replace("config.toml", "seed = 3", "seed = = 3"), r"config.toml is damaged: .*line 4"),
         (replace("config.toml", '"throughtime-run"', '"other"'), "not the configuration of a run"),
         (
-            replace("config.toml", "version = 1", "version = 2"),
-            "newer throughtime.*version 2.*up to 1; upgrade",
+            replace("config.toml", "version = 2", "version = 3"),
+            "newer throughtime.*version 3.*up to 2; upgrade",
         ),
-        (replace("config.toml", "version = 1", "version = 'x'"), "version must be a number"),
-        (replace("config.toml", "vocabulary_sha256", "sha"), "vocabulary_sha256 must be 64"),
-        (replace("vocabulary.json", '"é"', '"è"'), "vocabulary.json is damaged or of another run"),
-        (lambda path: (path / "vocabulary.json").unlink(), "vocabulary.json is missing"),
+        (replace("config.toml", "version = 2", "version = 'x'"), "version must be a number"),
+        (replace("config.toml", "assets_sha256", "sha"), "assets_sha256 must be 64"),
+        (replace("assets.json", '"é"', '"è"'), "assets.json is damaged or of another run"),
+        (lambda path: (path / "assets.json").unlink(), "assets.json is missing"),
         (lambda path: (path / "config.toml").write_bytes(b"\xff\xfe"), "config.toml is damaged"),
         (lambda path: (path / "config.toml").write_bytes(b""), "not the configuration of a run"),
     ],
@@ -154,7 +166,75 @@ def test_open_names_what_is_wrong(run, change, message):
     assert str(run.path) in str(caught.value)
 
 
-def test_open_names_what_is_no_run(tmp_path):
+def test_a_run_of_an_older_version_is_refused_in_one_line(run):
+    """As version 1 wrote it: another file for the vocabulary, another name for its checksum."""
+    text = (run.path / "config.toml").read_text()
+    (run.path / "config.toml").write_text(
+        text.replace("version = 2", "version = 1").replace("assets_sha256", "vocabulary_sha256")
+    )
+    (run.path / "assets.json").rename(run.path / "vocabulary.json")
+    with pytest.raises(
+        RunError,
+        match=r"was written by an older throughtime, in version 1 of the format; this one reads version 2: train",
+    ) as error:
+        Run.open(run.path)
+    assert str(run.path / "config.toml") in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data.pop("splits"), "KeyError"),
+        (lambda data: data.update(more=1), "unknown assets: more"),
+        (lambda data: data["labels"].update(label=[1]), "a label must be text, got 1"),
+        (
+            lambda data: data["splits"].update(train=[-1]),
+            "the number of an example must be 0 or more, got -1",
+        ),
+        (lambda data: data["splits"].update(train=[True]), "got True"),
+        (lambda data: data.update(sources=[{"path": "x"}]), "TypeError"),
+        (lambda data: data.update(vocabularies={"symbols": {}}), "vocabulary"),
+        (lambda data: data.update(values=[1]), "expected the JSON of a run's assets"),
+    ],
+)
+def test_assets_with_the_right_checksum_are_checked_too(run, change, message):
+    """Written by somebody's own program, which also wrote the checksum."""
+    data = json.loads((run.path / "assets.json").read_text())
+    change(data)
+    text = json.dumps(data, ensure_ascii=False).encode()
+    config = (run.path / "config.toml").read_text()
+    old, new = (hashlib.sha256(each).hexdigest() for each in ((run.path / "assets.json").read_bytes(), text))
+    (run.path / "config.toml").write_text(config.replace(old, new))
+    (run.path / "assets.json").write_bytes(text)
+    with pytest.raises(RunError, match=message) as error:
+        Run.open(run.path)
+    assert "\n" not in str(error.value) and "assets.json cannot be read" in str(error.value)
+
+
+def test_shapes_are_read_without_the_weights(run):
+    weights = torch.nn.GRU(7, 13).state_dict()
+    with pytest.raises(RunError, match="no weights yet"):
+        run.model_shapes()
+    run.save_model(weights)
+    assert run.model_shapes() == {name: list(value.shape) for name, value in weights.items()}
+    path = run.path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(RunError, match=r"model\.safetensors is damaged"):
+        run.model_shapes()
+    path.unlink()
+    run.save_checkpoint({"step": 1})
+    with pytest.raises(
+        RunError, match=r"has lost its model\.safetensors: put it back, or train on with --resume"
+    ):
+        run.load_model()
+
+
+def test_the_model_card_is_written_whole(run):
+    run.write_card("# é\n")
+    assert (run.path / "README.md").read_text(encoding="utf-8") == "# é\n"
+
+
+def test_open_names_a_path_that_is_not_a_run(tmp_path):
     with pytest.raises(RunError, match=r"no such run: .*; train one"):
         Run.open(tmp_path / "none")
     with pytest.raises(RunError, match=r"it has no config.toml"):
@@ -164,8 +244,8 @@ def test_open_names_what_is_no_run(tmp_path):
         Run.open(tmp_path / "file")
 
 
-def test_no_flipped_bit_gets_past_open_as_another_vocabulary(run):
-    for name in ("vocabulary.json", "config.toml"):
+def test_no_flipped_bit_passes_open_as_other_assets(run):
+    for name in ("assets.json", "config.toml"):
         good = (run.path / name).read_bytes()
         for place in range(len(good)):
             bad = bytearray(good)
@@ -176,7 +256,7 @@ def test_no_flipped_bit_gets_past_open_as_another_vocabulary(run):
             except RunError:
                 continue
             assert name == "config.toml"  # text that people may edit: a changed setting is a setting
-            assert opened.vocabulary == run.vocabulary
+            assert opened.assets == run.assets
         (run.path / name).write_bytes(good)
     assert Run.open(run.path).config == run.config
 
@@ -201,7 +281,7 @@ def test_history_is_appended_read_and_rewound(run):
     assert len(run.history()) == 6
 
 
-def test_a_torn_last_line_is_no_record(run):
+def test_an_incomplete_last_line_is_not_a_record(run):
     path = run.path / "history.jsonl"
     run.append_history({"step": 1, "loss": 0.5})
     whole = path.read_bytes()
@@ -234,7 +314,7 @@ def test_one_writer_at_a_time(run):
     )
     with run.lock(), pytest.raises(RunError, match="is being written by another training"), run.lock():
         pass
-    with run.lock():  # let go of
+    with run.lock():  # released
         pass
     other = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     try:

@@ -12,6 +12,7 @@ import torch
 
 from throughtime.data import Assets
 from throughtime.errors import InputError
+from throughtime.files import json_text
 from throughtime.models import ModelConfig
 from throughtime.studies import remedies
 from throughtime.studies.remedies import (
@@ -103,7 +104,7 @@ def test_what_diverges_is_said_to():
     assert (
         table(comparison)[1][0][1].startswith("no, diverged [") and "-> none]" in table(comparison)[1][0][1]
     )
-    assert json.loads(json.dumps(to_dict(comparison), allow_nan=False))["trials"][0]["loss"] is None
+    assert json.loads(json_text(to_dict(comparison)))["trials"][0]["loss"] is None
 
 
 def test_all_remedies_can_be_trained():

@@ -14,6 +14,7 @@ import torch
 
 from throughtime.bench.timing import Timing
 from throughtime.errors import InputError
+from throughtime.files import json_text
 from throughtime.studies import strategies_run
 from throughtime.studies.strategies import QUICK_STRATEGIES, Problem, StrategySettings
 from throughtime.studies.strategies_measure import (
@@ -182,7 +183,7 @@ def test_all_of_it_in_a_table_a_picture_and_json(settings: StrategySettings, no_
     said = sentences(found)
     assert any("truncated:4 differs from the full gradient by" in line for line in said)
     assert any("randomized:3 ends" in line and "lower in" in line for line in said)
-    values = json.loads(json.dumps(to_dict(found), allow_nan=False))
+    values = json.loads(json_text(to_dict(found)))
     assert len(values["results"]) == 6 and values["complete"]
     assert str(tmp_path) not in json.dumps(values["problems"])
     picture = tmp_path / "bptt.png"

@@ -8,7 +8,7 @@ from functools import partial
 from throughtime.studies.remedies import REMEDIES, RemedySettings, run_trial
 from throughtime.studies.strategies import StrategySettings
 from throughtime.studies.strategies_run import StrategyCase, run_case
-from throughtime.studies.workers import json_values, run_cases
+from throughtime.studies.workers import run_cases
 
 
 def test_processes_give_what_one_gives():
@@ -27,11 +27,3 @@ def test_processes_give_what_one_gives():
     here = dict(run_cases(operator.call, cases, 1))
     assert len({repr(result) for result in here.values()}) == len(cases)
     assert dict(run_cases(operator.call, cases, 2)) == here
-
-
-def test_values_that_json_does_not_have_are_none():
-    nan, infinity = float("nan"), float("inf")
-    assert json_values({"a": [1, nan], "b": ({"c": infinity}, "d", None, 2.5)}) == {
-        "a": [1, None],
-        "b": [{"c": None}, "d", None, 2.5],
-    }

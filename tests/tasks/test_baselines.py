@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from throughtime.data import CharVocabulary, embedded_text
+from throughtime.data.char import CharVocabulary
+from throughtime.data.text import embedded_text
 from throughtime.errors import InputError
 from throughtime.tasks import baselines
 from throughtime.tasks.baselines import (

@@ -1,4 +1,4 @@
-"""The language model's task: which symbols it trains on, and what its loss is."""
+"""The language model's task: which symbols it trains on, what its loss and metrics are, and that a run restores it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from throughtime.data import IGNORE, embedded_text
+import throughtime
+from throughtime.data import IGNORE, Batch, embedded_text
 from throughtime.errors import InputError, RunError
-from throughtime.models import ModelConfig, settings_to_dict
+from throughtime.models.config import ModelConfig
 from throughtime.runs import Run
-from throughtime.tasks import TextConfig, TextTask
+from throughtime.tasks import TextTask
+from throughtime.tasks.recorded import model_config_of, restore_model, task_of
+from throughtime.training import TrainingConfig
+from throughtime.training.loop import start_run, train
 
 TEXT = "Ab cd. ÄB\n cd!\n" * 20
 MODEL = ModelConfig(hidden=5, embedding=3)
@@ -25,125 +29,234 @@ def file(tmp_path) -> Path:
     return path
 
 
-def task(file, **settings) -> TextTask:
-    return TextTask.create(TextConfig(data=(str(file),), **settings), MODEL)
+def prepared(file, **settings):
+    """A task and its assets."""
+    task = TextTask(data=(str(file),), **settings)
+    return task, task.prepare()
 
 
-def test_the_text_and_its_two_parts(file):
-    made = task(file, validation=0.25)
-    assert made.vocabulary.decode(made.ids) == TEXT
-    assert len(made.train_ids) == len(TEXT) * 3 // 4
-    assert made.vocabulary.decode(made.train_ids) + made.vocabulary.decode(made.validation_ids) == TEXT
-    assert made.unit == "character"
-    assert task(file, tokens="word").unit == "word"
+def decoded(task, assets, split):
+    return assets.vocabulary.decode(task.ids(assets, split))
+
+
+def test_the_text_and_its_parts(file):
+    task, assets = prepared(file, validation=0.25)
+    assert decoded(task, assets, "all") == TEXT
+    assert len(task.ids(assets, "train")) == len(TEXT) * 3 // 4
+    assert decoded(task, assets, "train") + decoded(task, assets, "validation") == TEXT
+    assert len(task.ids(assets, "test")) == 0
+    assert task.unit == "character"
+    assert prepared(file, tokens="word")[0].unit == "word"
+    task, assets = prepared(file, validation=0.25, test=0.1)
+    assert "".join(decoded(task, assets, split) for split in ("train", "validation", "test")) == TEXT
+    assert len(task.ids(assets, "test")) == len(TEXT) // 10
+
+
+def test_parts_from_files(file, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("cd Ab " * 5)
+    task, assets = prepared(file, validation=str(other), test=0.1)
+    assert decoded(task, assets, "validation") == "cd Ab " * 5
+    assert decoded(task, assets, "train") + decoded(task, assets, "test") == TEXT
+    assert decoded(task, assets, "all") == TEXT
+    assert [source.path for source in assets.sources] == [str(file), str(other)]
 
 
 def test_without_files_it_reads_what_python_carries():
-    made = TextTask.create(TextConfig(limit=1000), MODEL)
-    assert made.vocabulary.decode(made.ids) == embedded_text()[:1000]
+    task = TextTask(limit=1000)
+    assert decoded(task, task.prepare(), "all") == embedded_text()[:1000]
 
 
-def test_normalisation_comes_before_the_limit_and_the_vocabulary_before_both(file):
-    made = task(file, normalize="letters", limit=7, validation=0)
-    assert made.vocabulary.decode(made.ids) == "ab cd ä"
-    assert len(made.vocabulary) == len(set("abcd ä")) + 1
-    made = task(file, normalize="lower", limit=8, validation=0)
-    assert made.vocabulary.decode(made.ids) == "ab cd. ä"
+def test_normalization_comes_before_the_limit_and_the_vocabulary_after_both(file):
+    task, assets = prepared(file, normalize="letters", limit=7, validation=0)
+    assert decoded(task, assets, "all") == "ab cd ä"
+    assert len(assets.vocabulary) == len(set("abcd ä")) + 1
+    task, assets = prepared(file, normalize="lower", limit=8, validation=0)
+    assert decoded(task, assets, "all") == "ab cd. ä"
     file.write_text("123 456")
     with pytest.raises(InputError, match="nothing is left of the text with normalize = letters"):
-        task(file, normalize="letters")
+        prepared(file, normalize="letters")
 
 
-def test_the_courses_setting(data_dir):
-    made = task(data_dir / "time_machine/timemachine.txt", normalize="letters", limit=10_000, validation=0)
-    assert (len(made.ids), len(made.vocabulary)) == (10_000, 28)
-    assert made.validation(35, 32) is None
+def test_the_letters_of_the_time_machine(data_dir):
+    path = data_dir / "time_machine/timemachine.txt"
+    task, assets = prepared(path, normalize="letters", limit=10_000, validation=0)
+    assert (len(task.ids(assets, "train")), len(assets.vocabulary)) == (10_000, 28)
+    assert task.evaluation_batches(assets, "validation", steps=35, batch=32) is None
 
 
-def test_the_loss_is_the_sum_over_unmasked_targets(file):
-    made = task(file)
+def test_the_loss_is_the_sum_over_unmasked_targets():
+    task = TextTask()
     torch.manual_seed(0)
     logits = torch.randn(7, 3, 5, dtype=torch.float32) * 4
     targets = torch.randint(5, (7, 3))
     targets[2, 1] = targets[6] = IGNORE
+    batch = Batch.of(torch.zeros(7, 3), targets)
     expected = -sum(
         logits[t, b].log_softmax(-1)[targets[t, b]].item()
         for t in range(7)
         for b in range(3)
         if targets[t, b] >= 0
     )
-    assert made.loss(logits, targets).item() == pytest.approx(expected, rel=1e-6)  # float32
-    assert made.loss(logits.bfloat16(), targets).dtype == torch.float32
+    assert task.loss(logits, batch).item() == pytest.approx(expected, rel=1e-6)  # float32
+    assert task.loss(logits.bfloat16(), batch).dtype == torch.float32
 
 
-def test_windows_of_another_text_are_normalised_and_cover_it(file):
-    made = task(file, normalize="letters")
-    windows = list(made.windows("AB 12 cdÄ", 2, 1))
-    symbols = torch.cat([window.targets for window in windows])[:, 0]
-    assert made.vocabulary.decode(symbols) == "b cdä"
-    assert [window.fresh for window in windows] == [True, False, False]
+def test_batches_of_another_text_are_normalized_and_cover_it(file, tmp_path):
+    task, assets = prepared(file, normalize="letters")
+    other = tmp_path / "other.txt"
+    other.write_text("AB 12 cdÄ")
+    on_other = task.on((str(other),))
+    batches = list(on_other.evaluation_batches(assets, "all", steps=2, batch=1))
+    symbols = torch.cat([batch.targets for batch in batches])[:, 0]
+    assert assets.vocabulary.decode(symbols) == "b cdä"
+    assert [batch.reset for batch in batches] == [True, False, False]
+    assert decoded(task, assets, "all") != decoded(
+        on_other, assets, "all"
+    )  # each in its own place in the cache
 
 
 def test_too_short_for_what_is_asked(file):
     file.write_text("abcdefghij")
     with pytest.raises(
         InputError,
-        match=r"the text is too short: of its 10 symbols the validation part, 0.1 of them, must be at least 2, got 1",
+        match=r"the text is too short: its validation part, 0.1 of 10 characters, must be at least 2 characters, got 1",
     ):
-        task(file)
+        prepared(file)
+    task, assets = prepared(file, validation=0)
     with pytest.raises(InputError, match=r"4 streams of one window of 5 steps need 25 symbols, got 10"):
-        task(file, validation=0).streams(5, 4)
+        task.batches(assets, steps=5, batch=4)
 
 
-def test_a_run_gives_back_the_task_and_the_model(file, tmp_path, monkeypatch):
+def test_metrics_are_those_of_the_symbols(file):
+    task, assets = prepared(file)
+    batch = Batch.of(torch.zeros(1, 3), torch.tensor([[1, 2, IGNORE]]))
+    loss = torch.tensor(2 * math.log(8), dtype=torch.float64)
+    for tokens, first in (("char", "bits_per_character"), ("word", "perplexity"), ("bpe", "perplexity")):
+        task, assets = prepared(file, tokens=tokens)
+        metrics = task.metrics(assets)
+        for metric in metrics:
+            metric.update(None, batch, loss)
+        values = {metric.name: metric.value() for metric in metrics}
+        assert next(iter(values)) == first and values["perplexity"] == pytest.approx(8)
+        characters = sum(len(assets.vocabulary.decode([symbol])) for symbol in (1, 2))
+        assert values["bits_per_character"] == pytest.approx(6 / characters)
+
+
+def test_baselines_are_those_of_the_split(file):
+    task, assets = prepared(file, validation=0.2, test=0.1)
+    found = task.baseline(assets, "test")
+    assert list(found) == ["symbol frequencies", "6-gram, Kneser-Ney"]
+    trivial, strong = (found[name] for name in found)
+    assert strong["loss"] < trivial["loss"]  # the text repeats itself
+    assert trivial["bits_per_character"] == pytest.approx(trivial["loss"] / math.log(2))
+    assert task.baseline(assets, "validation") != found
+
+
+def test_a_run_restores_the_task_and_the_model(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = TextTask.create(TextConfig(data=("text.txt",)), MODEL)
-    run = Run.create(tmp_path / "run", settings_to_dict(made.config, made.model), made.vocabulary)
+    task, run = start_run(
+        TextTask(data=("text.txt",)), MODEL, TrainingConfig(batch=2, window=4), tmp_path / "run"
+    )
     with pytest.raises(RunError, match="no weights yet"):
-        TextTask.restore(run)
-    model = made.build()
+        restore_model(run, task)
+    model = task.build(MODEL, run.assets)
     run.save_model(model.state_dict())
     monkeypatch.chdir("/")
-    restored, again = TextTask.restore(Run.open(tmp_path / "run"))
-    assert again.config == made.config  # with the files' full paths
-    assert torch.equal(again.ids, made.ids)
+    run = Run.open(tmp_path / "run")
+    again = task_of(run)
+    restored = restore_model(run, again)
+    assert again == task and again.data == (str(file),)  # with full paths
+    assert model_config_of(run) == MODEL
+    assert torch.equal(again.ids(run.assets, "train"), task.ids(task.prepare(), "train"))
     assert not restored.training
     for name, value in model.state_dict().items():
         assert torch.equal(restored.state_dict()[name], value)
 
+    before = torch.get_rng_state()
     file.unlink()
-    TextTask.restore(Run.open(tmp_path / "run"))  # needs no text: generating works without
+    restore_model(Run.open(run.path), again)  # needs no text: generating works without
+    assert torch.equal(torch.get_rng_state(), before)
     run.save_model({"x": torch.zeros(1)})
-    with pytest.raises(RunError, match=r"are not those of its config\.toml"):
-        TextTask.restore(run)
+    with pytest.raises(RunError, match=r"are not those of its config\.toml: .* should be .*, and is absent"):
+        restore_model(run, again)
+
+
+def test_a_changed_or_moved_file_when_evaluating(file, tmp_path):
+    """The run knows its files by their checksums, wherever they lie."""
+    training = TrainingConfig(batch=2, window=4, steps=2, no_baselines=True)
+    task, run = start_run(TextTask(data=(str(file),)), MODEL, training, tmp_path / "run")
+    train(task, training, run)
+    expected = throughtime.load(run.path).evaluate("validation")
+
+    moved = tmp_path / "moved.txt"
+    file.rename(moved)
+    with pytest.raises(InputError, match=r"no such file: .*text\.txt") as error:
+        throughtime.load(run.path).evaluate("validation")
+    assert "\n" not in str(error.value)
+    trained = throughtime.load(run.path)
+    assert trained.evaluate("validation", files=[moved]).values == expected.values
+
+    moved.write_text(TEXT + "more")
+    moved.rename(file)
+    with pytest.raises(
+        InputError, match=r"has changed since the run was made \(320 bytes then, 324 now\): put"
+    ) as error:
+        throughtime.load(run.path).evaluate("validation")
+    assert "\n" not in str(error.value) and str(file) in str(error.value)
+    throughtime.load(run.path).evaluate(files=(str(file),))  # as other data it may be evaluated
 
 
 def test_the_run_of_something_else(file, tmp_path):
-    vocabulary = task(file).vocabulary
-    with pytest.raises(RunError, match=r"has no \[text\] and \[model\]"):
-        TextTask.from_run(Run.create(tmp_path / "a", {"music": {}}, vocabulary))
+    _, assets = prepared(file)
+    with pytest.raises(RunError, match=r"task must be the name of a task, got None"):
+        task_of(Run.create(tmp_path / "a", {"music": {}}, assets))
+    with pytest.raises(RunError, match=r"it has no section \[text\]"):
+        task_of(Run.create(tmp_path / "b", {"task": "text", "music": {}}, assets))
+    run = Run.create(tmp_path / "c", {"task": "text", "text": {}, "model": {"hiden": 3}}, assets)
+    assert task_of(run) == TextTask()
     with pytest.raises(RunError, match=r"config.toml is damaged: \[model\] has no setting 'hiden'"):
-        TextTask.from_run(Run.create(tmp_path / "b", {"text": {}, "model": {"hiden": 3}}, vocabulary))
+        model_config_of(run)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tokens": "chars"}, "tokens must be one of char, word, bpe, got 'chars'. Did you mean 'char'"),
+        ({"tokens": "chars"}, "tokens must be one of char, word, bpe, space, got 'chars'. Did you mean 'char'"),
         ({"normalize": "letter"}, "Did you mean 'letters'"),
         ({"sampling": "sequence"}, "Did you mean 'sequential'"),
         ({"limit": 0}, "limit must be at least 1, got 0"),
-        ({"validation": 1.0}, "validation must be a share from 0 up to 1"),
-        ({"validation": math.nan}, "validation must be a share"),
+        ({"validation": 1.0}, "validation must be at least 0 and below 1, got 1.0"),
+        ({"validation": math.nan}, "validation must be at least 0 and below 1, got nan"),
+        ({"validation": ""}, "validation must be a fraction from 0 up to 1, or a file, got an empty name"),
+        ({"validation": 0.5, "test": 0.5}, "must leave some data to train on, got 0.5 and 0.5"),
     ],
-)
+)  # fmt: skip
 def test_settings_that_cannot_be_used(settings, message):
     with pytest.raises(InputError, match=message):
-        TextConfig(**settings)
+        TextTask(**settings)
 
 
-def test_a_bidirectional_language_model_is_remarked_on(file):
-    assert task(file).remarks() == []
-    config = ModelConfig(hidden=5, bidirectional=True)
-    (remark,) = TextTask.create(TextConfig(data=(str(file),)), config).remarks()
-    assert "sees the symbol that it is to predict" in remark
+def test_a_bidirectional_language_model_is_remarked_on():
+    assert TextTask().remarks(MODEL) == []
+    (remark,) = TextTask().remarks(ModelConfig(hidden=5, bidirectional=True))
+    assert "reads the symbol that it is to predict" in remark
+
+
+def test_predictions(file):
+    task, assets = prepared(file)
+    model = task.build(MODEL, assets).double()
+    text, none, one = task.predict(model, assets, [{"text": "Ab cd"}, {"text": ""}, {"text": "A"}])
+    logits, _ = model(assets.vocabulary.encode("Ab cd")[:, None])
+    chances = logits[:, 0].log_softmax(-1)
+    by_hand = (
+        -sum(chances[t, symbol].item() for t, symbol in enumerate(assets.vocabulary.encode("b cd").tolist()))
+        / 4
+    )
+    assert text["symbols"] == 5 and text["loss"] == pytest.approx(by_hand, rel=1e-9)
+    assert text["perplexity"] == pytest.approx(math.exp(by_hand), rel=1e-9)
+    assert text["next"] == assets.vocabulary.decode([int(chances[-1].argmax())])
+    assert none == {"symbols": 0, "loss": None, "perplexity": None, "next": None}
+    assert (one["symbols"], one["loss"]) == (1, None) and one["next"]
+    with pytest.raises(InputError, match="each record must have a column 'text', got 'x'"):
+        list(task.predict(model, assets, [{"x": "a"}]))

@@ -36,7 +36,9 @@ def text(tmp_path: Path) -> Path:
 def table(tmp_path: Path) -> Path:
     """90 texts of 2 to 12 letters in three classes, as CSV: the class is the first letter."""
     draws = random.Random(2)
-    rows = [f"{first}{''.join(draws.choices('abcdef ', k=draws.randint(1, 11)))}x,{first}" for first in "abc" * 30]
+    rows = [
+        f"{first}{''.join(draws.choices('abcdef ', k=draws.randint(1, 11)))}x,{first}" for first in "abc" * 30
+    ]
     path = tmp_path / "table.csv"
     path.write_text("text,label\n" + "\n".join(rows) + "\n")
     return path
@@ -63,7 +65,14 @@ def make(text: Path, tmp_path: Path) -> Maker:
     """A training on the text."""
 
     def made(name: str = "run", **settings: Any) -> tuple[TextTask, TrainingConfig, Run]:
-        defaults = {"data": (str(text),), "hidden": 13, "embedding": 5, "cell": "gru", "batch": 4, "window": 7}
+        defaults = {
+            "data": (str(text),),
+            "hidden": 13,
+            "embedding": 5,
+            "cell": "gru",
+            "batch": 4,
+            "window": 7,
+        }
         return start(TextTask, tmp_path / name, defaults, settings)
 
     return made
@@ -74,7 +83,14 @@ def make_classify(table: Path, tmp_path: Path) -> Maker:
     """A training on the table: ragged batches with one target for each sequence."""
 
     def made(name: str = "run", **settings: Any) -> tuple[ClassifyTask, TrainingConfig, Run]:
-        defaults = {"data": (str(table),), "hidden": 13, "embedding": 5, "cell": "gru", "batch": 7, "bptt": "full"}
+        defaults = {
+            "data": (str(table),),
+            "hidden": 13,
+            "embedding": 5,
+            "cell": "gru",
+            "batch": 7,
+            "bptt": "full",
+        }
         return start(ClassifyTask, tmp_path / name, defaults, settings)
 
     return made
@@ -85,7 +101,15 @@ def make_adding(tmp_path: Path) -> Maker:
     """A training on the adding problem: whole sequences, real targets."""
 
     def made(name: str = "run", **settings: Any) -> tuple[AddingTask, TrainingConfig, Run]:
-        defaults = {"length": 11, "validation": 30, "test": 30, "hidden": 5, "cell": "gru", "batch": 3, "bptt": "full"}
+        defaults = {
+            "length": 11,
+            "validation": 30,
+            "test": 30,
+            "hidden": 5,
+            "cell": "gru",
+            "batch": 3,
+            "bptt": "full",
+        }
         return start(AddingTask, tmp_path / name, defaults, settings)
 
     return made

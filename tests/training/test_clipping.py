@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from throughtime.errors import InputError
-from throughtime.training.clipping import clip_norm_, clip_value_
-from throughtime.training.clipping import ClipNorm, ClipValue, NoClip, parse
+from throughtime.training.clipping import ClipNorm, ClipValue, NoClip, clip_norm_, clip_value_, parse
 
 
 def parameters(*gradients: list[float]) -> list[torch.Tensor]:

@@ -13,7 +13,14 @@ from throughtime.training.interrupt import Interrupted
 from throughtime.training.loop import train
 
 # A learning rate that ruins the model in the end: the best evaluation is not the last.
-WORSE = {"lr": 9.0, "clip": "none", "optimizer": "sgd", "schedule": "constant", "steps": 60, "evaluate_every": 2}
+WORSE = {
+    "lr": 9.0,
+    "clip": "none",
+    "optimizer": "sgd",
+    "schedule": "constant",
+    "steps": 60,
+    "evaluate_every": 2,
+}
 
 
 def losses_of(run):
@@ -60,7 +67,9 @@ def test_with_enough_patience_nothing_changes(make, weights):
 
 
 @pytest.mark.parametrize("before", [2, 4, 6])
-def test_the_evaluations_waited_are_remembered_through_an_interruption(make, before, weights, without_times, Recording):
+def test_the_evaluations_waited_are_remembered_through_an_interruption(
+    make, before, weights, without_times, Recording
+):
     reference = make("reference", **WORSE, patience=3)
     expected = train(*reference)
     task, config, run = make("run", **WORSE, patience=3)

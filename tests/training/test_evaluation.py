@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from throughtime.data import evaluation_windows
-from throughtime.errors import InputError
 from throughtime.data.batch import Batch
+from throughtime.errors import InputError
 from throughtime.metrics import Accuracy, Bits, MeanLoss, Perplexity
 from throughtime.models.build import many_to_many, symbol_embedding
 from throughtime.models.config import ModelConfig
@@ -97,7 +97,9 @@ def test_the_first_metric_decides_which_is_better():
     assert not with_accuracy(5, 1.0).better_than(with_accuracy(5, 2.0))
     assert with_accuracy(0, 9.0).better_than(None)
     assert not with_accuracy(math.nan, 0.0).better_than(with_accuracy(0, 9.0))
-    assert Evaluation(1.0, 5).better_than(Evaluation(1.5, 5)) and not Evaluation(math.nan, 5).better_than(Evaluation(9.0, 5))
+    assert Evaluation(1.0, 5).better_than(Evaluation(1.5, 5)) and not Evaluation(math.nan, 5).better_than(
+        Evaluation(9.0, 5)
+    )
 
 
 def test_totals_of_two_halves_add_up_to_the_whole(model):

@@ -54,7 +54,9 @@ def test_labels_are_copied(make_classify, table, tmp_path):
     # A class that the model does not know has no output.
     more = tmp_path / "more.csv"
     more.write_text(table.read_text() + "".join(f"dxyz{n},d\n" for n in range(30)))
-    with pytest.raises(InputError, match=r"the train part has labels that the model cannot give \('d'\)") as error:
+    with pytest.raises(
+        InputError, match=r"the train part has labels that the model cannot give \('d'\)"
+    ) as error:
         make_classify("unknown", data=(str(more),), init_from=str(source.path))
     assert "\n" not in str(error.value)
 
@@ -71,7 +73,9 @@ def test_labels_are_copied(make_classify, table, tmp_path):
 def test_a_model_of_other_sizes_is_refused_before_a_run_is_made(make, settings, name, tmp_path):
     *others, source = make("source", steps=1)
     train(*others, source)
-    with pytest.raises(RunError, match=rf"init_from needs a model of the same settings and vocabulary: {name}") as error:
+    with pytest.raises(
+        RunError, match=rf"init_from needs a model of the same settings and vocabulary: {name}"
+    ) as error:
         make("run", init_from=str(source.path), **settings)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()

@@ -14,8 +14,7 @@ from throughtime.training import TrainingConfig
 from throughtime.training.guard import Guard
 from throughtime.training.interrupt import Interrupted
 from throughtime.training.loop import train
-from throughtime.training.spikes import Diverged
-from throughtime.training.spikes import Spikes
+from throughtime.training.spikes import Diverged, Spikes
 
 
 def spikes_of(run):

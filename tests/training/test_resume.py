@@ -61,7 +61,9 @@ def test_other_data_than_the_checkpoints_is_refused(make, text):
     train(task, config, run)
     text.write_text(text.read_text().replace("time", "tame"))
     run = Run.open(run.path)
-    with pytest.raises(InputError, match=r"text.txt has changed since the run was made \(3,000 bytes then, 3,000 now\)") as error:
+    with pytest.raises(
+        InputError, match=r"text.txt has changed since the run was made \(3,000 bytes then, 3,000 now\)"
+    ) as error:
         train(task_of(run), config, run, resume=True)
     assert "\n" not in str(error.value)
 
@@ -116,13 +118,15 @@ def test_a_moved_file_can_be_named(make, text, weights):
     assert "\n" not in str(error.value)
     assert run.load_checkpoint()["steps"] == 9
     run = Run.open(run.path)
-    train(task_of(run).on((str(moved),)), config, run, resume=True)
+    train(task_of(run).moved((str(moved),)), config, run, resume=True)
     assert weights(run) == weights(reference[2])
 
     moved.write_text(moved.read_text().replace("time", "tame"))
     run = Run.open(run.path)
-    with pytest.raises(InputError, match=r"moved\.txt is not the file that the run was made from: put the old") as error:
-        train(task_of(run).on((str(moved),)), config, run, resume=True)
+    with pytest.raises(
+        InputError, match=r"moved\.txt is not the file that the run was made from: put the old"
+    ) as error:
+        train(task_of(run).moved((str(moved),)), config, run, resume=True)
     assert "\n" not in str(error.value)
 
 

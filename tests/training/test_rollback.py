@@ -11,9 +11,8 @@ from throughtime.tasks.recorded import model_config_of
 from throughtime.training import TrainingConfig
 from throughtime.training.guard import EVERY, KEPT, MARGIN, Rollback
 from throughtime.training.loop import start_run, train
-from throughtime.training.spikes import Diverged
 from throughtime.training.processes import Processes
-from throughtime.training.spikes import Place
+from throughtime.training.spikes import Diverged, Place
 from throughtime.training.step import Step
 
 
@@ -25,7 +24,9 @@ def stepped(make, **settings):
     """A step, and what makes one update with it."""
     task, config, run = make(optimizer="adamw", **settings)
     torch.manual_seed(0)
-    step = Step(task.build(model_config_of(run), run.assets), task.loss, config, Processes("cpu"), torch.Generator())
+    step = Step(
+        task.build(model_config_of(run), run.assets), task.loss, config, Processes("cpu"), torch.Generator()
+    )
     batches = task.batches(run.assets, steps=7, batch=4).epoch()
 
     def update(lr=0.01):
@@ -81,7 +82,9 @@ def rising(tmp_path):
         task = TextTask(limit=100_000, validation=0.0)
         model = ModelConfig(cell="rnn", nonlinearity="relu", hidden=128)
         steep = {"optimizer": "momentum", "lr": 3.0, "schedule": "constant", "warmup": 0.9, "clip": "none"}
-        config = TrainingConfig(bptt="truncated:35", steps=400, watch=100, log_every=1, no_baselines=True, **steep, **settings)
+        config = TrainingConfig(
+            bptt="truncated:35", steps=400, watch=100, log_every=1, no_baselines=True, **steep, **settings
+        )
         task, run = start_run(task, model, config, tmp_path / name)
         return task, config, run
 

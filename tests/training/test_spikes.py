@@ -25,7 +25,9 @@ def noisy(number, seed=1):
 def feed(spikes, rows, clipped=False, reset=False, first=1):
     found = []
     for step, (loss, norm) in enumerate(rows, start=first):
-        if spikes.judge(StepNumbers(step, step * 10, loss, norm, clipped, 10, Place(1, step, 99, reset, 0.1))):
+        if spikes.judge(
+            StepNumbers(step, step * 10, loss, norm, clipped, 10, Place(1, step, 99, reset, 0.1))
+        ):
             found.append(step)
     return found
 

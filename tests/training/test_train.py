@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from throughtime.errors import InputError
 from throughtime.tasks.recorded import model_config_of
 from throughtime.training import TrainingConfig
-from throughtime.training.loop import check, start_run, train
-from throughtime.training.spikes import Diverged
+from throughtime.training.loop import check, train
 from throughtime.training.schedule import factor
+from throughtime.training.spikes import Diverged
 
 
 def test_it_is_the_loop_that_one_would_write(make):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from throughtime.bptt.strategy import Strategy
 
 
-class Source(NamedTuple):
+class ParsedInputs(NamedTuple):
     """The one form that strategies work on."""
 
     run: Callable[..., tuple[Any, Any]]  # (window, state) -> (outputs, state)
@@ -37,7 +37,7 @@ def read(
     batch_first: bool,
     *,
     counted: bool,
-) -> Source:
+) -> ParsedInputs:
     """Bring the arguments of `Strategy.backward` to one form; `counted`: count the targets.
 
     Raises: InputError if they are none of the forms that it lists.
@@ -48,7 +48,7 @@ def read(
                 "a Batch holds its targets and lengths, time first: leave targets, lengths and batch_first out"
             )
         _check_batch(run, inputs, state)
-        return Source(run, loss, inputs, False)
+        return ParsedInputs(run, loss, inputs, False)
     if targets is None:
         if isinstance(inputs, Tensor | PackedSequence) or not isinstance(inputs, Iterable):
             raise InputError(
@@ -68,7 +68,7 @@ def read(
             "inputs [T, D] are one sequence without a batch axis: leave batch_first out, or pass [B, T, D]"
         )
     batch = _to_batch(run, inputs, targets, lengths, batch_first, counted=counted)
-    return Source(*_on_tensors(run, loss, batch_first), batch, None if without_batch else batch_first)
+    return ParsedInputs(*_on_tensors(run, loss, batch_first), batch, None if without_batch else batch_first)
 
 
 def check_module(
@@ -126,7 +126,7 @@ def _check_batch(run: Any, batch: Batch, state: Tree) -> None:
         )
 
 
-def _from_iterable(run: Any, loss: Any, items: Iterable[Any], state: Tree, batch_first: bool) -> Source:
+def _from_iterable(run: Any, loss: Any, items: Iterable[Any], state: Tree, batch_first: bool) -> ParsedInputs:
     run_tensors, loss_tensors = _on_tensors(run, loss, batch_first)
     pairs: bool | None = None  # known from the first item
 
@@ -157,7 +157,7 @@ def _from_iterable(run: Any, loss: Any, items: Iterable[Any], state: Tree, batch
     def loss_either(outputs: Any, window: Batch) -> Tensor:
         return (loss_tensors if pairs else loss)(outputs, window)
 
-    return Source(run_either, loss_either, batches(), batch_first)
+    return ParsedInputs(run_either, loss_either, batches(), batch_first)
 
 
 def _on_tensors(

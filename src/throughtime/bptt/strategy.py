@@ -11,12 +11,12 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from throughtime.bptt.inputs import Source, check_module, read
+from throughtime.bptt.inputs import ParsedInputs, check_module, read
 from throughtime.bptt.windows import Tree, Windows, detach
 from throughtime.data.batch import Batch, count_targets
 from throughtime.errors import InputError
 
-Run = Callable[..., tuple[Any, Any]]  # (inputs, state) -> (outputs, state); state is None at the start
+RunWindow = Callable[..., tuple[Any, Any]]  # (inputs, state) -> (outputs, state); state is None at the start
 Loss = Callable[[Any, Any], Tensor]  # (outputs, targets) -> one number, the SUM over the unmasked targets
 Reduction = Literal["sum", "mean"]
 BackwardCall = Callable[..., object]  # backward(loss), for Truncated with a stride also retain_graph=True
@@ -39,7 +39,7 @@ class Strategy(ABC):
 
     def backward(
         self,
-        run: Run,
+        run: RunWindow,
         loss: Loss,
         inputs: Any,
         targets: Any = None,
@@ -81,7 +81,9 @@ class Strategy(ABC):
             raise InputError(f"reduction must be one of sum, mean, got {reduction!r}")
         plain = targets is None and lengths is None and not batch_first and not isinstance(run, nn.Module)
         if plain and isinstance(inputs, Batch) and (state is None or not inputs.reset):
-            source = Source(run, loss, inputs, False)  # every step of a trainer: nothing to read or to refuse
+            source = ParsedInputs(
+                run, loss, inputs, False
+            )  # every step of a trainer: nothing to read or to refuse
         else:
             source = read(run, loss, inputs, targets, state, lengths, batch_first, counted=count is None)
         windows = Windows(source.batches)
@@ -131,7 +133,7 @@ class Pass:
 
     def __init__(
         self,
-        run: Run,
+        run: RunWindow,
         loss: Loss,
         windows: Windows,
         divisor: int,
@@ -188,7 +190,7 @@ class Full(Strategy):
 
     Cost: one forward and one backward pass; keeps the activations of all T steps. Windows of an iterable are
     run one by one, but the graph and the inputs of all of them are kept, so they must fit in memory.
-    Source: Werbos 1990, Proceedings of the IEEE 78(10).
+    ParsedInputs: Werbos 1990, Proceedings of the IEEE 78(10).
     """
 
     runs_whole: ClassVar[bool] = True

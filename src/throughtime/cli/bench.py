@@ -1,4 +1,4 @@
-"""`throughtime bench`, `backends` and `version`: this machine."""
+"""`throughtime bench`, `backends` and `version`: speed, backends and versions on this machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-# Large and small, one row and many: what takes a minute in all.
+# Large and small, one row and many; about a minute in all.
 SHAPES = ["35,32,256,256", "100,1,64,64", "64,32,512,512"]
 
 
@@ -24,21 +24,19 @@ def bench(
         float, typer.Option(metavar="S", min=0, help="Time for each line of the table.")
     ] = 2.0,
     threads: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Threads of both sides. Default: torch's choice.")
+        int | None, typer.Option(metavar="N", min=1, help="Threads. Default: torch's choice.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure the layers beside torch.nn's on this machine, in about a minute.
+    """Compare the speed of the layers with torch.nn's on this machine, in about a minute.
 
-    Both sides are first compared with torch.nn in float64, outputs and all gradients, then timed in turn in
+    Both are first compared with torch.nn in float64, outputs and all gradients, then timed in turn in
     this process. Shown are medians and quartiles; "~" marks a time that other work on the machine disturbed.
 
     Examples:
     throughtime bench
     throughtime bench --cell LSTM --shape 100,16,40,256
     """
-    import json
-
     import torch
 
     from throughtime.bench import CELLS, compare, describe, gemm_peak
@@ -46,6 +44,7 @@ def bench(
     from throughtime.bench.recurrences import parse_shape
     from throughtime.bench.table import HEAD, geometric_mean, plain, row
     from throughtime.errors import one_of
+    from throughtime.files import json_text
 
     shapes = [parse_shape(text) for text in shape or SHAPES]
     cells = [one_of("cell", name, CELLS) for name in cell or CELLS]
@@ -66,7 +65,7 @@ def bench(
     finally:
         torch.set_num_threads(before)
     if as_json:
-        print(json.dumps({"machine": machine, "gemm_gflops": peak / 1e9, "results": results}))
+        print(json_text({"machine": machine, "gemm_gflops": peak / 1e9, "results": results}))
         return
     print(plain(HEAD, [row(result) for result in results]))
     print(
@@ -75,20 +74,20 @@ def bench(
 
 
 def backends() -> None:
-    """Print who runs recurrences on this machine, and why the others do not."""
-    from throughtime.kernels.dispatch import backends as report
+    """Print the backends that run recurrences on this machine, and why the others do not."""
+    from throughtime.kernels import dispatch
 
-    print(report())
+    print(dispatch.backends())
 
 
 def version() -> None:
-    """Print the versions of throughtime and of what it stands on."""
+    """Print the versions of throughtime and of the packages that it uses."""
     import platform
     from importlib import metadata
 
     from throughtime import __version__
 
     print(f"throughtime {__version__}")
-    for package in ("torch", "accelerate", "safetensors", "tokenizers"):
+    for package in ("torch", "numpy", "accelerate", "safetensors", "tokenizers"):
         print(f"{package} {metadata.version(package)}")
     print(f"python {platform.python_version()} on {platform.platform()}")

@@ -1,4 +1,4 @@
-"""The gradient's reach as a picture of text, and in a sentence."""
+"""The gradient by lag as a bar chart of text, and in a sentence."""
 
 from __future__ import annotations
 
@@ -16,25 +16,24 @@ _FULL = "█"
 def reach_chart(reach: Reach, *, width: int = 48, encoding: str | None = None) -> str:
     """Horizontal bars, one for each of about a dozen lags: their length is the logarithm of the gradient.
 
-    Values are relative to lag 1. The axis ends at the smallest value shown, but never spans more than eight
-    powers of ten; what lies beyond it has no bar. `encoding` (default: stdout's) decides between block
-    characters and "#".
+    Values are relative to lag 1. The axis spans at most eight powers of ten; a smaller value has no bar. `encoding` (default:
+    stdout's) decides between block characters and "#".
     """
     relative = (reach.norms / reach.norms[0]).tolist()
     rows = [(lag, relative[lag - 1]) for lag in _shown(len(relative))]
-    title = "size of the gradient k steps back, against one step back"
-    return _chart(title, rows, width, encoding)
+    title = "size of the gradient k steps back, relative to one step back"
+    return _bars(title, rows, width, encoding)
 
 
 def lag_chart(curve: LagCurve, *, width: int = 48, encoding: str | None = None) -> str:
-    """As `reach_chart`, of a measured curve, relative to lag 0."""
+    """As `reach_chart`, for a curve of `throughtime.flow.measure`, relative to lag 0."""
     first = float(curve.mean[0])
     relative = (curve.mean / first).tolist() if first > 0 else curve.mean.tolist()
     rows = [(lag, relative[lag]) for lag in (0, *_shown(len(relative) - 1))]
-    return _chart("size of the gradient k steps back, against lag 0", rows, width, encoding)
+    return _bars("size of the gradient k steps back, relative to lag 0", rows, width, encoding)
 
 
-def _chart(title: str, rows: list[tuple[int, float]], width: int, encoding: str | None) -> str:
+def _bars(title: str, rows: list[tuple[int, float]], width: int, encoding: str | None) -> str:
     """The title with the axis, and one bar for each (lag, value)."""
     finite = [value for _, value in rows if 0 < value < math.inf]
     top = math.ceil(math.log10(max(finite, default=1.0)))
@@ -51,18 +50,23 @@ def _chart(title: str, rows: list[tuple[int, float]], width: int, encoding: str 
 
 
 def reach_sentence(reach: Reach, unit: str = "step") -> str:
-    """What the measurement says, in words; `unit` is what a step is (character, word)."""
+    """How far back the gradient reaches; `unit` is what a step is (character, word)."""
     last, final = int(reach.lags[-1]), float(reach.norms[-1] / reach.norms[0])
     if math.isnan(final):
-        return "The gradient is not a number: the model diverged, and learns nothing more."
+        return "The gradient is not a number: the model diverged and cannot be trained further."
     if reach.reach is not None:
-        lost = f"{1 - reach.fraction:.0%} of the gradient is lost {reach.reach} {unit}s back"
-        if reach.half_life is not None:
-            lost = f"half of the gradient is lost {reach.half_life} {unit}s back, {lost}"
-        return f"{lost[:1].upper()}{lost[1:]}: the model learns from about the last {reach.reach} {unit}s."
+        half = "" if reach.half_life is None else f"half of its size {reach.half_life} {unit}s back, and to "
+        return (
+            f"The gradient falls to {half}{reach.fraction:.0%} of its size {reach.reach} {unit}s back: "
+            f"the model learns from about the last {reach.reach} {unit}s."
+        )
     if final > 1:
-        return f"The gradient grows on its way back: {last} {unit}s back it is {final:.2g} times as large; clip it."
-    return f"Even {last} {unit}s back, {final:.1%} of the gradient is left: the model learns from further than that."
+        return (
+            f"The gradient grows with the lag: {last} {unit}s back it is {final:.2g} times as large; clip it."
+        )
+    return (
+        f"Even {last} {unit}s back, {final:.1%} of the gradient is left: the model learns from further back."
+    )
 
 
 def _shown(count: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -111,8 +110,7 @@ def compare_bptt(
                 f"{problem.batch}, Adam {problem.lr:g}, clip {problem.clip}; {', '.join(problem.strategies)}; "
                 f"{problem.steps:,} updates"
             )
-        times = "once" if settings.seeds == 1 else f"{settings.seeds} times"
-        print(f"each trained {times}, {jobs} at a time", flush=True)
+        print(_times(settings.seeds, jobs), flush=True)
     with ProgressBar("comparing", delay=0.0) as progress:
         comparison = compare_strategies(settings, jobs=jobs, progress=progress.update)
     _show("bptt", strategies_report, comparison, as_json, out)
@@ -163,13 +161,17 @@ def compare_remedies(
     jobs = jobs or available_cores()
     if not as_json:
         print(
-            f"adding problem, T = {', '.join(map(str, settings.lengths))}; {len(REMEDIES)} remedies x {settings.seeds} seeds, "
-            f"{settings.hidden} units, batch {settings.batch}, Adam, at most {settings.steps:,} steps each; {jobs} at a time",
+            f"adding problem, T = {', '.join(map(str, settings.lengths))}: {len(REMEDIES)} remedies, {settings.hidden} units, "
+            f"batch {settings.batch}, Adam, at most {settings.steps:,} steps\n{_times(settings.seeds, jobs)}",
             flush=True,
         )
     with ProgressBar("comparing", delay=0.0) as progress:
         comparison = compare(settings, jobs=jobs, progress=progress.update)
     _show("remedies", remedies_report, comparison, as_json, out)
+
+
+def _times(seeds: int, jobs: int) -> str:
+    return f"each trained {'once' if seeds == 1 else f'{seeds} times'}, {jobs} at a time"
 
 
 def _with_typed(settings: Any, **typed: Any) -> Any:
@@ -200,22 +202,23 @@ def _show(name: str, report: Any, comparison: Any, as_json: bool, out: Path | No
     Raises: RunError for a file that cannot be written.
     """
     from throughtime.bench.table import markdown, plain
-    from throughtime.files import write_whole
+    from throughtime.files import json_text, write_whole
 
     values = report.to_dict(comparison)
     if out is not None and comparison.finished:
         said = "\n".join(f"- {sentence}" for sentence in values["sentences"])
         page = f"{markdown(*report.table(comparison))}\n\n{report.LEGEND}\n\n{said}\n"
         write_whole(out / f"{name}.md", page.encode())
-        write_whole(out / f"{name}.json", f"{json.dumps(values, indent=1)}\n".encode())
+        write_whole(out / f"{name}.json", f"{json_text(values, indent=1)}\n".encode())
         report.plot(comparison, out / f"{name}.png")
     if as_json:
-        print(json.dumps(values))
+        print(json_text(values))
     elif comparison.finished:
         print(f"\n{plain(*report.table(comparison))}\n\n{report.LEGEND}\n")
         print("\n".join(values["sentences"]))
         if out is not None:
             print(f"The table and the picture are in {out}.")
     if not comparison.complete:
-        print(f"throughtime: stopped after {comparison.finished or 'nothing'}", file=sys.stderr)
+        done = f"after {comparison.finished}" if comparison.finished else "before the first result"
+        print(f"throughtime: stopped {done}", file=sys.stderr)
         raise typer.Exit(130)

@@ -18,8 +18,12 @@ def evaluate(
         typer.Option(metavar="FILE...", help="Other data, all of it. Default: a part of the run's own."),
     ] = None,
     split: Annotated[
-        str, typer.Option(metavar="PART", help="Of the run's own data, not trained on: validation or test.")
-    ] = "validation",
+        str | None,
+        typer.Option(
+            metavar="PART",
+            help="Part of the run's own data: validation or test. With --data, where that data is now. Default: validation.",
+        ),
+    ] = None,
     batch: Annotated[
         int | None,
         typer.Option(
@@ -61,13 +65,14 @@ def evaluate(
     throughtime evaluate runs/intents --split test
     """
     import copy
-    import json
 
     from throughtime.errors import one_of
+    from throughtime.files import json_text
     from throughtime.progress import ProgressBar
     from throughtime.runtime import load, with_quantized_weights
 
-    one_of("split", split, ("validation", "test"))
+    if split is not None:
+        one_of("split", split, ("validation", "test"))
     trained = load(run, task=task, device=device)
     if window is not None and not trained.task.stream:
         raise InputError(
@@ -77,11 +82,12 @@ def evaluate(
     files = [str(file) for file in [*(data or []), *(more or [])]]
     found = {}
     with ProgressBar("evaluating") as bar:
-        for name in files or [f"{split} part"]:
-            found[name] = trained.evaluate_model(
-                model,
+        together = not files or split is not None  # one part of one data set
+        for name in [f"{split or 'validation'} part"] if together else files:
+            found[name] = trained.evaluate(
                 split,
-                files=[name] if files else (),
+                files=files if together else [name],
+                model=model,
                 batch=batch,
                 window=window,
                 progress=bar,
@@ -94,7 +100,7 @@ def evaluate(
         numbers = {
             name: {"targets": each.count, **each.values} for name, each in {**found, "total": total}.items()
         }
-        print(json.dumps({"task": trained.task.name, **numbers}, indent=2))
+        print(json_text({"task": trained.task.name, **numbers}, indent=2))
         return
     for name, each in {**found, **({"total": total} if len(found) > 1 else {})}.items():
         print(f"{name}: {each}, {each.count:,} {trained.task.unit}s")

@@ -20,7 +20,7 @@ _EXACT = 256  # up to so many outputs all of them are sent back; more are estima
 _DIRECTIONS = 64
 _READ = 400  # steps of a prompt at most
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained run.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained run.")]
 OwnTask = Annotated[
     str | None,
     typer.Option("--task", metavar="FILE.py:CLASS", help="The run's task, where it is a file of your own."),
@@ -32,7 +32,7 @@ Png = Annotated[
 
 
 def flow(
-    run: Run,
+    run: RunFolder,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -96,7 +96,8 @@ def flow(
     with ProgressBar("measuring") as progress:
         found = measure(
             trained.model,
-            found_batch,
+            found_batch if found_batch.per_sequence else (found_batch.inputs, found_batch.targets),
+            lengths=None if found_batch.per_sequence else found_batch.lengths,
             loss=task.flow_loss(),
             lags=lags,
             ends=task.flow_ends(getattr(trained.model, "bidirectional", False)),
@@ -121,7 +122,7 @@ def flow(
 
 
 def influence(
-    run: Run,
+    run: RunFolder,
     prompt: Annotated[
         str | None,
         typer.Option(

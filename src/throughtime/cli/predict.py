@@ -38,8 +38,8 @@ def predict(
     """Predict for each line of a file, or of standard input as it comes.
 
     What is read is written again, with the predictions as more columns: CSV stays CSV, JSON lines stay JSON lines; of plain
-    text a tab and the predictions follow each line. A classifier adds label and
-    probability, a language model the loss of each text.
+    text a tab and the predictions follow each line. A classifier adds label and probability, a language model the loss of
+    each text; where the file has such a column already, the new one is called predicted_label.
 
     Examples:
     echo "list index out of range" | throughtime predict runs/classify
@@ -60,13 +60,20 @@ def predict(
         write: Any = None
         for record in records:
             asked = dict(zip(columns, records.texts(record), strict=True))
-            added = trained.predict(record | asked)
+            added = {_free(name, record): value for name, value in trained.predict(record | asked).items()}
             if write is None:
                 target: Any = stream  # has what a text stream needs: write and flush
                 write = write_records(target, records.format, [*(records.fieldnames or record), *added])
             write(record | added)
     if records.remark:
         print(f"throughtime: {records.remark}", file=sys.stderr)
+
+
+def _free(name: str, record: dict[str, Any]) -> str:
+    """The name, or predicted_NAME where the record has such a column already: nothing that was read is replaced."""
+    while name in record:
+        name = f"predicted_{name}"
+    return name
 
 
 def _opened(file: str) -> Any:

@@ -251,7 +251,7 @@ def _with_init_from(kind: type[Task], settings: Tables, file: Tables) -> Tables:
 def _continued(found: Found, path: Path, settings: Tables) -> tuple[Any, TrainingConfig, Run]:
     """The run to continue, after a check that no option contradicts it."""
     from throughtime.runs import Run
-    from throughtime.tasks.recorded import model_config_of, task_of
+    from throughtime.tasks.recorded import model_config_of, settings_of, task_of
 
     if not path.exists():
         raise RunError(f"no such run: {path}: there is nothing to continue; leave out --resume to start it")
@@ -263,8 +263,7 @@ def _continued(found: Found, path: Path, settings: Tables) -> tuple[Any, Trainin
             f"{path} is a run of the task {recorded!r}: use 'throughtime train {recorded} --resume'"
         )
     task = task_of(run, found.asked)
-    table = run.config.get("training", {})
-    training = TrainingConfig.from_table(table) if isinstance(table, dict) else TrainingConfig()
+    training = settings_of(run, TrainingConfig)
     own = {each.section: each.to_table() for each in (task, model_config_of(run), training)}
     for section, values in settings.items():
         for name, value in values.items():
@@ -275,7 +274,13 @@ def _continued(found: Found, path: Path, settings: Tables) -> tuple[Any, Trainin
             ):  # the file may lie elsewhere now; its checksum is held against the run's when it is read
                 value = [full_path(each) for each in value]
                 if isinstance(task, FileTask) and len(value) == len(task.data):
-                    task = task.on(tuple(value))
+                    task = task.moved(tuple(value))
+                    continue
+            if name in ("validation", "test") and isinstance(value, str):
+                value = full_path(value)
+                if isinstance(task, FileTask) and isinstance(getattr(task, name), str):
+                    parts: dict[str, Any] = {name: value}
+                    task = replace(task, **parts)
                     continue
             has = own[section].get(name)
             if (list(value) if isinstance(value, tuple) else value) != has:

@@ -18,7 +18,7 @@ from throughtime.kernels.reference import Steppable, Zoneout, rebuild, unroll
 from throughtime.layers.sequence import PaddedBatch
 from throughtime.layers.trace import Tracer
 
-Run = Callable[[int, Steppable, Tensor, State, bool], tuple[Tensor, State]]
+RunDirection = Callable[[int, Steppable, Tensor, State, bool], tuple[Tensor, State]]
 """Runs one direction of one layer: (its number, recurrence, x [T, B, D], state, reverse) -> (outputs, final state)."""
 
 
@@ -26,7 +26,7 @@ def run_stack(
     recurrences: Sequence[Steppable],
     x: Tensor,
     states: Sequence[State],
-    run: Run,
+    run: RunDirection,
     *,
     bidirectional: bool,
     dropout: float,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
 
 from throughtime.errors import InputError, RunError
-from throughtime.files import cannot_write, read_whole, write_all, write_whole
+from throughtime.files import cannot_write, json_text, read_whole, write_all, write_whole
 
 Record = dict[str, Any]
 
@@ -77,18 +76,9 @@ def sync(path: Path) -> None:
 
 def _line(record: Record) -> bytes:
     try:
-        return json.dumps(_finite(record), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        return json_text(record).encode() + b"\n"
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"a history record must be JSON values: {error}") from None
-
-
-def _finite(value: Any) -> Any:
-    """The same with None for each number that is NaN or infinite."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _is_after(record: Record, step: int) -> bool:

@@ -12,10 +12,11 @@ from torch import nn
 from throughtime.data.assets import Assets
 from throughtime.errors import InputError
 from throughtime.models.config import ModelConfig
+from throughtime.models.many_to_one import ManyToOne
 from throughtime.runs import Run
 from throughtime.runtime.session import Session
 from throughtime.tasks import FileTask, Task
-from throughtime.tasks.recorded import model_config_of, restore_model, task_of
+from throughtime.tasks.recorded import model_config_of, restore_model, settings_of, task_of
 from throughtime.training.config import TrainingConfig
 from throughtime.training.evaluation import Evaluation, evaluate
 from throughtime.training.loop import window_of
@@ -48,8 +49,11 @@ class Trained:
 
     @cached_property
     def training(self) -> TrainingConfig:
-        """The settings it was trained with."""
-        return TrainingConfig.from_table(self.run.config.get("training", {}))
+        """The settings it was trained with.
+
+        Raises: RunError where config.toml was damaged.
+        """
+        return settings_of(self.run, TrainingConfig)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -79,37 +83,33 @@ class Trained:
 
     def evaluate(
         self,
-        split: str = "validation",
+        split: str | None = None,
         *,
         files: Iterable[str | Path] = (),
-        batch: int | None = None,
-        window: int | None = None,
-    ) -> Evaluation:
-        """Loss and metrics on a split of the run's own data, or on all of some files.
-
-        Args: batch, window: as in training by default; of one long text, batch streams are read side by side.
-        Raises: InputError when the run has no such split, or its data has changed.
-        """
-        return self.evaluate_model(self.model, split, files=files, batch=batch, window=window)
-
-    def evaluate_model(
-        self,
-        model: nn.Module,
-        split: str,
-        *,
-        files: Iterable[str | Path] = (),
+        model: nn.Module | None = None,
         batch: int | None = None,
         window: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Evaluation:
-        """As `evaluate`, of another model, such as one with quantized weights; `progress(targets done, in all)` is called."""
+        """Loss and metrics on a part of the run's own data, or on all of some files.
+
+        Args:
+            split: "validation" (the default) or "test" of the run's own data.
+            files: other data, all of it; with a split, the run's own data where it lies now.
+            model: another one than the run's, such as one with quantized weights.
+            batch, window: as in training by default; of one long text, batch streams are read side by side.
+            progress: called with (targets done, targets in all).
+
+        Raises: InputError when the run has no such part, or its data has changed.
+        """
         task, names = self.task, tuple(str(name) for name in files)
-        if names:
-            if not isinstance(task, FileTask):
-                raise InputError(
-                    f"--data is for runs that read files, and {task.name} draws its sequences: leave it out"
-                )
-            task, split = task.on(names), split if split != "validation" else "all"
+        if names and not isinstance(task, FileTask):
+            raise InputError(
+                f"--data is for runs that read files, and {task.name} draws its sequences: leave it out"
+            )
+        if isinstance(task, FileTask) and names:
+            task, split = (task.on(names), "all") if split is None else (task.moved(names), split)
+        split = split or "validation"
         found = task.evaluation_batches(
             self.assets, split, steps=window or window_of(self.training), batch=batch or self.training.batch
         )
@@ -125,17 +125,22 @@ class Trained:
                 progress(done, total)
 
         return evaluate(
-            model, batches, task.loss, task.metrics(self.assets), device=self.device, progress=report
+            model or self.model,
+            batches,
+            task.loss,
+            task.metrics(self.assets),
+            device=self.device,
+            progress=report,
         )
 
     def session(self) -> Session:
         """A session of a language model, in the middle of a text: feed, snapshot, restore.
 
-        Raises: InputError for a bidirectional model, or a run without a vocabulary.
+        Raises: InputError for a bidirectional model, or one that does not predict the next symbol.
         """
-        if len(self.assets.vocabularies) != 1:
+        if len(self.assets.vocabularies) != 1 or isinstance(self.model, ManyToOne):
             raise InputError(
-                f"{self.path} is not the run of a language model: {self.task.name} has no vocabulary; use evaluate or predict"
+                f"only models of the next symbol can generate, and {self.path} is a run of {self.task.name}: use predict"
             )
         return Session(self.model, self.assets.vocabulary)
 

@@ -1,1 +1,1 @@
-"""Many trainings beside each other: which remedy learns at which length, and what each strategy of BPTT gives."""
+"""Comparisons made of many small trainings: remedies for vanishing gradients, and strategies of BPTT."""

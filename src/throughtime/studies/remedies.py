@@ -10,7 +10,7 @@ import copy
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
@@ -29,7 +29,6 @@ from throughtime.studies.workers import (
     Stop,
     available_cores,
     check_stop,
-    json_values,
     never,
     run_cases,
 )
@@ -120,11 +119,6 @@ class RemedyTrial:
     loss: float  # squared error on the held-out sequences at the end; NaN if it diverged
     start: GradientDecay
     end: GradientDecay | None  # None if it diverged
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values; None for NaN and infinity."""
-        values: dict[str, Any] = json_values(asdict(self))
-        return values
 
     def __str__(self) -> str:
         end = "not learned" if self.learned is None else f"learned after {self.learned} steps"

@@ -108,12 +108,12 @@ def concordance(trials: Sequence[RemedyTrial], value: Callable[[RemedyTrial], fl
 
 
 def to_dict(comparison: RemedyComparison) -> dict[str, Any]:
-    """All of it as JSON values."""
+    """All of it as plain values, for `throughtime.files.json_text`."""
     return {
         "settings": asdict(comparison.settings),
         "complete": comparison.complete,
         "remedies": [asdict(remedy) for remedy in comparison.remedies],
-        "trials": [trial.to_dict() for trial in comparison.trials],
+        "trials": [asdict(trial) for trial in comparison.trials],
         "sentences": sentences(comparison),
     }
 

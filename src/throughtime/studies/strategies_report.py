@@ -14,7 +14,6 @@ from throughtime.flow import drawing
 from throughtime.studies.strategies import Problem
 from throughtime.studies.strategies_measure import BIAS_ERRORS, StrategyTraining
 from throughtime.studies.strategies_run import Key, StrategyComparison
-from throughtime.studies.workers import json_values
 
 HEAD = ["", "BPTT", "loss", "loss, equal time", "update", "memory", "bias", "along", "variance", "clipped"]
 LEGEND = """\
@@ -75,7 +74,7 @@ def sentences(comparison: StrategyComparison) -> list[str]:
 
 
 def to_dict(comparison: StrategyComparison) -> dict[str, Any]:
-    """All of it as JSON values; None for NaN and infinity."""
+    """All of it as plain values, for `throughtime.files.json_text`."""
     results = []
     for problem in comparison.problems:
         for spec in problem.strategies:
@@ -91,19 +90,16 @@ def to_dict(comparison: StrategyComparison) -> dict[str, Any]:
                     "trainings": [asdict(each) for each in comparison.of(*key)],
                 }
             )
-    values: dict[str, Any] = json_values(
-        {
-            "settings": asdict(comparison.settings),
-            "machine": comparison.machine,
-            "jobs": comparison.jobs,
-            "complete": comparison.complete,
-            "problems": [_problem_dict(problem) for problem in comparison.problems],
-            "variance_over_batches": comparison.batch_variance,
-            "results": results,
-            "sentences": sentences(comparison),
-        }
-    )
-    return values
+    return {
+        "settings": asdict(comparison.settings),
+        "machine": comparison.machine,
+        "jobs": comparison.jobs,
+        "complete": comparison.complete,
+        "problems": [_problem_dict(problem) for problem in comparison.problems],
+        "variance_over_batches": comparison.batch_variance,
+        "results": results,
+        "sentences": sentences(comparison),
+    }
 
 
 def _problem_dict(problem: Problem) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""Cases spread over worker processes: results as they come, an orderly end at Ctrl-C, and what both studies share."""
+"""Cases spread over worker processes: results as they come, and an orderly end at Ctrl-C."""
 
 from __future__ import annotations
 
-import math
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from typing import Any, Protocol, TypeVar
 
@@ -69,32 +69,30 @@ def run_cases(
     # A new interpreter for each worker: a fork of a process with torch's threads in it may hang.
     context = get_context("spawn")
     stop = context.Event()
-    pool = ProcessPoolExecutor(
-        max(1, min(jobs, len(cases))),
-        context,
-        initializer=_initialize,
-        initargs=(stop,),
-        max_tasks_per_child=1 if process_each else None,
-    )
-    with pool:
-        waiting = {pool.submit(_run_one, work, case): number for number, case in enumerate(cases)}
-        try:
-            while waiting:
-                ready, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in ready:
-                    yield waiting.pop(future), future.result()
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
 
+    def new_pool(size: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(size, context, initializer=_initialize, initargs=(stop,))
 
-def json_values(value: Any) -> Any:
-    """The same with None for NaN and infinity, which JSON does not have; tuples become lists."""
-    if isinstance(value, dict):
-        return {name: json_values(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_values(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    # A pool of one for `process_each`: with max_tasks_per_child a pool starts processes that nothing is left for.
+    shared = None if process_each else new_pool(max(1, min(jobs, len(cases))))
+    waiting = deque(enumerate(cases))
+    running: dict[Future[Result], tuple[int, ProcessPoolExecutor]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                number, case = waiting.popleft()
+                pool = shared or new_pool(1)
+                running[pool.submit(_run_one, work, case)] = number, pool
+            ready, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in ready:
+                number, pool = running.pop(future)
+                if pool is not shared:
+                    pool.shutdown(wait=False)
+                yield number, future.result()
+    finally:
+        stop.set()
+        for pool in {*([shared] if shared else []), *(pool for _, pool in running.values())}:
+            pool.shutdown()
 
 
 def _initialize(stop: Any) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from throughtime.errors import InputError
 from throughtime.models.config import ModelConfig
 from throughtime.tasks.generated import DEFAULTS, GeneratedTask
-from throughtime.tasks.task import Record, field_of
+from throughtime.tasks.task import Record, field_of, run_one
 
 if TYPE_CHECKING:
     import torch
@@ -89,16 +89,7 @@ class AddingTask(GeneratedTask):
         return total
 
     def flow_loss(self) -> Callable[[Any, Any], Tensor]:
-        def losses(outputs: Tensor, targets: Tensor) -> Tensor:
-            known = targets.isnan().logical_not()
-            found: Tensor = ((outputs - targets.nan_to_num()).square() * known).sum(-1)
-            return found
-
-        return losses
-
-    def flow_ends(self, bidirectional: bool) -> list[int]:
-        """The only step with a target."""
-        return [self.length - 1]
+        return lambda outputs, targets: (outputs[-1] - targets[-1]).square().sum(-1)
 
     def step_names(self, assets: Assets, inputs: Tensor) -> list[str]:
         """A marked number is "+"."""
@@ -107,8 +98,6 @@ class AddingTask(GeneratedTask):
     def predict(self, model: nn.Module, assets: Assets, records: Iterable[Record]) -> Iterator[Record]:
         """The sum for each input, JSON as [[value, mark], ...]."""
         import torch
-
-        from throughtime.layers.eval_mode import evaluating
 
         for record in records:
             value = field_of(record, "input")
@@ -122,6 +111,4 @@ class AddingTask(GeneratedTask):
                 raise InputError(
                     f"input must be a list [[value, mark], ...], one pair for each step, got {str(value)[:60]!r}"
                 )
-            with evaluating(model), torch.inference_mode():
-                outputs, _ = model(inputs[:, None].to(next(model.parameters()).device))
-            yield {"sum": float(outputs[-1, 0, 0])}
+            yield {"sum": float(run_one(model, inputs)[-1, 0])}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from throughtime.errors import InputError
 from throughtime.models.config import ModelConfig
-from throughtime.tasks.files import FileTask, check_sources
-from throughtime.tasks.task import Record, data_option, field_of
+from throughtime.tasks.files import FileTask, check_part, check_sources, reading_again
+from throughtime.tasks.task import Record, data_option, field_of, run_one
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,10 +48,10 @@ class ClassifyTask(FileTask):
 
     test: float | str = data_option(
         0.1, "Test data, evaluated once, after training: a fraction of the data, or a file.",
-        metavar="FRACTION|FILE", low=0, below=1,
+        metavar="FRACTION|FILE", low=0, below=1, check=check_part,
     )  # fmt: skip
     text: str | None = data_option(
-        None, "Column of the text. Default: text, or what is beside the label.", metavar="NAME"
+        None, "Column of the text. Default: text, sentence, message, query or utterance.", metavar="NAME"
     )
     label: str | None = data_option(
         None, "Column of the label. Default: label, category, class or intent.", metavar="NAME"
@@ -69,6 +71,10 @@ class ClassifyTask(FileTask):
     @property
     def unit(self) -> str:
         return "text"
+
+    @property
+    def columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (self.text or "text",)
 
     def prepare(self, like: Assets | None = None) -> Assets:
         from throughtime.data.assets import Assets
@@ -139,24 +145,12 @@ class ClassifyTask(FileTask):
 
     def predict(self, model: nn.Module, assets: Assets, records: Iterable[Record]) -> Iterator[Record]:
         """The likeliest label of each text, and its probability."""
-        import torch
-
-        from throughtime.data.batch import Batch
-        from throughtime.layers.eval_mode import evaluating
-
-        device = next(model.parameters()).device
         for record in records:
-            ids = self._encode(assets, str(field_of(record, "text")))
-            batch = (
-                Batch.of(ids[:, None], lengths=[len(ids)])
-                if len(ids)
-                else Batch.of(torch.zeros(1, 1).long(), lengths=[0])
-            )
-            with evaluating(model), torch.inference_mode():
-                outputs, _ = batch.to(device).run(model)
-            probabilities = outputs[0].double().softmax(-1)
+            outputs = run_one(model, self._encode(assets, str(field_of(record, self.columns[0]))))
+            probabilities = outputs.double().softmax(-1)
             best = int(probabilities.argmax())
-            yield {"label": assets.labels["label"][best], "probability": round(float(probabilities[best]), 6)}
+            label, probability = assets.labels["label"][best], float(probabilities[best])
+            yield {"label": label, "probability": round(probability, 6)}
 
     def describe(self, assets: Assets) -> str:
         source = (
@@ -185,7 +179,8 @@ class ClassifyTask(FileTask):
     def _columns(self, assets: Assets, split: str) -> tuple[list[str], list[str]]:
         """Texts and labels of a split."""
         if "rows" not in assets.cache or split == "all":
-            rows, sources, _, _ = self._read()
+            with nullcontext() if split == "all" else reading_again():
+                rows, sources, _, _ = self._read()
             if split == "all":
                 return [text for text, _ in rows], [label for _, label in rows]
             check_sources(assets, sources)
@@ -226,12 +221,11 @@ class ClassifyTask(FileTask):
             else exception_messages()
         }
         names = columns if self.data else ("text", "label")
-        rows = list(zip(*(tables["data"].columns[name] for name in names), strict=True))[: self.limit]
-        own = {
-            part: 0.0 if isinstance(value, str) else value
-            for part in PARTS[1:]
-            for value in (getattr(self, part),)
-        }
+        rows = list(zip(*(tables["data"].columns[name] for name in names), strict=True))
+        if self.limit is not None and self.limit < len(rows):  # not the first, which may be of one class
+            chosen = random.Random(f"limit/{self.split_seed}").sample(range(len(rows)), self.limit)
+            rows = [rows[number] for number in sorted(chosen)]
+        own = {part: 0.0 if isinstance(value := getattr(self, part), str) else value for part in PARTS[1:]}
         keys, labels = group_keys([text for text, _ in rows]), [label for _, label in rows]
         split = split_examples(len(rows), **own, seed=self.split_seed, groups=keys, labels=labels)
         parts = {part: list(getattr(split, part)) for part in PARTS}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
     from throughtime.data.text import Source
 
 
-def _check_part(value: Any, name: str) -> None:
+def check_part(value: Any, name: str) -> None:
+    """Raise InputError for a file without a name."""
     if value == "":
         raise InputError(f"{name} must be a fraction from 0 up to 1, or a file, got an empty name")
 
@@ -29,14 +32,14 @@ class FileTask(Task):
     )
     validation: float | str = data_option(
         0.1, "Validation data, not trained on: a fraction of the data, or a file; 0 for none.",
-        metavar="FRACTION|FILE", low=0, below=1, check=_check_part,
+        metavar="FRACTION|FILE", low=0, below=1, check=check_part,
     )  # fmt: skip
     test: float | str = data_option(
         0.0, "Test data, evaluated once, after training: a fraction of the data, or a file.",
-        metavar="FRACTION|FILE", low=0, below=1, check=_check_part,
+        metavar="FRACTION|FILE", low=0, below=1, check=check_part,
     )  # fmt: skip
     limit: int | None = data_option(
-        None, "Use only the first N examples, or characters of a text.", metavar="N", low=1
+        None, "Use only N examples, drawn at random, or the first N characters of a text.", metavar="N", low=1
     )
 
     def __post_init__(self) -> None:
@@ -61,29 +64,48 @@ class FileTask(Task):
         return replace(self, data=tuple(map(full_path, self.data)), **parts)
 
     def on(self, files: tuple[str, ...]) -> Self:
-        """The task on other files: with assets of a run, "all" are these."""
+        """The task on other data, all of it: with assets of a run, the split "all" is what these files hold."""
+        return replace(self, data=tuple(map(full_path, files)), validation=0.0, test=0.0, limit=None)
+
+    def moved(self, files: tuple[str, ...]) -> Self:
+        """The task on the same data in another place; checksums are held against the run's when the files are read."""
         return replace(self, data=tuple(map(full_path, files)))
 
 
 def full_path(path: str) -> str:
-    """The full path of a regular file; other paths (a pipe, /dev/fd/63) as they are."""
-    return str(Path(path).resolve()) if os.path.isfile(path) or not os.path.exists(path) else path
+    """The full path of a regular file or a folder; other paths (a pipe, /dev/fd/63) as they are."""
+    known = os.path.isfile(path) or os.path.isdir(path) or not os.path.exists(path)
+    return str(Path(path).resolve()) if known else path
 
 
 def check_sources(assets: Assets, found: tuple[Source, ...]) -> None:
-    """Hold files that were just read against those that the run was made from, by their checksums, wherever they lie now.
+    """Hold files that were just read against those that the run was made from: the same checksums in the same order, wherever
+    the files lie now.
 
     Raises: InputError naming the first that is another.
     """
-    known = {source.sha256 for source in assets.sources}
-    for source in found:
-        if source.sha256 in known:
+    if len(found) != len(assets.sources):
+        raise InputError(
+            f"the run was made from {len(assets.sources)} files, got {len(found)}: name them all, in their order, with --data"
+        )
+    for source, before in zip(found, assets.sources, strict=True):
+        if source.sha256 == before.sha256:
             continue
-        before = next((each for each in assets.sources if each.path == source.path), None)
-        what = "is not the file that the run was made from"
-        if before is not None:
+        what = f"is not {before.path}, which the run was made from"
+        if before.path == source.path:
             what = f"has changed since the run was made ({before.bytes:,} bytes then, {source.bytes:,} now)"
         raise InputError(
             f"{source.path} {what}: put the old file back, or name it where it is now with --data FILE; "
             "to evaluate on other data, name it with --data FILE without --split"
         )
+
+
+@contextmanager
+def reading_again() -> Iterator[None]:
+    """For reading the data of a run once more: an error also says what to do if it was moved."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(
+            f"{error} If the run's data was moved, name it where it is now, with --data."
+        ) from None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from throughtime.errors import InputError
 from throughtime.models.config import ModelConfig
-from throughtime.tasks.task import Task, data_option
+from throughtime.tasks.task import Task, data_option, field_of, run_one
 
 if TYPE_CHECKING:
     import torch
@@ -143,16 +143,10 @@ class GeneratedTask(Task):
 
     def predict(self, model: nn.Module, assets: Assets, records: Any) -> Iterator[dict[str, Any]]:
         """The likeliest output symbol at each step of each input, text of the task's symbols."""
-        import torch
-
-        from throughtime.layers.eval_mode import evaluating
-        from throughtime.tasks.task import field_of
-
         for record in records:
             inputs, _ = self.text_input(assets, str(field_of(record, "input")))
-            if len(inputs) == 0:
-                yield {"output": ""}
-                continue
-            with evaluating(model), torch.inference_mode():
-                outputs, _ = model(inputs.to(next(model.parameters()).device))
-            yield {"output": "".join(self.symbols[int(number)] for number in outputs[:, 0].argmax(-1))}
+            yield {
+                "output": "".join(
+                    self.symbols[int(number)] for number in run_one(model, inputs[:, 0]).argmax(-1)
+                )
+            }

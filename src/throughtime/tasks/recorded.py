@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -11,9 +11,12 @@ from torch import nn
 from throughtime.data.assets import Assets
 from throughtime.errors import InputError, RunError
 from throughtime.models.config import ModelConfig
+from throughtime.options import Settings
 from throughtime.runs import Run
 from throughtime.tasks.registry import Found, find_task, installed
 from throughtime.tasks.task import Task
+
+Kind = TypeVar("Kind", bound=Settings)
 
 
 def task_of(run: Run, asked: str | None = None) -> Task:
@@ -23,7 +26,21 @@ def task_of(run: Run, asked: str | None = None) -> Task:
     import. Args: asked, such a file: "path/to/file.py:MyTask".
     Raises: RunError where the task is not installed and `asked` is None, or is another one; or config.toml was damaged.
     """
-    return _read(run, _found(run, asked).kind)  # type: ignore[no-any-return]
+    return settings_of(run, _found(run, asked).kind)
+
+
+def settings_of(run: Run, kind: type[Kind]) -> Kind:
+    """The settings of a run from their section in config.toml.
+
+    Raises: RunError where config.toml was damaged.
+    """
+    table = run.config.get(kind.section)
+    if not isinstance(table, dict):
+        raise RunError(f"{run.path}: config.toml is damaged: it has no section [{kind.section}]")
+    try:
+        return kind.from_table(table)
+    except InputError as error:
+        raise RunError(f"{run.path}: config.toml is damaged: {error}") from None
 
 
 def model_config_of(run: Run) -> ModelConfig:
@@ -31,7 +48,7 @@ def model_config_of(run: Run) -> ModelConfig:
 
     Raises: RunError where config.toml was damaged.
     """
-    return _read(run, ModelConfig)  # type: ignore[no-any-return]
+    return settings_of(run, ModelConfig)
 
 
 def restore_model(run: Run, task: Task) -> nn.Module:
@@ -106,13 +123,3 @@ def _found(run: Run, asked: str | None) -> Found:
             f"is {found.sha256[:12]}; give the file as it was"
         )
     return found
-
-
-def _read(run: Run, kind: Any) -> Any:
-    table = run.config.get(kind.section)
-    if not isinstance(table, dict):
-        raise RunError(f"{run.path}: config.toml is damaged: it has no section [{kind.section}]")
-    try:
-        return kind.from_table(table)
-    except InputError as error:
-        raise RunError(f"{run.path}: config.toml is damaged: {error}") from None

@@ -157,6 +157,22 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-100, reduction="sum")
 
 
+def run_one(model: nn.Module, inputs: Tensor) -> Tensor:
+    """A model's outputs for one sequence [T, ...] in eval mode, on the CPU: [T, Q], or [Q] if it has one for a sequence."""
+    import torch
+
+    from throughtime.data.batch import Batch
+    from throughtime.layers.eval_mode import evaluating
+
+    steps = len(inputs)
+    padded = inputs if steps else inputs.new_zeros(1, *inputs.shape[1:])
+    batch = Batch.of(padded[:, None], lengths=[steps])
+    with evaluating(model), torch.inference_mode():
+        outputs, _ = batch.to(next(model.parameters()).device).run(model)
+    found: Tensor = outputs.cpu()
+    return found[:steps, 0] if found.dim() > 2 else found[0]
+
+
 def field_of(record: Record, name: str) -> Any:
     """A record's value.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from throughtime.errors import InputError
 from throughtime.models.config import ModelConfig
-from throughtime.tasks.files import FileTask, check_sources
-from throughtime.tasks.task import Record, cross_entropy, data_option, field_of
+from throughtime.tasks.files import FileTask, check_sources, reading_again
+from throughtime.tasks.task import Record, cross_entropy, data_option, field_of, run_one
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,16 +75,15 @@ class TextTask(FileTask):
         assets = Assets()
         parts, sources = self._read()
         assets.sources = sources
-        whole = parts["train"] + parts.get("own validation", "") + parts.get("own test", "")
-        vocabulary = like.vocabulary if like else Vocabulary.build(self.tokens, whole, self.vocab_size)
+        vocabulary = like.vocabulary if like else Vocabulary.build(self.tokens, parts["all"], self.vocab_size)
         assets.vocabularies = {"symbols": vocabulary}
         assets.cache["parts"] = parts
         for split in ("validation", "test"):
             fraction = getattr(self, split)
             if fraction and len(self.ids(assets, split)) < 2:
                 raise InputError(
-                    f"the text is too short: its {split} part, {fraction} of {len(whole):,} characters, must be at least 2 "
-                    f"{self.unit}s, got {len(self.ids(assets, split))}: give more text, or {split} = 0"
+                    f"the text is too short: its {split} part, {fraction} of {len(parts['all']):,} characters, must be at "
+                    f"least 2 {self.unit}s, got {len(self.ids(assets, split))}: give more text, or {split} = 0"
                 )
         return assets
 
@@ -129,30 +129,18 @@ class TextTask(FileTask):
 
     def predict(self, model: Any, assets: Assets, records: Iterable[Record]) -> Iterator[Record]:
         """How well each text is predicted: loss in nats per symbol, perplexity, and the likeliest next symbol."""
-        import torch
-
         from throughtime.data.text import normalized
-        from throughtime.layers.eval_mode import evaluating
 
-        vocabulary = assets.vocabulary
         for record in records:
-            ids = vocabulary.encode(normalized(str(field_of(record, "text")), self.normalize))
-            if len(ids) == 0:
-                yield {"symbols": 0, "loss": None, "perplexity": None, "next": None}
-                continue
-            with evaluating(model), torch.inference_mode():
-                logits, _ = model(ids[:, None].to(next(model.parameters()).device))
-            loss = (
-                float(cross_entropy(logits[:-1], ids[1:, None].to(logits.device)) / (len(ids) - 1))
-                if len(ids) > 1
-                else None
-            )
-            yield {
-                "symbols": len(ids),
-                "loss": loss,
-                "perplexity": None if loss is None else math.exp(min(loss, 700)),
-                "next": vocabulary.decode([int(logits[-1, 0].argmax())]),
-            }
+            ids = assets.vocabulary.encode(normalized(str(field_of(record, "text")), self.normalize))
+            found: Record = {"symbols": len(ids), "loss": None, "perplexity": None, "next": None}
+            if len(ids) > 0:
+                logits = run_one(model, ids)
+                found["next"] = assets.vocabulary.decode([int(logits[-1].argmax())])
+            if len(ids) > 1:
+                found["loss"] = float(cross_entropy(logits[:-1], ids[1:])) / (len(ids) - 1)
+                found["perplexity"] = math.exp(min(found["loss"], 700))
+            yield found
 
     def describe(self, assets: Assets) -> str:
         source = ", ".join(path.rpartition("/")[2] for path in self.data) or "the Python language reference"
@@ -201,21 +189,18 @@ class TextTask(FileTask):
         key = f"ids/{self.data}/{split}"
         if key not in assets.cache:
             if "parts" not in assets.cache or split == "all":
-                parts, sources = self._read()
+                with nullcontext() if split == "all" else reading_again():
+                    parts, sources = self._read()
                 if split != "all":
                     check_sources(assets, sources)
                     assets.cache["parts"] = parts
-            text = (
-                "".join(parts[name] for name in ("train", "own validation", "own test") if name in parts)
-                if (split == "all")
-                else assets.cache["parts"].get(split, "")
-            )
+            text = parts["all"] if split == "all" else assets.cache["parts"].get(split, "")
             assets.cache[key] = assets.vocabulary.encode(text)
         ids: Tensor = assets.cache[key]
         return ids
 
     def _read(self) -> tuple[dict[str, str], Any]:
-        """The texts by split, and the files that they are from. "own ..." are those that were cut off `data` itself."""
+        """The texts by split ("all" is all of `data`), and the files that they are from."""
         from throughtime.data.text import embedded_text, normalized, read_sources
 
         text, sources = read_sources(self.data) if self.data else (embedded_text(), ())
@@ -234,9 +219,9 @@ class TextTask(FileTask):
                 parts[split] = normalized(other, self.normalize)
             elif part:
                 start = self._cut(text, end - math.ceil(len(text) * part - 1e-9), end)
-                parts[split] = parts[f"own {split}"] = text[start:end]
+                parts[split] = text[start:end]
                 end = start
-        return {"train": text[:end], **parts}, sources
+        return {"all": text, "train": text[:end], **parts}, sources
 
     def _cut(self, text: str, place: int, end: int) -> int:
         """A place near `place` at which text can be cut: for characters any, else the next line or word."""

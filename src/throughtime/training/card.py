@@ -7,6 +7,7 @@ import shlex
 import statistics
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -81,7 +82,7 @@ def card(trainer: Trainer, result: TrainingResult) -> str:
     sections += [each["details"] for split, each in result.results.items() if "details" in each][-1:]
     sections.append("## Data")
     files = [
-        f"- `{source.path}`, {source.bytes:,} bytes, SHA-256 `{source.sha256}`"
+        f"- `{Path(source.path).name}`, {source.bytes:,} bytes, SHA-256 `{source.sha256}`"
         for source in run.assets.sources
     ]
     sizes = ", ".join(f"{len(numbers):,} {name}" for name, numbers in run.assets.splits.items())

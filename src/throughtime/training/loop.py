@@ -135,7 +135,7 @@ def check(task: Task, model: ModelConfig, training: TrainingConfig, assets: Asse
     """Judge what the settings themselves cannot, before a run is made.
 
     Raises: InputError for a strategy that cannot be read or does not fit the model, a device that is not here, a package that is
-        missing, a model larger than the machine's memory, or too little data for one batch; RunError for weights to start from that
+        missing, a model larger than the machine's memory, or too little data for one batch; RunError for initial weights that
         are another model's.
     """
     if training.tensorboard:

@@ -96,9 +96,9 @@ class Spikes:
 
     A loss jumps when it is above the median of the last `PAST` steps by `LOSS_DEVIATIONS` robust standard deviations, by
     `LOSS_FRACTION` of the median (for a training whose steps hardly differ) and by `LOSS_OF_START` of the first steps' median
-    (for one whose loss is near zero, where single batches differ many times over). A gradient's norm jumps in the same way,
-    but only one that was not clipped: a clipped gradient cannot throw the weights far. Batches that start from no state are
-    compared with each other alone, for their loss is higher. A jump that lasts is one jump.
+    (for one whose loss is near zero, where single batches differ many times over). A gradient's norm jumps in the same way, if
+    above the first steps' too, but only one that was not clipped: a clipped gradient cannot throw the weights far. Batches that
+    start from no state are compared with each other alone, for their loss is higher. A jump that lasts is one jump.
 
     Median and median absolute deviation, because a jump among the last steps must not hide the next one: Hampel 1974,
     Journal of the American Statistical Association 69.
@@ -109,15 +109,16 @@ class Spikes:
         self._past: dict[bool, deque[StepNumbers]] = {kind: deque(maxlen=PAST) for kind in (False, True)}
         self._before: deque[StepNumbers] = deque(maxlen=BEFORE)
         self._calm = CALM
-        self._start: list[float] = []  # losses of the first `LEAST` steps
+        self._start: list[list[float]] = []  # loss and norm of each of the first `LEAST` steps
 
     def judge(self, step: StepNumbers) -> Spike | None:
         """The step as a spike, if it is the first of one."""
         past = self._past[step.place.reset]
         loss, norm = Usual.of([each.loss for each in past]), Usual.of([each.norm for each in past])
         if len(self._start) < LEAST and step.finite:
-            self._start.append(step.loss)
-        kind = _kind(step, loss, norm, LOSS_OF_START * abs(median(self._start or [0.0])))
+            self._start.append([step.loss, step.norm])
+        first_loss, first_norm = (median(each) for each in zip(*self._start or [[0.0, 0.0]], strict=True))
+        kind = _kind(step, loss, norm, LOSS_OF_START * abs(first_loss), first_norm)
         spike = None
         if kind == "number" or (kind is not None and self._calm >= CALM):
             spike = Spike(kind, step, loss, norm, tuple(self._before))
@@ -152,17 +153,17 @@ class Spikes:
         self._calm, self._start = state["calm"], list(state["start"])
 
 
-def _kind(step: StepNumbers, loss: Usual, norm: Usual, least: float) -> str | None:
+def _kind(step: StepNumbers, loss: Usual, norm: Usual, least_loss: float, least_norm: float) -> str | None:
     """What is wrong with a step; None if nothing is."""
     if not step.finite:
         return "number"
     if loss.steps < LEAST:
         return None
     if step.loss > loss.median + max(
-        LOSS_DEVIATIONS * loss.deviation, LOSS_FRACTION * abs(loss.median), least
+        LOSS_DEVIATIONS * loss.deviation, LOSS_FRACTION * abs(loss.median), least_loss
     ):
         return "loss"
-    high = max(norm.median + NORM_DEVIATIONS * norm.deviation, NORM_TIMES * norm.median)
+    high = max(norm.median + NORM_DEVIATIONS * norm.deviation, NORM_TIMES * norm.median, least_norm)
     return "gradient" if step.norm > high and not step.clipped else None
 
 

@@ -187,9 +187,9 @@ def parameters(axes: Any, flow: Flow) -> None:
 
 
 def _fitted(curve: LagCurve) -> tuple[list[float], list[float]] | None:
-    """Two points of the fitted line, through the middle of the fitted points; None where no trend could be fitted."""
+    """Two points of the fitted line, through the middle of the fitted points; None where there is no trend."""
     fit = curve.half_life
-    if math.isnan(fit.steps):
+    if not (fit.decays or fit.grows or math.isinf(fit.steps)):
         return None
     rate = math.log(2) / fit.steps if fit.steps else math.nan  # 0 for inf steps
     good = (curve.mean > 0) & curve.mean.isfinite() & (curve.lags > 0)  # as the fit itself

@@ -1,4 +1,4 @@
-"""The aligned model: what it computes, and that its state is all that crosses from one call to the next."""
+"""The many-to-many model: what it computes, and that its state is all that one call hands to the next."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from throughtime.errors import InputError
-from throughtime.models import CELLS, Aligned, ModelConfig, OneHot
-from throughtime.models.build import build
+from throughtime.models.build import many_to_many, symbol_embedding
+from throughtime.models.config import CELLS, ModelConfig
+from throughtime.models.embeddings import Continuous, OneHot
+from throughtime.models.many_to_many import ManyToMany
 
 T, B, V, H = 7, 3, 11, 13
+
+
+def build(config, symbols):
+    return many_to_many(config, symbol_embedding(config, symbols), symbols)
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +88,7 @@ def test_a_bidirectional_model_has_nothing_to_carry(cell, ids):
     changed = ids.clone()
     changed[-1] = (changed[-1] + 1) % V
     assert not torch.allclose(model(changed)[0][0], logits[0])  # it reads what comes after
-    with pytest.raises(InputError, match="its backward half comes from the end; pass None"):
+    with pytest.raises(InputError, match="its backward direction starts at the end; pass None"):
         model(ids, torch.zeros(2, B, H))
 
 
@@ -93,12 +99,12 @@ def test_tied_weights_are_one_tensor(ids):
     count = [sum(p.numel() for p in m.parameters()) for m in (model, untied)]
     assert count[0] == count[1] - V * H
     with pytest.raises(InputError, match=r"weight of shape \[11, 13\], got \[11, 5\]"):
-        Aligned(nn.Embedding(V, 5), nn.GRU(5, H), H, V, tied=True)
+        ManyToMany(nn.Embedding(V, 5), nn.GRU(5, H), H, V, tied=True)
     with pytest.raises(InputError, match="got none"):
-        Aligned(OneHot(V), nn.GRU(V, H), H, V, tied=True)
+        ManyToMany(OneHot(V), nn.GRU(V, H), H, V, tied=True)
 
 
-def test_dropout_stands_before_the_head_and_between_layers(ids):
+def test_dropout_before_the_head_and_between_layers(ids):
     model = build(ModelConfig(hidden=H, dropout=0.5), V)  # one layer: torch would warn if it were given to it
     assert model.layers.dropout == 0
     assert not torch.equal(model(ids)[0], model(ids)[0])
@@ -116,21 +122,44 @@ def test_every_option_reaches_its_layer(ids):
         (0.1, 0.1),
         0.2,
     )
-    gru = build(ModelConfig(cell="gru", hidden=H, reset_after=False, layer_norm=True), V).layers
+    gru = build(ModelConfig(cell="gru", hidden=H, reset_before=True, layer_norm=True), V).layers
     assert (gru.reset_after, gru.layer_norm) == (False, True)
     rnn = build(ModelConfig(cell="rnn", hidden=H, nonlinearity="relu", init="identity"), V).layers
     assert (rnn.nonlinearity, rnn.init) == ("relu", "identity")
     assert torch.equal(rnn.weight_hh_l0, torch.eye(H))
 
 
+def test_padding_does_not_change_a_row_or_its_state(ids):
+    """Also where T == B."""
+    for steps in (T, B):
+        model = build(ModelConfig(cell="lstm", hidden=H, layers=2, embedding=5), V).double()
+        lengths = torch.tensor([steps, 2, 0])
+        outputs, state = model(ids[:steps], lengths=lengths)
+        for b, length in enumerate(lengths.tolist()):
+            if length:
+                alone, own = model(ids[:length, b : b + 1])
+                torch.testing.assert_close(outputs[:length, b : b + 1], alone, atol=1e-12, rtol=0)
+                for mine, theirs in zip(tree_leaves(state), tree_leaves(own), strict=True):
+                    torch.testing.assert_close(mine[:, b : b + 1], theirs, atol=1e-12, rtol=0)
+            else:
+                assert all((leaf[:, b] == 0).all() for leaf in tree_leaves(state))
+
+
+def test_numbers_instead_of_symbols():
+    model = many_to_many(ModelConfig(cell="gru", hidden=H), Continuous(3), 2)
+    assert model(torch.randn(T, B, 3))[0].shape == (T, B, 2)
+    with pytest.raises(InputError, match="input must have 3 features, got 2"):
+        model(torch.randn(T, B, 2))
+
+
 def test_sizes_that_no_model_has():
-    with pytest.raises(InputError, match="vocab_size must be at least 1, got 0"):
+    with pytest.raises(InputError, match="a vocabulary must have at least 1 symbol, got 0"):
         build(ModelConfig(), 0)
     with pytest.raises(InputError, match="indrnn has one size for all layers"):
         build(ModelConfig(cell="indrnn", hidden=(4, 5)), V)
 
 
 def test_settings_import_no_torch():
-    code = "import sys, throughtime.models, throughtime.training, throughtime.tasks; print('torch' in sys.modules)"
+    code = "import sys, throughtime.options, throughtime.models, throughtime.training, throughtime.tasks, throughtime.tasks.registry; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "False"

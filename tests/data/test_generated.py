@@ -1,4 +1,4 @@
-"""The adding problem, the copying problem and the echo task: drawn as the papers define them, and resumable."""
+"""The adding problem, the copying problem and the echo task: generated as the papers define them, and resumable."""
 
 from __future__ import annotations
 
@@ -7,16 +7,25 @@ import math
 import pytest
 import torch
 
-from throughtime.data import IGNORE
-from throughtime.data.adding import Adding
-from throughtime.data.copying import Copying
-from throughtime.data.drawn import Drawn, held_out
-from throughtime.data.echo import Echo
+from throughtime.data import IGNORE, count_targets
+from throughtime.data.generated import Generated, held_out
 from throughtime.errors import InputError
+from throughtime.tasks import AddingTask, CopyTask, EchoTask
+from throughtime.tasks.echo import entropy
 
 
-def drawn(problem, batch, seed=0):
-    return problem.draw(batch, torch.Generator().manual_seed(seed))
+def generate(task, batch, seed=0):
+    found = task.draw(batch, torch.Generator().manual_seed(seed))
+    assert found.reset and found.num_targets == count_targets(found.targets)
+    return found.inputs, found.targets
+
+
+def batches_of(task, batch, *, examples, **options):
+    return Generated(task.draw, task.title, batch, examples=examples, **options)
+
+
+def without_memory(task):
+    return next(iter(task.levels.values()))
 
 
 def same(left, right):
@@ -28,7 +37,7 @@ def same(left, right):
 
 @pytest.mark.parametrize("length", [2, 7, 50])
 def test_adding_marks_one_number_in_each_half_and_asks_for_their_sum_at_the_end(length):
-    inputs, targets = drawn(Adding(length), 500)
+    inputs, targets = generate(AddingTask(length=length), 500)
     values, marks = inputs.unbind(-1)
     assert inputs.shape == (length, 500, 2) and targets.shape == (length, 500, 1)
     half = length // 2
@@ -42,15 +51,17 @@ def test_adding_marks_one_number_in_each_half_and_asks_for_their_sum_at_the_end(
 
 
 def test_always_saying_one_has_the_variance_of_the_sum():
-    _, targets = drawn(Adding(4), 200_000)
+    task = AddingTask(length=4)
+    _, targets = generate(task, 200_000)
     # The variance of (s - 1)^2 is 1/15 - 1/36, so 200,000 of them have a mean within 5 * 0.00044 of theirs.
-    assert Adding(4).baseline == pytest.approx(1 / 6)
-    assert (targets[-1] - 1).square().mean().item() == pytest.approx(Adding(4).baseline, abs=0.0022)
+    assert without_memory(task) == pytest.approx(1 / 6)
+    assert (targets[-1] - 1).square().mean().item() == pytest.approx(without_memory(task), abs=0.0022)
 
 
 @pytest.mark.parametrize("length", [1, 7])
 def test_copying_is_laid_out_as_in_the_paper(length):
-    inputs, targets = drawn(Copying(length), 300)
+    task = CopyTask(length=length)
+    inputs, targets = generate(task, 300)
     assert inputs.shape == targets.shape == (length + 20, 300)
     letters = inputs[:10]
     assert letters.unique().tolist() == list(range(8))
@@ -61,18 +72,18 @@ def test_copying_is_laid_out_as_in_the_paper(length):
     assert torch.equal(targets[length + 10 :], letters)
     # The guesser, written out: certain of the blanks, an eighth for each letter.
     chance = torch.where(targets == 8, 1.0, 1 / 8)
-    assert -chance.log().mean().item() == pytest.approx(Copying(length).baseline, rel=1e-6)
+    assert -chance.log().mean().item() == pytest.approx(without_memory(task), rel=1e-6)
 
 
 def test_the_echoes_levels_are_those_of_the_definition():
-    numbers = [Echo.entropy(), Echo.entropy((3,)), Echo.entropy((3, 8))]
+    numbers = [entropy(), entropy((3,)), entropy((3, 8))]
     assert [round(number, 4) for number in numbers] == [0.6616, 0.5192, 0.4545]
-    assert (Echo(9).baseline, Echo(9).optimum) == (numbers[0], numbers[2])
-    assert numbers[2] < Echo.entropy((8,)) < numbers[0]
+    assert list(EchoTask(length=9).levels.values()) == numbers
+    assert numbers[2] < entropy((8,)) < numbers[0]
 
 
 def test_the_echo_comes_three_and_eight_steps_later():
-    inputs, targets = drawn(Echo(13), 40_000)
+    inputs, targets = generate(EchoTask(length=13), 40_000)
     assert (targets[:8] == IGNORE).all() and not (targets[8:] == IGNORE).any()
     three, eight = inputs[5:10], inputs[:5]
     for a, b, chance in ((0, 0, 0.5), (1, 0, 1.0), (0, 1, 0.25), (1, 1, 0.75)):
@@ -86,26 +97,30 @@ def test_the_echo_comes_three_and_eight_steps_later():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Adding(1), "length must be at least 2"),
-        (lambda: Copying(0), "length must be at least 1"),
-        (lambda: Echo(8), "length must be at least 9"),
-        (lambda: Drawn(Adding(4), 0, examples=5), "batch must be at least 1"),
-        (lambda: Drawn(Adding(4), 2, examples=0), "examples must be at least 1"),
-        (lambda: Drawn(Adding(4), 2, examples=5, rank=1), "rank must be from 0 to world - 1 = 0"),
-        (lambda: held_out(Adding(4), 0, 3), "examples must be at least 1"),
+        (lambda: AddingTask(length=1), "length must be at least 2"),
+        (lambda: CopyTask(length=0), "length must be at least 1"),
+        (lambda: EchoTask(length=8), "length must be at least 9"),
+        (lambda: batches_of(AddingTask(length=4), 0, examples=5), "batch must be at least 1"),
+        (lambda: batches_of(AddingTask(length=4), 2, examples=0), "examples must be at least 1"),
+        (
+            lambda: batches_of(AddingTask(length=4), 2, examples=5, rank=1),
+            "rank must be from 0 to world - 1 = 0",
+        ),
+        (lambda: held_out(AddingTask(length=4).draw, "x", "test", 0, 3), "examples must be at least 1"),
+        (lambda: held_out(AddingTask(length=4).draw, "x", "test", 3, 0), "batch must be at least 1"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(make, message):
+def test_sizes_that_cannot_be_are_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()
 
 
 def test_nothing_repeats_and_everything_is_a_function_of_seed_and_place():
-    make = lambda **more: Drawn(Adding(7), 3, examples=10, **more)  # noqa: E731
+    make = lambda **more: batches_of(AddingTask(length=7), 3, examples=10, **more)  # noqa: E731
     streams = make(seed=4)
     windows = [window for _ in range(3) for window in streams.epoch()]
     assert len(streams) == 4 and len(windows) == 12 and streams.epochs_done == 3
-    assert all(window.fresh and window.count == 3 for window in windows)
+    assert all(window.reset and window.num_targets == 3 for window in windows)
     assert len({window.inputs.sum().item() for window in windows}) == 12
     again = make(seed=4)
     assert same(windows, [window for _ in range(3) for window in again.epoch()])
@@ -116,7 +131,7 @@ def test_nothing_repeats_and_everything_is_a_function_of_seed_and_place():
 
 
 @pytest.mark.parametrize("taken", [0, 1, 3, 4, 6])
-def test_a_position_that_was_saved_is_gone_on_from(taken):
+def test_a_saved_position_is_continued(taken):
     def windows(streams, count):
         found = []
         while len(found) < count:
@@ -126,7 +141,7 @@ def test_a_position_that_was_saved_is_gone_on_from(taken):
                     break
         return found
 
-    make = lambda: Drawn(Echo(11), 3, examples=10, seed=1)  # noqa: E731
+    make = lambda: batches_of(EchoTask(length=11), 3, examples=10, seed=1)  # noqa: E731
     whole, first = windows(make(), 12), make()
     windows(first, taken)
     second = make()
@@ -138,24 +153,30 @@ def test_a_position_that_was_saved_is_gone_on_from(taken):
     ("change", "message"),
     [
         ({"seed": 2}, "position is one with seed = 2, this one has 1"),
-        ({"problem": "Echo(length=12)"}, r"problem = Echo\(length=12\), this one has Echo\(length=11\)"),
-        ({"windows_done": 4}, "damaged: epoch 0, window 4 of 4"),
+        ({"name": "echo12"}, "name = echo12, this one has echo11"),
+        ({"batches_done": 4}, "damaged: epoch 0, batch 4 of 4"),
         ({"epochs_done": -1}, "damaged"),
     ],
 )
 def test_a_position_in_other_data_is_refused(change, message):
-    streams = Drawn(Echo(11), 3, examples=10, seed=1)
+    streams = batches_of(EchoTask(length=11), 3, examples=10, seed=1)
     with pytest.raises(InputError, match=message):
         streams.load_state_dict(streams.state_dict() | change)
 
 
 def test_the_held_out_sequences_are_always_the_same_and_no_training_sequences():
-    first, again = list(held_out(Adding(7), 10, 4)), list(held_out(Adding(7), 10, 4))
+    task = AddingTask(length=7)
+    first, again, test = (
+        list(held_out(task.draw, task.title, split, 10, 4)) for split in ("validation", "validation", "test")
+    )
     assert same(first, again)
-    assert [window.inputs.shape[1] for window in first] == [4, 4, 2]
-    assert [window.count for window in first] == [4, 4, 2]
-    seen = {tuple(row) for w in first for row in w.inputs[..., 0].t().tolist()}
+    assert not same(first, test)
+    assert [batch.size for batch in first] == [4, 4, 2]
+    assert [batch.num_targets for batch in first] == [4, 4, 2]
+    seen = {tuple(row) for each in (first, test) for b in each for row in b.inputs[..., 0].t().tolist()}
     trained = {
-        tuple(row) for w in Drawn(Adding(7), 4, examples=100).epoch() for row in w.inputs[..., 0].t().tolist()
+        tuple(row)
+        for batch in batches_of(task, 4, examples=100).epoch()
+        for row in batch.inputs[..., 0].t().tolist()
     }
-    assert len(seen) == 10 and not seen & trained
+    assert len(seen) == 20 and not seen & trained

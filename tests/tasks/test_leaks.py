@@ -1,0 +1,212 @@
+"""No task shows the model a validation or test part while it trains: one test, and for each task what a leak would look like."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from throughtime.data import Assets, Batch
+from throughtime.tasks import Task
+from throughtime.tasks.registry import BUILT_IN, find_task
+
+SPLITS = ("validation", "test")
+
+
+class Case(NamedTuple):
+    """A task, and how to recognize what a batch holds."""
+
+    task: Task
+    items: Callable[
+        [Task, Assets, Iterable[Batch]], list[Any]
+    ]  # what the model sees, as values that can be compared
+    expected: dict[str, list[Any]] | None = None  # by split, where it is known beforehand
+
+
+def pairs(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
+    """The pairs of neighbouring characters that are read and predicted: each is of one part alone."""
+    found: set[str] = set()
+    for batch in batches:
+        kept = batch.targets >= 0
+        numbers = torch.stack([batch.inputs[kept], batch.targets[kept]], dim=1)
+        found |= {assets.vocabulary.decode(pair) for pair in numbers.tolist()}
+    return sorted(found)
+
+
+def texts(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
+    """The texts of a table, in lower case and without spaces: what counts as one text."""
+    return sorted(
+        "".join(assets.vocabulary.decode(batch.inputs[: batch.lengths[b], b]).lower().split())
+        for batch in batches
+        for b in range(batch.size)
+    )
+
+
+def sequences(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
+    """The inputs of generated sequences; the second number of a pair is its mark."""
+    return [tuple(batch.inputs[:, b].flatten().tolist()) for batch in batches for b in range(batch.size)]
+
+
+LETTERS = "abcdefgh"
+JUMPS = {"train": (1, 2), "validation": (3, 4), "test": (5, 6)}  # from a character to the next
+
+
+def parts_of_a_text() -> dict[str, str]:
+    """Texts of the same letters, with no pair of neighbours in common."""
+    draws, found = random.Random(5), {}
+    for part, size in (("train", 800), ("validation", 100), ("test", 100)):
+        place, text = 0, ""
+        for _ in range(size):
+            place = (place + draws.choice(JUMPS[part])) % len(LETTERS)
+            text += LETTERS[place]
+        found[part] = text
+    return found
+
+
+def pairs_of(text: str) -> list[str]:
+    return sorted({a + b for a, b in itertools.pairwise(text)})
+
+
+def text_by_fraction(folder: Path) -> Case:
+    parts = parts_of_a_text()
+    (folder / "all.txt").write_text("".join(parts.values()))
+    task = find_task("text").kind(data=(str(folder / "all.txt"),), validation=0.1, test=0.1)
+    return Case(task, pairs, {part: pairs_of(text) for part, text in parts.items()})
+
+
+def text_by_file(folder: Path) -> Case:
+    parts = parts_of_a_text()
+    for part, text in parts.items():
+        (folder / f"{part}.txt").write_text(text)
+    files = {part: str(folder / f"{part}.txt") for part in SPLITS}
+    task = find_task("text").kind(data=(str(folder / "train.txt"),), **files)
+    return Case(task, pairs, {part: pairs_of(text) for part, text in parts.items()})
+
+
+def rows_of_a_table(number: int, seed: int) -> list[tuple[str, str]]:
+    """Texts that differ from their copies in case and spaces alone, in three classes."""
+    draws, rows = random.Random(seed), []
+    for place in range(number):
+        label = "abc"[place % 3]
+        text = f"{label} {''.join(draws.choices('defgh', k=6))} {seed}{place}"
+        rows += [(text, label), (text.upper(), label), (f"  {text.replace(' ', '   ')} ", label)]
+    draws.shuffle(rows)
+    return rows
+
+
+def write_table(path: Path, rows: list[tuple[str, str]]) -> str:
+    path.write_text("text,label\n" + "".join(f'"{text}",{label}\n' for text, label in rows))
+    return str(path)
+
+
+def classify_by_fraction(folder: Path) -> Case:
+    data = write_table(folder / "all.csv", rows_of_a_table(60, 1))
+    return Case(find_task("classify").kind(data=(data,), validation=0.2, test=0.2), texts)
+
+
+def classify_by_file(folder: Path) -> Case:
+    tables = {part: rows_of_a_table(30, seed) for seed, part in enumerate(("train", *SPLITS), start=1)}
+    files = {part: write_table(folder / f"{part}.csv", rows) for part, rows in tables.items()}
+    task = find_task("classify").kind(data=(files.pop("train"),), **files)
+    own = {part: sorted("".join(text.lower().split()) for text, _ in rows) for part, rows in tables.items()}
+    return Case(task, texts, own)
+
+
+def classify_what_ships_inside(folder: Path) -> Case:
+    return Case(find_task("classify").kind(validation=0.2, test=0.2), texts)
+
+
+def generated(name: str, length: int) -> Callable[[Path], Case]:
+    def case(folder: Path) -> Case:
+        return Case(find_task(name).kind(length=length, validation=40, test=30, epoch=200), sequences)
+
+    return case
+
+
+CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
+    "text": {"fraction": text_by_fraction, "file": text_by_file},
+    "classify": {
+        "fraction": classify_by_fraction,
+        "file": classify_by_file,
+        "inside": classify_what_ships_inside,
+    },
+    # Long enough that two sequences drawn apart are never equal by chance: of 2^60 or 8^10.
+    "adding": {"drawn": generated("adding", 5)},
+    "copy": {"drawn": generated("copy", 3)},
+    "echo": {"drawn": generated("echo", 60)},
+}
+
+
+def test_every_built_in_task_is_covered() -> None:
+    assert set(CASES) == set(BUILT_IN)
+
+
+@pytest.mark.parametrize(("name", "how"), [(name, how) for name, cases in CASES.items() for how in cases])
+def test_nothing_that_is_held_out_is_trained_on(name: str, how: str, tmp_path: Path) -> None:
+    case = CASES[name][how](tmp_path)
+    task, assets = case.task, case.task.prepare()
+    data = task.batches(assets, steps=7, batch=3, seed=1)
+    seen = case.items(task, assets, [batch for _ in range(3) for batch in data.epoch()])
+    held_out = {
+        split: case.items(task, assets, task.evaluation_batches(assets, split, steps=7, batch=5) or [])
+        for split in SPLITS
+    }
+    for split, items in held_out.items():
+        assert items, f"{split} is empty: nothing is tested"
+        leaked = set(items) & set(seen)
+        assert not leaked, f"{len(leaked)} of {split} are trained on, such as {sorted(leaked)[0]!r}"
+    assert not set(held_out["validation"]) & set(held_out["test"])
+    for split, items in (case.expected or {}).items():
+        assert set(held_out.get(split, seen)) == set(items), split
+
+    # With another seed, two processes, and assets that were saved, the parts are the same.
+    again = Assets.from_json(assets.to_json())
+    data = task.batches(again, steps=7, batch=3, seed=2, rank=1, world=2)
+    assert not set(case.items(task, again, data.epoch())) & {*held_out["validation"], *held_out["test"]}
+    for split, items in held_out.items():
+        assert case.items(task, again, task.evaluation_batches(again, split, steps=7, batch=5) or []) == items
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_another_split_seed_divides_otherwise_and_as_cleanly(seed: int, tmp_path: Path) -> None:
+    case = classify_by_fraction(tmp_path)
+    task = type(case.task)(**{**vars(case.task), "split_seed": seed})
+    assets = task.prepare()
+    parts = [
+        set(texts(task, assets, task.batches(assets, steps=7, batch=3).epoch())),
+        *(
+            set(texts(task, assets, task.evaluation_batches(assets, split, steps=7, batch=5)))
+            for split in SPLITS
+        ),
+    ]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 60
+    default = case.task.prepare()
+    assert (assets.splits == default.splits) == (seed == 0)
+
+
+def test_shared_texts_of_two_files_are_reported(tmp_path: Path) -> None:
+    """Nothing is removed from a published test set: the user is told."""
+    rows = rows_of_a_table(20, 1)
+    train, test = (
+        write_table(tmp_path / "train.csv", rows),
+        write_table(tmp_path / "test.csv", [(rows[0][0].upper(), rows[0][1])]),
+    )
+    assets = find_task("classify").kind(data=(train,), test=test, validation=0).prepare()
+    (remark,) = assets.values["remarks"]
+    assert remark.startswith("1 of the 1 test texts are also train texts, such as ")
+
+
+def test_the_vocabulary_of_a_classifier_is_that_of_its_training_part(tmp_path: Path) -> None:
+    train = write_table(tmp_path / "train.csv", [("ab", "x"), ("ba", "y"), ("aab", "x"), ("bba", "y")])
+    test = write_table(tmp_path / "test.csv", [("abc", "x")])
+    task = find_task("classify").kind(data=(train,), test=test, validation=0)
+    assets = task.prepare()
+    assert set("ab") <= {assets.vocabulary.decode([n]) for n in range(len(assets.vocabulary))}
+    assert list(assets.vocabulary.unknown_symbols("abc")) == ["c"]
+    (batch,) = task.evaluation_batches(assets, "test", steps=7, batch=5)
+    assert torch.equal(batch.lengths, torch.tensor([3]))
