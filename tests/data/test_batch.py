@@ -88,7 +88,7 @@ def test_as_many_steps_as_rows_is_not_ambiguous():
         ((torch.zeros(5, 2), torch.zeros(5, 2)), {"per_sequence": True}, r"targets must be \[2, ...\], one for each sequence"),
         ((torch.zeros(5, 2), torch.zeros(())), {}, r"targets must be \[5, 2, ...\]"),
         ((torch.zeros(5, 2),), {"context": torch.zeros(5)}, r"context must be \[2, ...\], one for each sequence, got \[5\]"),
-        ((torch.zeros(5, 2), torch.zeros(5, 2, dtype=torch.bool)), {}, "targets must have room for the mask -100, got torch.bool"),
+        ((torch.zeros(5, 2), torch.zeros(5, 2, dtype=torch.bool)), {}, "must have room for the mask -100, got torch.bool"),
         ((torch.zeros(5, 2), torch.zeros(5, 2, dtype=torch.uint8)), {}, "got torch.uint8: convert them with .long()"),
         (
             (torch.zeros(5, 2), {"a": torch.zeros(5, 2), "b": torch.zeros(5, 2, dtype=torch.bool)}),
@@ -97,7 +97,7 @@ def test_as_many_steps_as_rows_is_not_ambiguous():
         ),
         ((torch.zeros(5, 2), None, [5, 6]), {}, "lengths must lie between 0 and T = 5, got 5 to 6"),
         ((torch.zeros(5, 2), None, [-1, 5]), {}, "between 0 and T = 5, got -1 to 5"),
-        ((torch.zeros(5, 2), None, [5]), {}, r"lengths must be whole numbers \[2\], one for each sequence, got torch.int64 \[1\]"),
+        ((torch.zeros(5, 2), None, [5]), {}, r"must be whole numbers \[2\], one for each sequence, got torch.int64 \[1\]"),
         ((torch.zeros(5, 2), None, [5.0, 2.0]), {}, "got torch.float32"),
     ],
 )  # fmt: skip

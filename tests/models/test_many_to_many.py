@@ -160,6 +160,9 @@ def test_sizes_that_no_model_has():
 
 
 def test_settings_import_no_torch():
-    code = "import sys, throughtime.options, throughtime.models, throughtime.training, throughtime.tasks, throughtime.tasks.registry; print('torch' in sys.modules)"
+    modules = ", ".join(
+        f"throughtime.{name}" for name in ("options", "models", "training", "tasks", "tasks.registry")
+    )
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "False"

@@ -212,7 +212,7 @@ def test_predictions_are_those_of_a_batch_and_end_at_the_length(file):
     ("rows", "settings", "message"),
     [
         ("abc,a\nabd,a\n", {"validation": 0, "test": 0}, "expected at least two labels to tell apart, got 1: a"),
-        ("abc,a\nabd,b\n", {"validation": "other.csv", "test": 0}, r"the validation part has labels .* \('z'\): give training examples"),
+        ("abc,a\nabd,b\n", {"validation": "other.csv", "test": 0}, r"the validation part has labels .* \('z'\): give training"),
         ("abc,a\nabd,b\n", {"label": "class"}, "class"),
     ],
 )  # fmt: skip

@@ -128,7 +128,8 @@ def test_after_a_rollback_it_continues_after_the_batch_with_a_smaller_learning_r
     assert rates == [1, 0.5, 0.5, 0.25, 0.25]
     assert records[90]["targets"] == result.targets == 90 * 28
     assert report.messages[0].endswith(
-        "Rolled back to the weights after step 25 and continued with the next batch, at 0.5 times the learning rate; rollback 1 of 4"
+        "Rolled back to the weights after step 25 and continued with the next batch, at 0.5 times the learning rate; "
+        "rollback 1 of 4"
     )
 
 
@@ -191,6 +192,13 @@ def test_resumed_without_rollbacks_the_learning_rate_stays_smaller(hard, then, m
     records = {record["step"]: record for record in run.history() if record["kind"] == "training"}
     assert [records[step]["lr"] / config.lr for step in (41, 43, 51, 60, 61, 90)] == [1, *[0.5] * 5]
     assert all(records[step]["clipped"] for step in range(43, 91))
+
+
+def test_weights_that_were_kept_just_before_a_jump_are_not_the_ones_restored(hard):
+    """Those after step 50 may be ruined already: a jump shows only some steps after its cause."""
+    task, config, run = hard(at=(55,), on_spike="rollback")
+    train(task, config, run)
+    assert [(spike["step"], spike["to_step"]) for spike in spikes_of(run)] == [(55, 25)]
 
 
 def test_another_jump_soon_after_a_rollback_is_one_too(hard):

@@ -139,8 +139,12 @@ def test_a_model_without_a_recurrent_layer_is_trained_and_it_is_reported_once(ma
     assert message.startswith("the gradient through time is not measured: the model holds no recurrent layer")
 
 
-def test_at_which_steps_it_measures(make):
-    task, _, run = make()
-    model, cpu = task.build(model_config_of(run), run.assets), torch.device("cpu")
-    assert Watch(None, model, task.loss, cpu).every == 200
+def test_at_which_steps_it_measures(make, monkeypatch):
+    task, config, run = make()
+    model = task.build(model_config_of(run), run.assets)
+    assert Watch(None, model, task.loss, torch.device("cpu")).every == 200
     assert Watch(None, model, task.loss, torch.device("meta")).every == 2000
+    assert Watch(0, model, task.loss, torch.device("cpu")).every == 0
+    monkeypatch.setattr(sys.modules[Watch.__module__], "ON_CPU", 6)
+    train(task, config, run)
+    assert [record["step"] for record in watched(run)] == [6, 12, 18]

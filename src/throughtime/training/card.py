@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from throughtime import __version__
-from throughtime.data.batch import Batch
 from throughtime.training.reporting import TrainingResult
 
 if TYPE_CHECKING:
@@ -144,7 +143,7 @@ def ragged_time(trainer: Trainer) -> str:
     trainer.data.load_state_dict(state)
     if batch.lengths is None:
         return ""
-    padded = Batch.of(batch.inputs, batch.targets, per_sequence=batch.per_sequence)
+    padded = batch._replace(lengths=None)
     times: dict[str, list[float]] = {"ragged": [], "padded": []}
     with torch.random.fork_rng([]):
         for _ in range(_TIMINGS + 1):
