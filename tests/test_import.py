@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +62,46 @@ def test_every_promised_name_resolves(name: str) -> None:
     if name not in tt._MODULES:
         home = importlib.import_module(f"throughtime.{tt._HOME_OF[name]}")
         assert value is getattr(home, name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["load", "start_run", "train", "evaluate", "Task", "Batch", "Metric", "ModelConfig", "TrainingConfig", "Trained",
+     "Evaluation", "LSTM", "GRU", "RNN", "Recurrent", "scan", "Cell", "bptt", "flow", "backends", "InputError"],
+)  # fmt: skip
+def test_what_the_documentation_uses_is_at_the_root(name: str) -> None:
+    assert name in tt.__all__
+    assert getattr(tt, name) is not None
+
+
+def test_the_names_for_type_checkers_are_the_same() -> None:
+    """The `if TYPE_CHECKING` block, which nothing at run time reads, promises each name from the module that has it."""
+    assert tt.__file__ is not None
+    tree = ast.parse(Path(tt.__file__).read_text())
+    block = next(
+        node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    promised = {}
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom)
+        promised |= {alias.name: node.module for alias in node.names}
+    assert set(promised) <= set(tt.__all__)
+    assert set(tt._HOME_OF) <= set(promised)
+    for name, home in promised.items():
+        assert home is not None
+        found = getattr(importlib.import_module(home), name)
+        assert found is getattr(tt, name)
+
+
+def test_tasks_and_settings_import_no_torch() -> None:
+    """So that a help text answers at once."""
+    out = in_a_fresh_python(
+        "import sys, json; from throughtime.tasks import find_task; from throughtime.tasks.registry import names;"
+        "import throughtime as tt; tt.Task, tt.ModelConfig, tt.TrainingConfig; [find_task(name) for name in names()];"
+        "print(json.dumps(sorted(sys.modules)))"
+    )
+    heavy = {"torch", "numpy", "tokenizers", "accelerate", "safetensors", "sklearn", "matplotlib"}
+    assert {name.split(".")[0] for name in json.loads(out)} & heavy == set()
 
 
 def test_dir_lists_every_promised_name() -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from throughtime.cli import demo
-from throughtime.cli.demo import replace_demo
-from throughtime.data import Vocabulary
 from throughtime.errors import RunError
 from throughtime.models import ModelConfig
 from throughtime.runs import Run
-from throughtime.tasks import TextConfig, TextTask
+from throughtime.tasks import AddingTask
+from throughtime.training import TrainingConfig
+from throughtime.training.loop import start_run
 
 Fails = Callable[..., str]
 
@@ -24,9 +24,11 @@ def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(demo, name, value)
 
 
-@pytest.fixture
-def task() -> TextTask:
-    return TextTask(TextConfig(), ModelConfig(), Vocabulary.build("char", "abc"))
+def replaced(path: Path) -> Run:
+    """A run in the place of an earlier demo's, as `throughtime demo` makes it."""
+    demo.remove_demo(path)
+    model, training = ModelConfig(hidden=2, embedding="onehot"), TrainingConfig(bptt="full", steps=1)
+    return start_run(AddingTask(length=4), model, training, path, extra={"demo": True})[1]
 
 
 @pytest.mark.usefixtures("small_demo")
@@ -36,8 +38,8 @@ def test_it_trains_writes_and_draws_and_is_replaced_by_the_next(command, tmp_pat
         ended = command("demo", "--minutes", 0.02)
         assert (ended.status, ended.err) == (0, "")
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["demo"]
-    before, after = ended.out.split("After training it writes:")
-    assert before.count("It writes:") >= 1
+    before, after = ended.out.split("After training it generates:")
+    assert before.count("It generates:") >= 1
     assert after.strip().startswith("| The ")
     assert "size of the gradient k steps back" in after
     assert [line.split()[0] for line in after.splitlines() if line.startswith("    ")][:3] == ["1", "2", "3"]
@@ -54,31 +56,32 @@ def test_a_run_that_no_demo_made_is_never_replaced(fails: Fails, trained: Path) 
     assert before == {file.name: file.read_bytes() for file in trained.iterdir()}
 
 
-def test_files_that_no_demo_made_stay(task: TextTask, tmp_path: Path) -> None:
+def test_files_that_no_demo_made_stay(tmp_path: Path) -> None:
     path = tmp_path / "demo"
-    replace_demo(path, {}, task)
+    replaced(path)
     (path / "notes.txt").write_text("mine")
     (path / "model.safetensors").write_bytes(b"x")
     with pytest.raises(RunError, match=r"holds files that no demo made \(notes\.txt\)"):
-        replace_demo(path, {}, task)
+        replaced(path)
     assert (path / "notes.txt").read_text() == "mine"
     assert (path / "model.safetensors").exists()
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "model.safetensors").write_bytes(b"x")
     with pytest.raises(RunError, match="holds other files"):
-        replace_demo(foreign, {}, task)
+        replaced(foreign)
     assert (foreign / "model.safetensors").exists()
 
 
 def test_a_replacement_that_is_killed_at_any_file_leaves_what_can_be_replaced(
-    task: TextTask, tmp_path: Path, monkeypatch
+    tmp_path: Path, monkeypatch
 ) -> None:
     unlink = Path.unlink
-    for survived in range(6):
+    killed_at_all = 0
+    for survived in range(8):
         path = tmp_path / str(survived)
-        run = replace_demo(path, {}, task)
-        for name in ("model.safetensors", "checkpoint.safetensors", "history.jsonl"):
+        run = replaced(path)
+        for name in ("README.md", "model.safetensors", "checkpoint.safetensors", "history.jsonl"):
             (path / name).write_bytes(b"")
         left = survived
 
@@ -92,11 +95,13 @@ def test_a_replacement_that_is_killed_at_any_file_leaves_what_can_be_replaced(
         with monkeypatch.context() as patch:
             patch.setattr(Path, "unlink", killed)
             try:
-                replace_demo(path, {}, task)
+                replaced(path)
             except KeyboardInterrupt:
-                assert survived < 5 or left == 0
-        assert replace_demo(path, {}, task).path == run.path
-        assert Run.open(path).config == {"demo": True}
+                killed_at_all += 1
+        assert replaced(path).path == run.path
+        assert Run.open(path).config["demo"] is True
+        assert not (path / "model.safetensors").exists()
+    assert killed_at_all >= 6  # README.md, weights, checkpoint, history, settings, assets
 
 
 def test_what_a_model_writes_cannot_drive_the_terminal() -> None:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from throughtime.cli import main
 from throughtime.cli.app import command as whole_command
+from throughtime.cli.option_names import called
+from throughtime.models import ModelConfig
+from throughtime.options import default_text, fields_of
+from throughtime.tasks.registry import find_task
+from throughtime.training import TrainingConfig
 
 REPORT = """
 import json, sys
@@ -20,25 +27,32 @@ from throughtime.cli import main
 status = main(sys.argv[1:])
 print(json.dumps([status, [name for name in ("torch", "numpy", "tokenizers", "accelerate") if name in sys.modules]]))
 """
+TASKS = ("text", "classify", "adding", "copy", "echo")
 COMMANDS = [
     [],
     ["train"],
-    ["train", "text"],
-    ["train", "adding"],
-    ["train", "copy"],
-    ["train", "echo"],
+    *(["train", task] for task in TASKS),
     ["compare"],
     ["compare", "bptt"],
     ["compare", "remedies"],
+    ["evaluate"],
+    ["predict"],
+    ["generate"],
+    ["runs"],
     ["flow"],
     ["influence"],
-    ["evaluate"],
-    ["generate"],
     ["demo"],
     ["backends"],
     ["bench"],
     ["version"],
 ]
+
+
+def command_of(path: list[str]) -> Any:
+    """The command of these words; tasks are made commands when they are asked for."""
+    found, context = called(path, whole_command())
+    assert context.command_path.split()[1:] == path
+    return found
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
@@ -58,36 +72,62 @@ def test_every_help_answers_without_torch(path: list[str]) -> None:
 
 
 def test_the_list_above_is_complete() -> None:
-    top = whole_command().commands
-    assert {name for name in top if name != "train"} == {path[0] for path in COMMANDS if len(path) == 1} - {
-        "train"
-    }
+    top = whole_command()
+    assert set(top.commands) == {path[0] for path in COMMANDS if path}
     for group in ("train", "compare"):
-        named = {path[1] for path in COMMANDS if len(path) == 2 and path[0] == group}
-        assert set(top[group].commands) == named
+        listed = top.commands[group].list_commands(None)
+        assert set(listed) == {path[1] for path in COMMANDS if len(path) == 2 and path[0] == group}
 
 
-def test_every_option_has_a_help_text() -> None:
-    def options(command: object, path: str) -> list[str]:
-        below = getattr(command, "commands", {})
-        bare = [f"{path} {p.opts[0]}" for p in command.params if p.param_type_name == "option" and not p.help]
-        return bare + [line for name, each in below.items() for line in options(each, f"{path} {name}")]
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_option_has_a_help_text(path: list[str]) -> None:
+    command = command_of(path)
+    options = [param for param in command.params if param.param_type_name == "option"]
+    assert [param.opts[0] for param in options if not param.help] == []
+    assert [
+        param.opts[0] for param in command.params if param.param_type_name != "option" and not param.help
+    ] == [param.opts[0] for param in command.params if getattr(param, "hidden", False)]
 
-    assert options(whole_command(), "throughtime") == []
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_field_of_a_task_is_an_option_with_its_default(task: str) -> None:
+    kind = find_task(task).kind
+    options = {param.name: param for param in command_of(["train", task]).params}
+    fields = [
+        (field, kind.defaults.get(field.name, field.default))
+        for settings in (kind, ModelConfig, TrainingConfig)
+        for field in fields_of(settings)
+        if field.name not in kind.without
+    ]
+    assert len(fields) > 40
+    for field, default in fields:
+        assert field.option.help, field.name
+        shown = default_text(field._replace(default=default)).replace("[", r"\[")
+        help = options.pop(field.name).help
+        assert help.startswith(field.option.help.replace("[", r"\["))
+        assert (f"default: {shown}]" in help) == bool(shown), field.name
+    assert set(options) - {"more", "help"} == {"config", "out", "resume"}
 
 
-def test_defaults_shown_are_those_of_the_settings() -> None:
-    from throughtime.models import ModelConfig
-    from throughtime.tasks import TextConfig
-    from throughtime.training import TrainingConfig
-
-    options = {p.name: p for p in whole_command().commands["train"].commands["text"].params}
-    settings = {**vars(TextConfig()), **vars(ModelConfig()), **vars(TrainingConfig())}
-    shared = [name for name in options if name in settings and name != "data"]
-    assert len(shared) > 30
-    for name in shared:
-        shown = options[name].default
-        assert str(shown) == str(settings[name]), name
+@pytest.mark.parametrize(
+    "path", [path for path in COMMANDS if path not in ([], ["train"], ["compare"])], ids=" ".join
+)
+def test_examples_are_shown_and_can_be_typed(path: list[str]) -> None:
+    """Their words are a command, and options that it has."""
+    if path in (["backends"], ["version"]):  # which take nothing
+        return
+    text = re.sub(r"\[/?bold\]|\\", "", command_of(path).help.replace(" \\\n", " "))
+    examples = [
+        shlex.split(line) for line in text.splitlines() if "throughtime " in line and line.startswith("  ")
+    ]
+    assert examples
+    for words in examples:
+        words = words[words.index("throughtime") + 1 :]
+        words = words[: words.index(">")] if ">" in words else words
+        assert words[: len(path)] == path
+        command = command_of(path)
+        with command.make_context(path[-1], words[len(path) :]):
+            pass
 
 
 def test_without_arguments_the_help_is_shown() -> None:
@@ -105,9 +145,7 @@ def test_help_fits_a_terminal_of_80_columns(path: list[str], monkeypatch: pytest
     lines = [line.strip() for line in text.splitlines()]
     assert max(map(len, lines)) <= 80
     assert not any("bool" in line for line in lines)
-    command = whole_command()
-    for name in path:
-        command = command.commands[name]
+    command = command_of(path)
     shown = [line.rstrip() for line in text.splitlines()]
     plain = re.sub(r"\[/?bold\]", "", command.help or "").splitlines()
     examples = [line for line in plain if line.strip().startswith("throughtime ")]
@@ -120,6 +158,8 @@ def test_help_fits_a_terminal_of_80_columns(path: list[str], monkeypatch: pytest
     prose = lines[usage + 1 : next(n for n, line in enumerate(lines) if line.startswith("╭"))]
     if "Examples:" in prose:
         prose = prose[: prose.index("Examples:")]
+    formulas = {line.strip().replace("\\[", "[") for line in plain if line.startswith("     ")}
+    assert formulas <= set(prose)  # each on a line of its own
     for above, below in pairwise(prose):
-        if above and below:
+        if above and below and not {above, below} & formulas:
             assert len(f"{above} {below.split()[0]}") > 76, (above, below)

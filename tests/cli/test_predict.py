@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import math
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -215,9 +217,12 @@ def test_each_line_is_answered_as_it_comes(executable: list[str], runs) -> None:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": ""},  # as it is where nobody set it
         text=True,
     )
     assert process.stdin is not None and process.stdout is not None
+    watchdog = threading.Timer(60, process.kill)  # an answer that does not come fails, and does not hang
+    watchdog.start()
     for text in ("a good book", "é", "bad"):
         process.stdin.write(text + "\n")
         process.stdin.flush()
@@ -225,4 +230,5 @@ def test_each_line_is_answered_as_it_comes(executable: list[str], runs) -> None:
         assert answer[0] == text and answer[1] in ("good", "bad")
         assert process.poll() is None
     rest, err = process.communicate(timeout=60)
+    watchdog.cancel()
     assert (process.returncode, rest, err) == (0, "", "")

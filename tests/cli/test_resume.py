@@ -153,10 +153,10 @@ def test_data_that_was_moved_is_named_with_data(
     assert command(*arguments, "--out", run).status == 130
     again = ["train", task, "--resume", "--out", run]
     moved = file.rename(tmp_path / "moved.data" if task == "text" else tmp_path / "moved.csv")
-    assert "no such file" in fails(*again) or "cannot read" in fails(*again)
+    assert "If the run's data was moved, name it where it is now, with --data." in fails(*again)
     other = tmp_path / f"other{source.suffix}"
     other.write_text(moved.read_text() + ("more" if task == "text" else "more,good\n"))
-    assert "is not the file that the run was made from" in fails(*again, "--data", other)
+    assert f"{other} is not {file}, which the run was made from" in fails(*again, "--data", other)
     assert "--data contradicts" in fails(*again, "--data", moved, moved)
     assert command(*again, "--data", moved).status == 0
     assert same(run, runs[task])

@@ -23,7 +23,8 @@ FACTS = {
     "classify": ("reviews.csv: 48 texts to train on, 6 for validation, 6 for test; 2 labels; vocabulary of ",
                  "lstm of 8 units, embedding 5: ", "full: the gradient goes back through all steps",
                  "6 steps, batch 8, adamw at 0.003, cosine, clip norm:1"),
-    "adding": ("adding, T = 11: 11 steps a sequence; squared error: 0.1667 always predicting 1, 0.0000 adding", "gru of 5 units: "),
+    "adding": ("adding, T = 11: 11 steps a sequence; squared error: 0.1667 always predicting 1, 0.0000 adding",
+               "gru of 5 units: "),
     "copy": ("copy, T = 11: 31 steps a sequence; cross-entropy in nats: 0.6708 blanks, then guessing, 0.0000 remembering",),
     "echo": ("echo, T = 11: 11 steps a sequence; cross-entropy in nats: 0.6616 no memory, 0.5192 3 steps back, "
              "0.4545 3 and 8 steps back",),
@@ -98,7 +99,8 @@ def test_what_is_trained_how_well_it_does_and_what_comes_next(
 @pytest.mark.parametrize("task", ["adding", "copy", "echo"])
 def test_a_loss_is_shown_beside_what_can_be_reached(command, quick, tmp_path: Path, task: str) -> None:
     ended = command(*quick[task], "--out", tmp_path / "run")
-    first, last = {"adding": ("always predicting 1 0.1667", "adding 0"), "copy": ("blanks, then guessing 0.6708", "remembering 0"),
+    first, last = {"adding": ("always predicting 1 0.1667", "adding 0"),
+                   "copy": ("blanks, then guessing 0.6708", "remembering 0"),
                    "echo": ("no memory 0.6616", "3 and 8 steps back 0.4545")}[task]  # fmt: skip
     progress = [line for line in ended.out.splitlines() if line.startswith("training: ")]
     assert progress and all(f"({first}, {last})" in line for line in progress)

@@ -158,6 +158,14 @@ def test_a_model_that_fails_is_handed_back_too(model: Tiny) -> None:
     assert torch.equal(session.logits, before.logits)
 
 
+def test_a_model_of_something_else_than_the_next_symbol_is_refused(model: Tiny) -> None:
+    model.head = nn.Linear(7, 4)
+    session = Session(model, VOCABULARY)
+    with pytest.raises(InputError, match=r"with logits \[3, 1, 13\], got \[3, 1, 4\]"):
+        session.feed("abc")
+    assert session.position == 0
+
+
 def test_a_bidirectional_model_is_refused_with_the_reason() -> None:
     with pytest.raises(InputError, match=r"cannot run from left to right.*come after"):
         Session(Tiny(bidirectional=True), VOCABULARY)

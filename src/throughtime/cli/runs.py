@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def runs(
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FOLDER | RUN RUN...]", help="A folder of runs, or the runs to compare."),
+        typer.Argument(metavar="FOLDER|RUN", help="A folder of runs, or the runs to compare."),
     ] = None,
     png: Annotated[
         Path | None,

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from throughtime.cli.builder import (
     Tables,
+    bare_flags,
     help_text,
     make_command,
     option_name,
@@ -52,6 +53,9 @@ class TrainGroup(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(names())
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return bare_flags(super().get_params(ctx))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         return None if cmd_name.startswith("-") else task_command(cmd_name)

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 class AddingTask(GeneratedTask):
     """Train on the adding problem: add the two marked numbers of a sequence at its end.
 
-        value_t ~ U(0, 1);  mark_t = 1 at one step of the first half and one of the second, drawn uniformly, else 0
-        target_T = value_i + value_j with mark_i = mark_j = 1;  no target at any other step
+        value_t ~ U(0, 1)
+        mark_t = 1 at a random step of each half, else 0
+        target_T = value_i + value_j with mark_i = mark_j = 1
+        no target at any other step
 
     The loss is the squared error at the last step. Always predicting 1, the best without memory, has the variance of a sum of
     two U(0, 1): 2/12 = 0.1667. The number in the first half lies T/2 to T - 1 steps back.

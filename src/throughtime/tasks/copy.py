@@ -22,11 +22,11 @@ LETTERS, COPIED, BLANK, DELIMITER = 8, 10, 8, 9
 class CopyTask(GeneratedTask):
     """Train on the copying problem: repeat ten symbols after a delay of T steps.
 
-        inputs   10 letters of 8, drawn uniformly   T - 1 blanks   the delimiter   10 blanks
-        targets  T + 10 blanks                                                     the same 10 letters
+        inputs   10 letters   T - 1 blanks   the delimiter   10 blanks
+        targets  T + 10 blanks                               the 10 letters
 
-    Letter i is the target T + 10 steps later. The loss is the cross-entropy over all T + 20 steps. Without memory the best is
-    blanks until the delimiter, then a guess: 10 ln 8 / (T + 20) nats a step.
+    Letters are drawn uniformly from 8; letter i is the target T + 10 steps later. The loss is the cross-entropy over all T + 20
+    steps. Without memory the best is blanks until the delimiter, then a guess: 10 ln 8 / (T + 20) nats a step.
 
     Source: Arjovsky, Shah & Bengio 2016, arXiv 1511.06464, section 4.1; after Hochreiter & Schmidhuber 1997.
     """

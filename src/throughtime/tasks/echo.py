@@ -25,7 +25,8 @@ FIRST = max(LAGS)  # steps without a target: their coins would depend on symbols
 class EchoTask(GeneratedTask):
     """Train on the echo task: a coin whose bias depends on the coins thrown 3 and 8 steps ago.
 
-        P(X_t = 1) = 1/2;   P(Y_t = 1) = 1/2 + 1/2 [X_{t-3} = 1] - 1/4 [X_{t-8} = 1]
+        P(X_t = 1) = 1/2
+        P(Y_t = 1) = 1/2 + 1/2 [X_{t-3} = 1] - 1/4 [X_{t-8} = 1]
 
     The cross-entropy says what the model remembers: 0.6616 nothing, 0.5192 three steps, 0.4545 both.
     """
