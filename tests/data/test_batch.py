@@ -59,7 +59,7 @@ def test_masked_targets_inside_a_row_stay_masked():
 
 
 def test_as_many_steps_as_rows_is_not_ambiguous():
-    """T == B: [T, B] and [B] are told apart by `per_sequence`, and by nothing else."""
+    """T == B: [T, B] and [B] are distinguished by `per_sequence`, and by nothing else."""
     inputs = numbered(3, 3)
     step = Batch.of(inputs, numbered(3, 3), [3, 2, 1])
     assert step.num_targets == 6 and step.targets.tolist() == [[1, 2, 3], [4, 5, IGNORE], [7, IGNORE, IGNORE]]

@@ -96,9 +96,9 @@ def test_randomized_cuts_are_unbiased(file):
     for _ in range(150):
         Randomized(4).backward(run, task.loss, batch, generator=generator)
         draws.append(torch.cat([each.flatten() for each in gradients(model)]))
-    drawn = torch.stack(draws)
-    error = drawn.std(0) / math.sqrt(len(draws))
-    assert float(((drawn.mean(0) - expected).abs() / (error + 1e-12))[error > 1e-9].max()) < 5
+    samples = torch.stack(draws)
+    error = samples.std(0) / math.sqrt(len(draws))
+    assert float(((samples.mean(0) - expected).abs() / (error + 1e-12))[error > 1e-9].max()) < 5
     assert bool((error > 1e-9).any())
 
 

@@ -136,9 +136,9 @@ CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
         "inside": classify_what_ships_inside,
     },
     # Long enough that two sequences drawn apart are never equal by chance: of 2^60 or 8^10.
-    "adding": {"drawn": generated("adding", 5)},
-    "copy": {"drawn": generated("copy", 3)},
-    "echo": {"drawn": generated("echo", 60)},
+    "adding": {"generated": generated("adding", 5)},
+    "copy": {"generated": generated("copy", 3)},
+    "echo": {"generated": generated("echo", 60)},
 }
 
 

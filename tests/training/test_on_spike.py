@@ -33,7 +33,7 @@ class Hard(TextTask):
 
 @pytest.fixture
 def hard(make, tmp_path):
-    """A training whose loss jumps in windows of its first epoch, 42 and 70 unless report otherwise."""
+    """A training whose loss jumps in windows of its first epoch, 42 and 70 unless `at` says otherwise."""
 
     def made(name="run", at=(42, 70), **settings):
         text = list(("the time traveller said nothing for a moment " * 80)[:2860])

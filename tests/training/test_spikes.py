@@ -1,4 +1,4 @@
-"""A jump of the loss is told from its noise, and its cause is looked for in the steps before."""
+"""A jump of the loss is distinguished from its noise, and its cause is looked for in the steps before."""
 
 from __future__ import annotations
 
