@@ -57,15 +57,23 @@ def fork(path):
             os._exit(status)
     return pid
 
-begun = time.monotonic()
+def lines():
+    try:
+        return (folder / "killed" / "history.jsonl").read_bytes().count(b"\\n")
+    except FileNotFoundError:
+        return 0
+
 assert os.waitpid(fork(folder / "whole"), 0)[1] == 0
-took = time.monotonic() - begun
 draws = random.Random(1)
 seen = []
 while True:
     pid = fork(folder / "killed")
     if len(seen) < kills:
-        time.sleep(draws.uniform(0.05, 0.4) * took)
+        # By the history, so that no training ends before it is killed, however fast the machine; then at any instant.
+        wanted = 3 * len(seen) + draws.randint(0, 2)
+        while lines() < wanted:
+            time.sleep(0.001)
+        time.sleep(draws.uniform(0, 0.02))
         os.kill(pid, signal.SIGKILL)
     if os.waitpid(pid, 0)[1] == 0:
         break
@@ -96,7 +104,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(name, tmp_path, text,
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     steps = [int(step) for step in done.stdout.split()]
-    assert len(steps) >= 3
+    assert len(steps) == KILLS
     assert any(0 < step < STEPS for step in steps), f"killed at {steps}: never between two checkpoints"
 
     killed, whole = (Run.open(tmp_path / name) for name in ("killed", "whole"))
