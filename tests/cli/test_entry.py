@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from throughtime.cli import entry
 from throughtime.cli import app as app_module
+from throughtime.cli import entry
 from throughtime.cli.app import app
 from throughtime.cli.app import command as whole_command
 from throughtime.cli.option_names import with_option_names
