@@ -22,11 +22,11 @@ def noisy(number, seed=1):
     ]
 
 
-def feed(spikes, rows, clipped=False, reset=False, first=1):
+def feed(spikes, rows, clipped=False, reset=False, first=1, targets=1000):
     found = []
     for step, (loss, norm) in enumerate(rows, start=first):
         if spikes.judge(
-            StepNumbers(step, step * 10, loss, norm, clipped, 10, Place(1, step, 99, reset, 0.1))
+            StepNumbers(step, step * targets, loss, norm, clipped, targets, Place(1, step, 99, reset, 0.1))
         ):
             found.append(step)
     return found
@@ -40,6 +40,23 @@ def test_small_changes_of_a_training_whose_steps_hardly_differ_are_no_spikes():
     rows = [(1e-3 * (1 + 1e-6 * (i % 3)), 0.1) for i in range(60)]
     assert feed(Spikes(), [*rows, (1.15e-3, 0.1)]) == []
     assert feed(Spikes(), [*rows, (1.25e-3, 0.1)]) == [61]
+
+
+@pytest.mark.parametrize(("targets", "jump", "found"), [(32, 1.5, []), (32, 2.5, [101]), (1000, 1.5, [101])])
+def test_a_step_of_few_targets_varies_by_itself(targets, jump, found):
+    rows = [(4.0, 0.5)] * LEAST + noisy(100 - LEAST)
+    rows = [(loss / 4 if step >= LEAST else loss, norm) for step, (loss, norm) in enumerate(rows)]
+    assert feed(Spikes(), [*rows, (jump, 0.5)], targets=targets) == found
+
+
+def test_near_zero_a_jump_must_count_beside_the_start():
+    rows = [(4.0, 0.5)] * LEAST + [(0.01 + 0.002 * (i % 5), 0.01) for i in range(60)]
+    at = len(rows) + 1
+    assert (
+        feed(Spikes(), [*rows, (0.15, 0.3)]) == []
+    )  # neither a loss nor a norm that was not usual at the start
+    assert feed(Spikes(), [*rows, (0.3, 0.01)]) == [at]
+    assert feed(Spikes(), [*rows, (0.01, 0.6)]) == [at]
 
 
 def test_a_jump_is_noticed_once_and_the_next_one_again():

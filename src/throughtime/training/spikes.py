@@ -20,6 +20,10 @@ LOSS_DEVIATIONS, LOSS_FRACTION = (
 LOSS_OF_START = (
     0.05  # and by this fraction of the first steps' median: near zero, single batches differ many times over
 )
+LOSS_OF_FEW, FEW = (
+    0.35,
+    256,
+)  # by this fraction where a step has fewer than `FEW` targets: a mean over few varies by itself
 NORM_DEVIATIONS, NORM_TIMES = 20.0, 10.0  # a norm's by so many deviations, and so many times the median
 BEFORE = 10  # steps whose norms a report lists
 CALM = 10  # steps without a jump, after which one is reported anew
@@ -96,9 +100,10 @@ class Spikes:
 
     A loss jumps when it is above the median of the last `PAST` steps by `LOSS_DEVIATIONS` robust standard deviations, by
     `LOSS_FRACTION` of the median (for a training whose steps hardly differ) and by `LOSS_OF_START` of the first steps' median
-    (for one whose loss is near zero, where single batches differ many times over). A gradient's norm jumps in the same way, if
-    above the first steps' too, but only one that was not clipped: a clipped gradient cannot throw the weights far. Batches that
-    start from no state are compared with each other alone, for their loss is higher. A jump that lasts is one jump.
+    (for one whose loss is near zero, where single batches differ many times over; `LOSS_OF_FEW` for a step of few targets).
+    A gradient's norm jumps in the same way, if above the first steps' too, but only one that was not clipped: a clipped gradient
+    cannot throw the weights far. Batches that start from no state are compared with each other alone, for their loss is higher.
+    A jump that lasts is one jump.
 
     Median and median absolute deviation, because a jump among the last steps must not hide the next one: Hampel 1974,
     Journal of the American Statistical Association 69.
@@ -118,7 +123,7 @@ class Spikes:
         if len(self._start) < LEAST and step.finite:
             self._start.append([step.loss, step.norm])
         first_loss, first_norm = (median(each) for each in zip(*self._start or [[0.0, 0.0]], strict=True))
-        kind = _kind(step, loss, norm, LOSS_OF_START * abs(first_loss), first_norm)
+        kind = _kind(step, loss, norm, _least(step) * abs(first_loss), first_norm)
         spike = None
         if kind == "number" or (kind is not None and self._calm >= CALM):
             spike = Spike(kind, step, loss, norm, tuple(self._before))
@@ -151,6 +156,10 @@ class Spikes:
             self._past[bool(kind)] = deque(map(_numbers_of, past), maxlen=PAST)
         self._before = deque(map(_numbers_of, state["before"]), maxlen=BEFORE)
         self._calm, self._start = state["calm"], list(state["start"])
+
+
+def _least(step: StepNumbers) -> float:
+    return LOSS_OF_FEW if step.targets < FEW else LOSS_OF_START
 
 
 def _kind(step: StepNumbers, loss: Usual, norm: Usual, least_loss: float, least_norm: float) -> str | None:
