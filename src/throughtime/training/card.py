@@ -154,6 +154,8 @@ def ragged_time(trainer: Trainer) -> str:
                     trainer.task.loss,
                     each.to(trainer.device),
                 )
+                if trainer.device.type != "cpu":
+                    torch.accelerator.synchronize(trainer.device)
                 times[name].append(time.perf_counter() - start)
                 trainer.step.optimizer.zero_grad(set_to_none=True)
     ragged, whole = (statistics.median(each[1:]) for each in times.values())
