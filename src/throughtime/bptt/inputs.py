@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from throughtime.bptt.windows import Tree, tensors
-from throughtime.data.batch import Batch, count_targets
+from throughtime.bptt.windows import Tree
+from throughtime.data.batch import Batch, count_targets, tensors
 from throughtime.errors import InputError
 
 if TYPE_CHECKING:

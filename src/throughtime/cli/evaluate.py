@@ -66,13 +66,10 @@ def evaluate(
     """
     import copy
 
-    from throughtime.errors import one_of
     from throughtime.files import json_text
     from throughtime.progress import ProgressBar
     from throughtime.runtime import load, with_quantized_weights
 
-    if split is not None:
-        one_of("split", split, ("validation", "test"))
     trained = load(run, task=task, device=device)
     if window is not None and not trained.task.stream:
         raise InputError(

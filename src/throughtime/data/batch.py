@@ -47,14 +47,14 @@ class Batch(NamedTuple):
         steps, size = _steps_and_size(inputs)
         if lengths is not None:
             lengths = _checked_lengths(lengths, steps, size)
-        for leaf in _tensors(targets):
+        for leaf in tensors(targets):
             if leaf.dtype in (torch.bool, torch.uint8):
                 raise InputError(
                     f"targets must have room for the mask {IGNORE}, got {leaf.dtype}: convert them with .long()"
                 )
         expected = (size,) if per_sequence else (steps, size)
         for name, tree, shape in (("targets", targets, expected), ("context", context, (size,))):
-            for leaf in _tensors(tree):
+            for leaf in tensors(tree):
                 if tuple(leaf.shape[: len(shape)]) != shape:
                     kind = "one for each sequence" if name == "targets" and per_sequence else "as the inputs"
                     raise InputError(
@@ -69,12 +69,12 @@ class Batch(NamedTuple):
     @property
     def steps(self) -> int:
         """T."""
-        return int(_tensors(self.inputs)[0].shape[0])
+        return int(tensors(self.inputs)[0].shape[0])
 
     @property
     def size(self) -> int:
         """B."""
-        return int(_tensors(self.inputs)[0].shape[1])
+        return int(tensors(self.inputs)[0].shape[1])
 
     def window(self, start: int, stop: int) -> Batch:
         """Steps start .. stop-1 as a batch of their own, views where they can be; all of it is the batch itself.
@@ -149,7 +149,7 @@ def masked(targets: Any, kept: Tensor) -> Any:
 
 def count_targets(targets: Any) -> int:
     """Count the targets that are not masked, in all tensors of a pytree. Cost: one pass; waits for the device."""
-    return sum(int(unmasked(leaf).sum()) for leaf in _tensors(targets))
+    return sum(int(unmasked(leaf).sum()) for leaf in tensors(targets))
 
 
 def unmasked(target: Tensor) -> Tensor:
@@ -158,12 +158,13 @@ def unmasked(target: Tensor) -> Tensor:
     return kept
 
 
-def _tensors(tree: Any) -> list[Tensor]:
+def tensors(tree: Any) -> list[Tensor]:
+    """The tensors of a pytree, always in the same order."""
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _steps_and_size(inputs: Any) -> tuple[int, int]:
-    leaves = _tensors(inputs)
+    leaves = tensors(inputs)
     if not leaves or any(leaf.dim() < 2 for leaf in leaves):
         raise InputError(
             "inputs must be tensors [T, B, ...], time first, then the batch; got none, or one without a batch"

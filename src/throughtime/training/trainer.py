@@ -102,7 +102,6 @@ class Trainer:
                 unit=self.task.unit,
                 budget=str(self.budget),
                 strategy=self.step.strategy.describe(),
-                steps_per_epoch=len(self.data),
                 parameters=sum(parameter.numel() for parameter in self.step.parameters),
                 device=str(self.device),
                 processes=self.processes.world,
