@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from throughtime.cli.builder import Device, OwnTask, RunFolder
 from throughtime.errors import InputError
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained run.")],
+    run: RunFolder,
     more: Annotated[list[Path] | None, typer.Argument(metavar="FILE", hidden=True)] = None,
     data: Annotated[
         list[Path] | None,
@@ -46,11 +47,8 @@ def evaluate(
             help="float32, or quantized as 'generate --weights' does: bf16, int8. The loss shows what that costs.",
         ),
     ] = "float32",
-    task: Annotated[
-        str | None,
-        typer.Option(metavar="FILE.py:CLASS", help="The run's task, where it is a file of your own."),
-    ] = None,
-    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1.")] = "auto",
+    task: OwnTask = None,
+    device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure a trained model on data that it was not trained on.

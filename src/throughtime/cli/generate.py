@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from throughtime.cli.builder import OwnTask, RunFolder
 from throughtime.errors import InputError
 
 
 def generate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained run.")],
+    run: RunFolder,
     prompt: Annotated[
         str, typer.Option(metavar="TEXT", help="Text to go on from; it is printed first.")
     ] = "",
@@ -52,10 +52,7 @@ def generate(
     allow_unknown: Annotated[
         bool, typer.Option("--allow-unknown", help="Let the model write its symbol for unknown ones.")
     ] = False,
-    task: Annotated[
-        str | None,
-        typer.Option(metavar="FILE.py:CLASS", help="The run's task, where it is a file of your own."),
-    ] = None,
+    task: OwnTask = None,
 ) -> None:
     """Generate text with a trained model, symbol by symbol.
 

@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     targets: Any  # pytree of tensors [T, B, ...], or [B, ...] if `per_sequence`; None where there are none
     lengths: Tensor | None = None  # int64 [B], steps of each row, 0 to T; None: all T
     context: Any = None  # pytree of tensors [B, ...]: what has no time (a class, an image, a speaker)
-    reset: bool = True  # the sequences start here: the state starts anew
+    reset: bool = True  # the sequences start here, from the initial state
     num_targets: int = 0  # unmasked targets of the whole batch, also in its windows: what a mean divides by
     per_sequence: bool = False  # one target for each sequence, at its last step
 

@@ -66,7 +66,7 @@ class Epochs(ABC):
             if state.get(name) != ours:
                 raise InputError(
                     f"the saved position is one with {name} = {state.get(name)}, this one has {ours}: "
-                    "go on with the same data and settings, or start anew"
+                    "go on with the same data and settings, or start a new run"
                 )
         epochs, batches = state.get("epochs_done"), state.get("batches_done")
         if (

@@ -26,7 +26,7 @@ LOSS_OF_FEW, FEW = (
 )  # by this fraction where a step has fewer than `FEW` targets: a mean over few varies by itself
 NORM_DEVIATIONS, NORM_TIMES = 20.0, 10.0  # a norm's by so many deviations, and so many times the median
 BEFORE = 10  # steps whose norms a report lists
-CALM = 10  # steps without a jump, after which one is reported anew
+CALM = 10  # steps without a jump, after which one is reported again
 LARGE = 5.0  # times the usual norm: a gradient that counts as the cause
 _NORMAL = 1.4826  # median absolute deviation to standard deviation, of a normal distribution
 
