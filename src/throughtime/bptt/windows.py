@@ -42,7 +42,7 @@ class Windows:
         )
 
     def detached(self, tree: Tree) -> Tree:
-        """The tree with a leaf in the place of each tensor that requires grad; `send_upstream` goes on from there."""
+        """The tree with a leaf in the place of each tensor that requires grad; `send_upstream` continues from it."""
 
         def leaf(tensor: Tensor) -> Tensor:
             if tensor.requires_grad:

@@ -53,7 +53,7 @@ def evaluate(
 ) -> None:
     """Measure a trained model on data that it was not trained on.
 
-    Prints the loss per target and the task's metrics; several files are measured each, and together. The loss of a text is in
+    Prints the loss per target and the task's metrics; several files one by one, and together. The loss of a text is in
     nats over all symbols but the first; bits per character spread it over characters, so that char, word and bpe models compare.
 
     Examples:

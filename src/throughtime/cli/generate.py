@@ -14,9 +14,7 @@ from throughtime.errors import InputError
 
 def generate(
     run: RunFolder,
-    prompt: Annotated[
-        str, typer.Option(metavar="TEXT", help="Text to go on from; it is printed first.")
-    ] = "",
+    prompt: Annotated[str, typer.Option(metavar="TEXT", help="Text to continue; it is printed first.")] = "",
     length: Annotated[
         int, typer.Option(metavar="N", min=0, help="Symbols to write: characters, words or byte pairs.")
     ] = 500,
@@ -98,7 +96,7 @@ def generate(
 
 
 def _as_utf8(text: str) -> str:
-    """Text that was typed as UTF-8 where the locale is another: Python hands its bytes on one by one."""
+    """Text that was typed as UTF-8 where the locale is another: Python passes its bytes through one by one."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -79,8 +79,8 @@ class Batch(NamedTuple):
     def window(self, start: int, stop: int) -> Batch:
         """Steps start .. stop-1 as a batch of their own, views where they can be; all of it is the batch itself.
 
-        Lengths count the steps inside the window: a row that ended before it has 0, and a layer given `lengths=` hands its
-        state on unchanged. A target per sequence stays only in the window in which its row ends (a row of no steps ends in the
+        Lengths count the steps inside the window: a row that ended before it has 0, and a layer called with `lengths=` returns
+        its state unchanged. A target per sequence stays only in the window in which its row ends (a row of no steps ends in the
         first); elsewhere it is masked. `num_targets` stays that of the whole batch. `reset` is False but in the first window.
         """
         if start <= 0 and stop >= self.steps:
