@@ -5,7 +5,7 @@ class Model(Settings):
     hidden: int = option(512, "Units of a layer.", metavar="N", low=1, high=65_536)
 
 The command line gives text (`parse`), a TOML file values (`from_table`); both end in the dataclass, which checks every value's
-type, range and choice when it is built, whoever builds it. Imports no torch, so that a help text can read it.
+type, range and choice when it is built. Imports no torch, so that a help text can read it.
 """
 
 from __future__ import annotations

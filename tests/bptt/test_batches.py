@@ -9,8 +9,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
 import throughtime as tt
 from throughtime import bptt
-from throughtime.bptt.windows import tensors
-from throughtime.data.batch import Batch
+from throughtime.data.batch import Batch, tensors
 from throughtime.errors import InputError
 
 EXACT = [

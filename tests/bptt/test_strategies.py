@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime import bptt
-from throughtime.bptt.windows import tensors
+from throughtime.data.batch import tensors
 
 EXACT = [
     bptt.Full(),

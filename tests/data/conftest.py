@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from throughtime.data import find_dataset, read_text
+from throughtime.data import find_dataset
+from throughtime.data.text import read_sources
 
 
 @pytest.fixture
@@ -13,4 +14,4 @@ def time_machine():
         pytest.skip(
             "THROUGHTIME_DATA is not set: it must name the folder that holds time_machine/timemachine.txt"
         )
-    return read_text(find_dataset("time_machine/timemachine.txt"))
+    return read_sources(find_dataset("time_machine/timemachine.txt"))[0]

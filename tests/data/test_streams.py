@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from throughtime.data import IGNORE, Streams, evaluation_windows, split_by_position
+from throughtime.data import IGNORE, Streams, evaluation_windows
 from throughtime.errors import InputError
 
 
@@ -190,16 +190,3 @@ def test_evaluation_predicts_every_symbol_once(n, steps, batch):
 def test_evaluation_needs_two_symbols():
     with pytest.raises(InputError, match="at least 2 symbols"):
         evaluation_windows(numbered(1), 3, 2)
-
-
-def test_split_by_position():
-    train, valid = split_by_position("abcdefghij", 0.25)
-    assert (train, valid) == ("abcdefg", "hij")
-    ids = numbered(1_115_394)
-    train, valid = split_by_position(ids)
-    assert len(train) == 1_003_854
-    assert torch.equal(torch.cat([train, valid]), ids)
-    assert split_by_position("abc", 0.0) == ("abc", "")
-    for bad in (1.0, -0.1, float("nan")):
-        with pytest.raises(InputError, match="validation must be"):
-            split_by_position("abc", bad)

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from throughtime.data import embedded_text, find_dataset, letters_only, read_text
+from throughtime.data import embedded_text, find_dataset, letters_only
 from throughtime.data.text import read_sources
 from throughtime.errors import InputError
 
@@ -16,8 +16,8 @@ def test_files_are_joined_without_forming_words(tmp_path):
     first.write_bytes("\ufeffend".encode())
     second.write_bytes("start\r\nnaïve\r\n".encode())
     third.write_bytes(b"last")
-    assert read_text([first, second, third]) == "end\nstart\r\nnaïve\r\nlast"
-    assert read_text(third) == read_text(str(third)) == "last"
+    assert read_sources([first, second, third])[0] == "end\nstart\r\nnaïve\r\nlast"
+    assert read_sources(third)[0] == read_sources(str(third))[0] == "last"
 
 
 def test_each_file_has_its_fingerprint(tmp_path, monkeypatch):
@@ -70,7 +70,7 @@ def bad_file(tmp_path, content):
 )
 def test_bad_content_is_named(tmp_path, content, message):
     with pytest.raises(InputError, match=message) as caught:
-        read_text([bad_file(tmp_path, content)])
+        read_sources([bad_file(tmp_path, content)])
     assert "\n" not in str(caught.value)
     assert "it's bad.txt" in str(caught.value)
 
@@ -79,19 +79,19 @@ def test_the_advice_can_be_pasted_into_a_shell(tmp_path):
     with pytest.raises(
         InputError, match=r"iconv -f LATIN1 -t UTF-8 '.*it'\"'\"'s bad\.txt' > converted\.txt"
     ):
-        read_text([bad_file(tmp_path, b"\xe9")])
+        read_sources([bad_file(tmp_path, b"\xe9")])
 
 
 def test_a_missing_file_offers_the_nearest(tmp_path):
     (tmp_path / "shakespeare.txt").write_text("to be")
     with pytest.raises(InputError, match=r"Did you mean 'shakespeare.txt'"):
-        read_text([tmp_path / "shakespear.txt"])
+        read_sources([tmp_path / "shakespear.txt"])
     with pytest.raises(InputError, match="there is no folder"):
-        read_text([tmp_path / "nowhere" / "book.txt"])
+        read_sources([tmp_path / "nowhere" / "book.txt"])
     with pytest.raises(InputError, match="got a folder"):
-        read_text([tmp_path])
+        read_sources([tmp_path])
     with pytest.raises(InputError, match="got none"):
-        read_text([])
+        read_sources([])
 
 
 def test_embedded_text_is_text():

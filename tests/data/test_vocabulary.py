@@ -12,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from throughtime.data import KINDS, Vocabulary, embedded_text, letters_only, read_text
+from throughtime.data import KINDS, Vocabulary, embedded_text, letters_only
+from throughtime.data.text import read_sources
 from throughtime.errors import InputError
 
 TEXT = "The time, the Time!\n\n    it's 3 o'clock:\tnaïve “日本” 🎉 <unk> the\r\n" * 3
@@ -162,7 +163,7 @@ def test_a_space_vocabulary_reads_as_ptb_and_wikitext_are_read():
 
 
 def test_wikitext_2_has_its_published_number_of_symbols(data_dir):
-    texts = [read_text(data_dir / "wikitext2_valid_test" / name) for name in ("valid.txt", "test.txt")]
+    texts = [read_sources(data_dir / "wikitext2_valid_test" / name)[0] for name in ("valid.txt", "test.txt")]
     vocabulary = Vocabulary.build("space", "".join(texts))
     assert [len(vocabulary.encode(text)) for text in texts] == [217_646, 245_569]
 

@@ -15,7 +15,6 @@ from throughtime.metrics import (
     MacroF1,
     MeanLoss,
     Perplexity,
-    SquaredError,
 )
 
 NO_LOSS = torch.tensor(0.0)
@@ -122,21 +121,6 @@ def test_the_loss_of_a_window_is_divided_by_the_windows_own_targets():
     mean.update(None, batch.window(0, 3), torch.tensor(12.0))
     mean.update(None, batch.window(3, 4), torch.tensor(4.0))
     assert mean.value() == 2.0
-
-
-def test_the_squared_error_leaves_out_nan_targets_and_keeps_float64():
-    targets = torch.tensor([[1.0, float("nan")], [2.0, 0.0]], dtype=torch.float64)
-    outputs = torch.tensor([[1.0 + 1e-9, float("nan")], [2.0, 0.0]], dtype=torch.float64)
-    batch = Batch.of(torch.zeros(2, 2), targets)
-    error = SquaredError()
-    assert math.isnan(error.value())
-    error.update(outputs, batch, NO_LOSS)
-    assert error.value() == pytest.approx(1e-18 / 3, rel=1e-6, abs=0)
-    other = SquaredError()
-    other.update((outputs + 2.0)[..., None], batch, NO_LOSS)
-    assert other.value() == pytest.approx(4.0)
-    with pytest.raises(InputError, match=r"targets' shape \[2, 2\], got \[2, 3\]"):
-        error.update(torch.zeros(2, 3), batch, NO_LOSS)
 
 
 def test_float64_outputs_are_compared_in_float64():

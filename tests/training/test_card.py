@@ -90,6 +90,16 @@ def test_what_a_card_says(make_classify, table):
     assert re.search(r"\| training \| 5 steps, 0\.\d\d epochs in [\d.]+ s: [\d.]+ steps/s \|", card)
 
 
+def test_a_loss_may_read_the_lengths(make_classify, monkeypatch):
+    task, config, run = make_classify(steps=2, batch=7)
+    plain = type(task).loss
+    monkeypatch.setattr(
+        type(task), "loss", lambda self, outputs, batch: plain(self, outputs, batch) + 0 * batch.lengths.sum()
+    )
+    train(task, config, run)
+    assert "time of a ragged batch" in card_of(run)
+
+
 def test_a_language_model_beside_its_baselines(make):
     task, config, run = make(test=0.1, no_baselines=False)
     result = train(task, config, run)

@@ -59,33 +59,55 @@ SETTINGS = {
 }
 
 
-def test_two_processes_are_one_with_twice_the_batch(make):
-    task, config, alone = make("alone", batch=6, **SETTINGS)
-    reference = train(task, config, alone)
-    *_, together = make("together", batch=6, **SETTINGS)
+def launch(file, script, *arguments):
+    """Run a script in two processes under accelerate."""
     # --multi_gpu is accelerate's word for several processes on one machine; it starts them on a CPU too.
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += [
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
+    options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        *options.split(),
         "--main_process_port",
         "0",
     ]
-    script = together.path.parent / "script.py"
-    script.write_text(SCRIPT)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    file.write_text(script)
     done = subprocess.run(
-        [*launch, str(script), str(together.path)],
-        env=environment,
+        [*command, str(file), *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
+    return done
+
+
+NAMES = """
+import sys
+from throughtime.models import ModelConfig
+from throughtime.tasks import AddingTask
+from throughtime.training import TrainingConfig
+from throughtime.training.loop import start_run
+from throughtime.training.processes import Processes
+
+# A free name that is looked for by itself in each process may be another one.
+out = f"{sys.argv[1]}-{Processes('cpu').rank}"
+task, run = start_run(AddingTask(length=4), ModelConfig(hidden=3), TrainingConfig(device="cpu"), out)
+sys.stdout.write(f"{run.path}\\n")
+"""
+
+
+def test_processes_train_in_the_run_of_the_first(tmp_path):
+    done = launch(tmp_path / "script.py", NAMES, tmp_path / "run")
+    assert done.stdout.split() == [str(tmp_path / "run-0")] * 2
+
+
+def test_two_processes_are_one_with_twice_the_batch(make):
+    task, config, alone = make("alone", batch=6, **SETTINGS)
+    reference = train(task, config, alone)
+    *_, together = make("together", batch=6, **SETTINGS)
+    done = launch(together.path.parent / "script.py", SCRIPT, together.path)
     stopped = sorted(line for line in done.stdout.splitlines() if "interrupted" in line)
     assert stopped == [f"{rank} training was interrupted at step 2" for rank in (0, 1)]
 

@@ -65,7 +65,7 @@ class _Samples:
         return wall / self.repeats
 
     def is_done(self, patience: float) -> bool:
-        """Whether it had its time, and the others go on without it."""
+        """Whether it had its time, and the others continue without it."""
         return self.spent >= patience and len(self.kept) + len(self.rejected) >= FEW
 
     def timing(self, least: int) -> Timing:
@@ -91,7 +91,7 @@ def interleave(
         seconds: how long to measure, all sides together.
         least: samples of each side that are needed.
         most: samples of each side after which it ends sooner.
-        patience: seconds for the samples of one side, after which two of them are enough; the others go on without it.
+        patience: seconds for the samples of one side, after which two of them are enough; the others continue without it.
 
     Cost: samples that waited for a core may make `seconds`, `least` and `most` three times as large. A side whose call
     takes t seconds costs at most max(2 t, patience + t), and one call to warm up if t is short.

@@ -35,7 +35,7 @@ class Checkpointed(Strategy):
     torch.nn's layers leave their dropout to cuDNN, whose random state cannot be set back: put nn.Dropout between
     single layers instead.
     Raises: InputError if window or slots is below 1.
-    ParsedInputs: Gruslys et al. 2016, arXiv 1606.03401; Chen et al. 2016, arXiv 1604.06174, for sqrt(n).
+    Source: Gruslys et al. 2016, arXiv 1606.03401; Chen et al. 2016, arXiv 1604.06174, for sqrt(n).
     """
 
     window: int = 1
@@ -237,7 +237,7 @@ def advances(units: int, slots: int) -> int:
     in closed form: F(n, s) = r n - C(s + r, s + 1), r the smallest number with n <= C(s + r, s), which is how
     often a unit is run at most.
 
-    ParsedInputs: Griewank & Walther 2000, ACM TOMS 26(1), proposition 1; Gruslys et al. 2016, arXiv 1606.03401.
+    Source: Griewank & Walther 2000, ACM TOMS 26(1), proposition 1; Gruslys et al. 2016, arXiv 1606.03401.
     """
     if slots == 1:
         return units * (units - 1) // 2

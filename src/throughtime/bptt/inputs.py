@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from throughtime.bptt.windows import Tree, tensors
-from throughtime.data.batch import Batch, count_targets
+from throughtime.bptt.windows import Tree
+from throughtime.data.batch import Batch, count_targets, tensors
 from throughtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def read(
 def check_module(
     module: nn.Module, strategy: Strategy, steps: int | None, *, batch_first: bool | None = False
 ) -> None:
-    """Refuse a module that a strategy would run wrongly, as far as its submodules show it. Cost: one look at each.
+    """Refuse a module that a strategy would run wrongly, as far as its submodules show it. Cost: one pass over the submodules.
 
     A recurrent module is a torch.nn.RNNBase, or anything with `batch_first` and `bidirectional`, as the layers here.
     `strategy.backward` does this where `run` is a module; where it is a function, its caller can.

@@ -41,7 +41,7 @@ class Randomized(Strategy):
     average, sometimes several times that. One draw from `generator` per border; the same seed gives the
     same bits.
     Raises: InputError if mean_length is not above `every` (each border would be a cut), or alpha not above 2.
-    ParsedInputs: Tallec & Ollivier 2017, arXiv 1705.08209 (alpha = 4 by default here).
+    Source: Tallec & Ollivier 2017, arXiv 1705.08209 (alpha = 4 by default here).
     """
 
     mean_length: float

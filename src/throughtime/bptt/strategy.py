@@ -190,7 +190,7 @@ class Full(Strategy):
 
     Cost: one forward and one backward pass; keeps the activations of all T steps. Windows of an iterable are
     run one by one, but the graph and the inputs of all of them are kept, so they must fit in memory.
-    ParsedInputs: Werbos 1990, Proceedings of the IEEE 78(10).
+    Source: Werbos 1990, Proceedings of the IEEE 78(10).
     """
 
     runs_whole: ClassVar[bool] = True

@@ -35,7 +35,7 @@ class Truncated(Strategy):
     Cost: one forward pass. Backward once over every step, or window/stride times if the window slides; a given
     `backward` is then called as `backward(loss, retain_graph=True)`. Keeps the activations of `window` steps, whatever T.
     Raises: InputError if window or stride is below 1, or window is no multiple of stride.
-    ParsedInputs: Williams & Peng 1990, Neural Computation 2(4).
+    Source: Williams & Peng 1990, Neural Computation 2(4).
     """
 
     window: int
@@ -85,7 +85,7 @@ class RandomWindow(Strategy):
     Cost: one forward and one backward pass; keeps the activations of at most `high` steps. One draw from
     `generator` per window.
     Raises: InputError unless 1 <= low <= high.
-    ParsedInputs: Merity, Keskar & Socher 2017, arXiv 1708.02182, section 4.1 (variable length BPTT).
+    Source: Merity, Keskar & Socher 2017, arXiv 1708.02182, section 4.1 (variable length BPTT).
     """
 
     low: int

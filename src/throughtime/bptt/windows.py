@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
-from throughtime.data.batch import Batch
+from throughtime.data.batch import Batch, tensors
 
 Tree = Any  # nested containers of tensors; None and anything else is left alone
 
@@ -42,7 +42,7 @@ class Windows:
         )
 
     def detached(self, tree: Tree) -> Tree:
-        """The tree with a leaf in the place of each tensor that requires grad; `send_upstream` goes on from there."""
+        """The tree with a leaf in the place of each tensor that requires grad; `send_upstream` continues from it."""
 
         def leaf(tensor: Tensor) -> Tensor:
             if tensor.requires_grad:
@@ -91,11 +91,6 @@ class Windows:
                     )
         if roots:
             torch.autograd.backward(roots, gradients)
-
-
-def tensors(tree: Tree) -> list[Tensor]:
-    """Return the tensors of a pytree, in the one order that every function of this file uses."""
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def detach(state: Tree) -> Tree:

@@ -54,7 +54,6 @@ def _add(group: typer.Typer, name: str, function: Callable[..., None]) -> None:
 app = typer.Typer(
     cls=_InOrder,
     name="throughtime",
-    help="Recurrent networks: train, evaluate, predict, generate, and measure the gradient through time.",
     epilog="Start with: throughtime demo",
     add_completion=False,
     rich_markup_mode="rich",
@@ -97,16 +96,6 @@ def _app(
     ] = False,
 ) -> None:
     """Recurrent networks: train, evaluate, predict, generate, and measure the gradient through time."""
-
-
-@train.callback()
-def _train() -> None:
-    """Train a model; one command for each task, or for a task of your own: train path/to/file.py:MyTask."""
-
-
-@comparing.callback()
-def _compare() -> None:
-    """Compare ways to learn through time."""
 
 
 def command() -> Any:

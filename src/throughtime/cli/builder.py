@@ -6,6 +6,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,12 @@ from throughtime.errors import InputError
 from throughtime.options import Field, Settings, checked, default_text, fields_of, parse
 
 Tables = dict[str, dict[str, Any]]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained run.")]
+OwnTask = Annotated[
+    str | None,
+    typer.Option("--task", metavar="FILE.py:CLASS", help="The run's task, where it is a file of your own."),
+]
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1.")]
 
 
 class Command(TyperCommand):
@@ -118,8 +125,6 @@ def refuse_flag_values(words: Sequence[str], flags: Sequence[str]) -> None:
 
     Raises: InputError naming the flags.
     """
-    from pathlib import Path
-
     names = [option_name(name) for name in flags]
     for word in words:
         if (

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from throughtime.cli.builder import Device, OwnTask, RunFolder
 from throughtime.errors import InputError
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained run.")],
+    run: RunFolder,
     more: Annotated[list[Path] | None, typer.Argument(metavar="FILE", hidden=True)] = None,
     data: Annotated[
         list[Path] | None,
@@ -46,16 +47,13 @@ def evaluate(
             help="float32, or quantized as 'generate --weights' does: bf16, int8. The loss shows what that costs.",
         ),
     ] = "float32",
-    task: Annotated[
-        str | None,
-        typer.Option(metavar="FILE.py:CLASS", help="The run's task, where it is a file of your own."),
-    ] = None,
-    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1.")] = "auto",
+    task: OwnTask = None,
+    device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure a trained model on data that it was not trained on.
 
-    Prints the loss per target and the task's metrics; several files are measured each, and together. The loss of a text is in
+    Prints the loss per target and the task's metrics; several files one by one, and together. The loss of a text is in
     nats over all symbols but the first; bits per character spread it over characters, so that char, word and bpe models compare.
 
     Examples:
@@ -66,13 +64,10 @@ def evaluate(
     """
     import copy
 
-    from throughtime.errors import one_of
     from throughtime.files import json_text
     from throughtime.progress import ProgressBar
     from throughtime.runtime import load, with_quantized_weights
 
-    if split is not None:
-        one_of("split", split, ("validation", "test"))
     trained = load(run, task=task, device=device)
     if window is not None and not trained.task.stream:
         raise InputError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from throughtime.cli.builder import OwnTask, RunFolder
 from throughtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,11 +21,6 @@ _EXACT = 256  # up to so many outputs all of them are sent back; more are estima
 _DIRECTIONS = 64
 _READ = 400  # steps of a prompt at most
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained run.")]
-OwnTask = Annotated[
-    str | None,
-    typer.Option("--task", metavar="FILE.py:CLASS", help="The run's task, where it is a file of your own."),
-]
 Html = Annotated[Path | None, typer.Option(metavar="OUT", help="Write a report with all pictures, one file.")]
 Png = Annotated[
     Path | None, typer.Option(metavar="OUT", help="Write a picture; the suffix may be .svg or .pdf too.")

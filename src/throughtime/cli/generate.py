@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from throughtime.cli.builder import OwnTask, RunFolder
 from throughtime.errors import InputError
 
 
 def generate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained run.")],
-    prompt: Annotated[
-        str, typer.Option(metavar="TEXT", help="Text to go on from; it is printed first.")
-    ] = "",
+    run: RunFolder,
+    prompt: Annotated[str, typer.Option(metavar="TEXT", help="Text to continue; it is printed first.")] = "",
     length: Annotated[
         int, typer.Option(metavar="N", min=0, help="Symbols to write: characters, words or byte pairs.")
     ] = 500,
@@ -52,10 +50,7 @@ def generate(
     allow_unknown: Annotated[
         bool, typer.Option("--allow-unknown", help="Let the model write its symbol for unknown ones.")
     ] = False,
-    task: Annotated[
-        str | None,
-        typer.Option(metavar="FILE.py:CLASS", help="The run's task, where it is a file of your own."),
-    ] = None,
+    task: OwnTask = None,
 ) -> None:
     """Generate text with a trained model, symbol by symbol.
 
@@ -101,7 +96,7 @@ def generate(
 
 
 def _as_utf8(text: str) -> str:
-    """Text that was typed as UTF-8 where the locale is another: Python hands its bytes on one by one."""
+    """Text that was typed as UTF-8 where the locale is another: Python passes its bytes through one by one."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -11,11 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
+from throughtime.cli.builder import Device, OwnTask, RunFolder
 from throughtime.errors import InputError, nearest_file
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained run.")],
+    run: RunFolder,
     file: Annotated[
         str, typer.Argument(metavar="[FILE|-]", help="Text, CSV, TSV or JSON lines; -: standard input.")
     ] = "-",
@@ -28,12 +29,9 @@ def predict(
             help="csv, tsv, jsonl or lines. Default: by the suffix, else by the first line.",
         ),
     ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(metavar="FILE.py:CLASS", help="The run's task, where it is a file of your own."),
-    ] = None,
+    task: OwnTask = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that cannot be read.")] = False,
-    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Predict for each line of a file, or of standard input as it comes.
 

@@ -3,9 +3,8 @@
 from throughtime.data.assets import Assets
 from throughtime.data.batch import IGNORE, Batch, count_targets
 from throughtime.data.datasets import data_folder, find_dataset
-from throughtime.data.split import split_by_position
 from throughtime.data.streams import Streams, evaluation_windows
-from throughtime.data.text import embedded_text, letters_only, read_text
+from throughtime.data.text import embedded_text, letters_only
 from throughtime.data.vocabulary import KINDS, Decoder, Vocabulary
 
 __all__ = [
@@ -22,6 +21,4 @@ __all__ = [
     "evaluation_windows",
     "find_dataset",
     "letters_only",
-    "read_text",
-    "split_by_position",
 ]

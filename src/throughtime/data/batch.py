@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     targets: Any  # pytree of tensors [T, B, ...], or [B, ...] if `per_sequence`; None where there are none
     lengths: Tensor | None = None  # int64 [B], steps of each row, 0 to T; None: all T
     context: Any = None  # pytree of tensors [B, ...]: what has no time (a class, an image, a speaker)
-    reset: bool = True  # the sequences start here: the state starts anew
+    reset: bool = True  # the sequences start here, from the initial state
     num_targets: int = 0  # unmasked targets of the whole batch, also in its windows: what a mean divides by
     per_sequence: bool = False  # one target for each sequence, at its last step
 
@@ -47,14 +47,14 @@ class Batch(NamedTuple):
         steps, size = _steps_and_size(inputs)
         if lengths is not None:
             lengths = _checked_lengths(lengths, steps, size)
-        for leaf in _tensors(targets):
+        for leaf in tensors(targets):
             if leaf.dtype in (torch.bool, torch.uint8):
                 raise InputError(
                     f"targets must have room for the mask {IGNORE}, got {leaf.dtype}: convert them with .long()"
                 )
         expected = (size,) if per_sequence else (steps, size)
         for name, tree, shape in (("targets", targets, expected), ("context", context, (size,))):
-            for leaf in _tensors(tree):
+            for leaf in tensors(tree):
                 if tuple(leaf.shape[: len(shape)]) != shape:
                     kind = "one for each sequence" if name == "targets" and per_sequence else "as the inputs"
                     raise InputError(
@@ -69,18 +69,18 @@ class Batch(NamedTuple):
     @property
     def steps(self) -> int:
         """T."""
-        return int(_tensors(self.inputs)[0].shape[0])
+        return int(tensors(self.inputs)[0].shape[0])
 
     @property
     def size(self) -> int:
         """B."""
-        return int(_tensors(self.inputs)[0].shape[1])
+        return int(tensors(self.inputs)[0].shape[1])
 
     def window(self, start: int, stop: int) -> Batch:
         """Steps start .. stop-1 as a batch of their own, views where they can be; all of it is the batch itself.
 
-        Lengths count the steps inside the window: a row that ended before it has 0, and a layer given `lengths=` hands its
-        state on unchanged. A target per sequence stays only in the window in which its row ends (a row of no steps ends in the
+        Lengths count the steps inside the window: a row that ended before it has 0, and a layer called with `lengths=` returns
+        its state unchanged. A target per sequence stays only in the window in which its row ends (a row of no steps ends in the
         first); elsewhere it is masked. `num_targets` stays that of the whole batch. `reset` is False but in the first window.
         """
         if start <= 0 and stop >= self.steps:
@@ -149,7 +149,7 @@ def masked(targets: Any, kept: Tensor) -> Any:
 
 def count_targets(targets: Any) -> int:
     """Count the targets that are not masked, in all tensors of a pytree. Cost: one pass; waits for the device."""
-    return sum(int(unmasked(leaf).sum()) for leaf in _tensors(targets))
+    return sum(int(unmasked(leaf).sum()) for leaf in tensors(targets))
 
 
 def unmasked(target: Tensor) -> Tensor:
@@ -158,12 +158,13 @@ def unmasked(target: Tensor) -> Tensor:
     return kept
 
 
-def _tensors(tree: Any) -> list[Tensor]:
+def tensors(tree: Any) -> list[Tensor]:
+    """The tensors of a pytree, always in the same order."""
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _steps_and_size(inputs: Any) -> tuple[int, int]:
-    leaves = _tensors(inputs)
+    leaves = tensors(inputs)
     if not leaves or any(leaf.dim() < 2 for leaf in leaves):
         raise InputError(
             "inputs must be tensors [T, B, ...], time first, then the batch; got none, or one without a batch"

@@ -58,7 +58,7 @@ class Epochs(ABC):
         return {"epochs_done": self.epochs_done, "batches_done": self.batches_done, **self._identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken: the batches are those of a run that never stopped.
+        """Continue where `state_dict` was taken: the batches are those of a run that never stopped.
 
         Raises: InputError when the state was taken from other data or other settings, or is damaged.
         """
@@ -66,7 +66,7 @@ class Epochs(ABC):
             if state.get(name) != ours:
                 raise InputError(
                     f"the saved position is one with {name} = {state.get(name)}, this one has {ours}: "
-                    "go on with the same data and settings, or start anew"
+                    "continue with the same data and settings, or start a new run"
                 )
         epochs, batches = state.get("epochs_done"), state.get("batches_done")
         if (

@@ -1,31 +1,14 @@
-"""Training, validation and test parts: of one sequence by position, of examples at random without leaks."""
+"""Training, validation and test parts of examples, at random and without leaks."""
 
 from __future__ import annotations
 
-import json
 import random
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
-from typing import NamedTuple, TypeVar
-
-from torch import Tensor
+from typing import NamedTuple
 
 from throughtime.errors import InputError
-
-Sliceable = TypeVar("Sliceable", str, Tensor)
-
-
-def split_by_position(sequence: Sliceable, validation: float = 0.1) -> tuple[Sliceable, Sliceable]:
-    """The first part to train on, the last to validate with; a tensor is cut along its first axis, no copy.
-
-    By position, not at random: neighboring windows of a text share words, so a random split would leak answers.
-    Raises: InputError unless 0 <= validation < 1.
-    """
-    if not 0 <= validation < 1:
-        raise InputError(f"validation must be a fraction from 0 up to 1, got {validation}")
-    cut = int(len(sequence) * (1 - validation))
-    return sequence[:cut], sequence[cut:]
 
 
 class Split(NamedTuple):
@@ -34,28 +17,6 @@ class Split(NamedTuple):
     train: tuple[int, ...]
     validation: tuple[int, ...] = ()
     test: tuple[int, ...] = ()
-
-    def to_json(self) -> str:
-        """The split as JSON text."""
-        return json.dumps(self._asdict(), separators=(",", ":"))
-
-    @classmethod
-    def from_json(cls, text: str) -> Split:
-        """Read what `to_json` wrote.
-
-        Raises: InputError for anything else: other names, rows that are no whole numbers, a row in two parts.
-        """
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"a split must be JSON: {error}") from None
-        if not isinstance(data, dict) or set(data) != set(cls._fields):
-            raise InputError(f"a split must be a JSON object with {', '.join(cls._fields)}")
-        rows = [row for part in data.values() if isinstance(part, list) for row in part]
-        lists = all(isinstance(part, list) for part in data.values())
-        if not lists or any(type(row) is not int or row < 0 for row in rows) or len(set(rows)) != len(rows):
-            raise InputError("the parts of a split must be lists of row numbers, each row in one part only")
-        return cls(**{name: tuple(part) for name, part in data.items()})
 
 
 def split_examples(

@@ -24,7 +24,7 @@ class Streams(Epochs):
     a `reset`. The last window may be shorter: what remains of the streams is data too. Windows are views of
     `ids`.
 
-    random: `ids` is cut into chunks of T, shuffled anew each epoch; every window is a `reset`. Chunks that do
+    random: `ids` is cut into chunks of T, shuffled again each epoch; every window is a `reset`. Chunks that do
     not fill a batch are left out, others in each epoch.
 
     With `jitter` each epoch leaves out a random number of symbols, 0 to T-1, at the start, so that the cuts

@@ -23,11 +23,6 @@ class Source(NamedTuple):
     bytes: int
 
 
-def read_text(paths: Sequence[str | Path] | str | Path) -> str:
-    """The files' text, one after the other; see `read_sources`."""
-    return read_sources(paths)[0]
-
-
 def read_sources(paths: Sequence[str | Path] | str | Path) -> tuple[str, tuple[Source, ...]]:
     """The files' text, one after the other, and the fingerprint of each file. Each path is opened once and read once.
 

@@ -75,7 +75,7 @@ class Vocabulary(ABC):
 
     @abstractmethod
     def encode_chunks(self, text: str) -> Iterator[Tensor]:
-        """The ids of a text, int64, a part at a time: for whoever needs only the first so many, or less memory."""
+        """The ids of a text, int64, a part at a time, where only the first are needed, or memory is short."""
 
     @abstractmethod
     def unknown_symbols(self, text: str) -> list[str]:

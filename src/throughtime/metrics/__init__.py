@@ -1,7 +1,7 @@
 """Numbers for a model on a split; one small file for each family."""
 
 from throughtime.metrics.classification import Accuracy, ConfusionMatrix, MacroF1
-from throughtime.metrics.loss import Bits, BitsPerCharacter, MeanLoss, Perplexity, SquaredError
+from throughtime.metrics.loss import Bits, BitsPerCharacter, MeanLoss, Perplexity
 from throughtime.metrics.metric import Metric
 
 __all__ = [
@@ -13,5 +13,4 @@ __all__ = [
     "MeanLoss",
     "Metric",
     "Perplexity",
-    "SquaredError",
 ]

@@ -1,4 +1,4 @@
-"""Metrics that follow from the loss, and the squared error. Lower is better."""
+"""Metrics that follow from the loss. Lower is better."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
-from throughtime.data.batch import Batch, count_targets, unmasked
-from throughtime.errors import InputError
+from throughtime.data.batch import Batch, count_targets, tensors, unmasked
 from throughtime.metrics.metric import Metric
 
 
@@ -68,31 +66,4 @@ class BitsPerCharacter(Bits):
         self.characters = characters.cpu()
 
     def _count(self, batch: Batch) -> int:
-        leaves = [leaf for leaf in tree_leaves(batch.targets) if isinstance(leaf, Tensor)]
-        return sum(int(self.characters[leaf[unmasked(leaf)].cpu()].sum()) for leaf in leaves)
-
-
-class SquaredError(Metric):
-    """The mean of (output - target)^2 over the targets that are not NaN.
-
-    Outputs have the targets' shape, or one more axis of size 1 at the end.
-    """
-
-    name: ClassVar[str] = "squared_error"
-    higher_is_better: ClassVar[bool] = False
-
-    def update(self, outputs: Any, batch: Batch, loss: Tensor) -> None:
-        targets = batch.targets
-        if isinstance(outputs, Tensor) and outputs.dim() == targets.dim() + 1 and outputs.shape[-1] == 1:
-            outputs = outputs.squeeze(-1)
-        if not isinstance(outputs, Tensor) or outputs.shape != targets.shape:
-            shape = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise InputError(f"expected outputs of the targets' shape {list(targets.shape)}, got {shape}")
-        kept = unmasked(targets)
-        errors = outputs[kept].double() - targets[kept].double()
-        self.totals[0] += float(errors.square().sum())
-        self.totals[1] += errors.numel()
-
-    def value(self) -> float:
-        total, count = self.totals.tolist()
-        return total / count if count else float("nan")
+        return sum(int(self.characters[leaf[unmasked(leaf)].cpu()].sum()) for leaf in tensors(batch.targets))

@@ -14,7 +14,7 @@ from throughtime.data.batch import Batch
 class Metric(ABC):
     """A number for a model on a split, from totals that add up: over batches, files and processes.
 
-    `totals` is a float64 tensor on the CPU that `update` adds to; whoever has several parts sums their totals in place. A new
+    `totals` is a float64 tensor on the CPU that `update` adds to; of several parts the totals are summed in place. A new
     metric starts at zero.
     """
 

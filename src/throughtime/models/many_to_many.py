@@ -61,7 +61,7 @@ class ManyToMany(nn.Module):
 
         Args:
             inputs: [T, B] ids, or [T, B, D] numbers.
-            state: what the last call returned, to go on from there; None for the initial state.
+            state: what the last call returned, to continue from it; None for the initial state.
             lengths: [B], steps of each row; the outputs behind them mean nothing.
 
         Returns: outputs [T, B, Q], and the state after each row's last step.

@@ -57,7 +57,7 @@ def from_toml(data: bytes, path: Path) -> tuple[Config, str]:
     if version < VERSION:
         raise RunError(
             f"{path} was written by an older throughtime, in version {version} of the format; this one reads version {VERSION}: "
-            "train the model anew"
+            "train the model again"
         )
     checksum = config.get("assets_sha256")
     if not isinstance(checksum, str) or not re.fullmatch("[0-9a-f]{64}", checksum):

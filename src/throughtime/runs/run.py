@@ -139,7 +139,7 @@ class Run:
         return history.read(self.path / HISTORY)
 
     def rewind_history(self, step: int) -> None:
-        """Drop the records after `step`: training goes on from there."""
+        """Drop the records after `step`: training continues from there."""
         history.rewind(self.path / HISTORY, step)
 
     def write_card(self, text: str) -> None:
@@ -160,7 +160,7 @@ class Run:
 def _refuse_occupied(path: Path) -> None:
     names = _names(path) or []
     if CONFIG in names:
-        raise RunError(f"{path} holds another run; choose another --out, or --resume to go on")
+        raise RunError(f"{path} holds another run; choose another --out, or --resume to continue")
     if strangers := _strangers(names):
         raise RunError(f"{path} holds other files ({strangers[0]}); choose another --out, or empty it")
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from throughtime.data.assets import Assets
-from throughtime.errors import InputError
+from throughtime.errors import InputError, one_of
 from throughtime.models.config import ModelConfig
 from throughtime.models.many_to_one import ManyToOne
 from throughtime.runs import Run
@@ -102,6 +102,8 @@ class Trained:
 
         Raises: InputError when the run has no such part, or its data has changed.
         """
+        if split is not None:
+            one_of("split", split, ("validation", "test"))
         task, names = self.task, tuple(str(name) for name in files)
         if names and not isinstance(task, FileTask):
             raise InputError(

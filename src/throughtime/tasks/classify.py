@@ -221,7 +221,7 @@ class ClassifyTask(FileTask):
             else exception_messages()
         }
         names = columns if self.data else ("text", "label")
-        rows = list(zip(*(tables["data"].columns[name] for name in names), strict=True))
+        rows = list(zip(*(tables["data"][name] for name in names), strict=True))
         if self.limit is not None and self.limit < len(rows):  # not the first, which may be of one class
             chosen = random.Random(f"limit/{self.split_seed}").sample(range(len(rows)), self.limit)
             rows = [rows[number] for number in sorted(chosen)]
@@ -232,7 +232,7 @@ class ClassifyTask(FileTask):
         for part in PARTS[1:]:
             if isinstance(file := getattr(self, part), str):
                 tables[part] = read_table(file, columns, skip_bad=self.skip_bad)
-                more = list(zip(*(tables[part].columns[name] for name in columns), strict=True))
+                more = list(zip(*(tables[part][name] for name in columns), strict=True))
                 parts[part] = list(range(len(rows), len(rows) + len(more)))
                 rows += more
         remarks = [remark for table in tables.values() for remark in table.remarks]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from throughtime.metrics import Metric
 
 
-# The model reads what it is given: nothing is learned about symbols that a few steps of training would have to find first.
+# One-hot inputs: nothing is learned about symbols that a few steps of training would have to find first.
 DEFAULTS = {"embedding": "onehot", "bptt": "full", "optimizer": "adam", "batch": 32}
 
 

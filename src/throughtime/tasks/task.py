@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from throughtime.metrics import Metric
 
 Record = dict[str, Any]
-SPLITS = ("train", "validation", "test", "all")
 data_option = partial(option, panel="Data")
 
 

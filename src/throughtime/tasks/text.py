@@ -81,8 +81,13 @@ class TextTask(FileTask):
         for split in ("validation", "test"):
             fraction = getattr(self, split)
             if fraction and len(self.ids(assets, split)) < 2:
+                part = (
+                    fraction
+                    if isinstance(fraction, str)
+                    else f"{fraction} of {len(parts['all']):,} characters"
+                )
                 raise InputError(
-                    f"the text is too short: its {split} part, {fraction} of {len(parts['all']):,} characters, must be at "
+                    f"the text is too short: its {split} part, {part}, must be at "
                     f"least 2 {self.unit}s, got {len(self.ids(assets, split))}: give more text, or {split} = 0"
                 )
         return assets

@@ -6,7 +6,7 @@ import platform
 import shlex
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from throughtime import __version__
 from throughtime.training.reporting import TrainingResult
 
 if TYPE_CHECKING:
+    from throughtime.data.batch import Batch
     from throughtime.training.trainer import Trainer
 
 MODEL = "this model"
@@ -141,23 +142,30 @@ def ragged_time(trainer: Trainer) -> str:
     state = trainer.data.state_dict()
     batch = next(iter(trainer.data.epoch()))
     trainer.data.load_state_dict(state)
-    if batch.lengths is None:
+    lengths = batch.lengths
+    if lengths is None:
         return ""
-    padded = batch._replace(lengths=None)
-    times: dict[str, list[float]] = {"ragged": [], "padded": []}
+    batch, model = batch.to(trainer.device), trainer.model
+    # The padded batch keeps lengths, of all its steps, for a loss that reads them; the model gets none.
+    sides: dict[str, tuple[Batch, Callable[[Batch, Any], Any]]] = {
+        "ragged": (batch, lambda window, state: window.run(model, state)),
+        "padded": (
+            batch._replace(lengths=torch.full_like(lengths, batch.steps)),
+            lambda window, state: window._replace(lengths=None).run(model, state),
+        ),
+    }
+    times: dict[str, list[float]] = {name: [] for name in sides}
     with torch.random.fork_rng([]):
         for _ in range(_TIMINGS + 1):
-            for name, each in (("ragged", batch), ("padded", padded)):
+            for name, (each, run) in sides.items():
                 start = time.perf_counter()
-                trainer.step.strategy.backward(
-                    lambda window, carried: window.run(trainer.model, carried),
-                    trainer.task.loss,
-                    each.to(trainer.device),
-                )
+                trainer.step.strategy.backward(run, trainer.task.loss, each)
+                if trainer.device.type != "cpu":
+                    torch.accelerator.synchronize(trainer.device)
                 times[name].append(time.perf_counter() - start)
                 trainer.step.optimizer.zero_grad(set_to_none=True)
     ragged, whole = (statistics.median(each[1:]) for each in times.values())
-    filled = int(batch.lengths.sum()) / (batch.steps * batch.size)
+    filled = int(lengths.sum()) / (batch.steps * batch.size)
     return (
         f"{1000 * ragged:.1f} ms with lengths, {1000 * whole:.1f} ms padded to {batch.steps} steps, {whole / ragged:.2f} times "
         f"as long; {filled:.0%} of the padded batch is data"

@@ -65,7 +65,7 @@ def evaluate(
 ) -> Evaluation:
     """Sum the losses of all batches and divide once by the count of their unmasked targets.
 
-    The state is carried from batch to batch, and starts anew where a batch is a reset. The model runs in eval mode, each
+    The state is carried from batch to batch, and starts from none where a batch is a reset. The model runs in eval mode, each
     submodule is put back into its own mode, and no random numbers are drawn: a training that evaluates is the one that does not.
     Sums are taken in float64 on the CPU.
     Args: progress, told how many targets are done.

@@ -51,6 +51,8 @@ def start_run(
     if isinstance(task, FileTask):
         task = task.with_full_paths()
     processes = Processes(training.device)
+    # The first one's, before it makes the folder: a free name that was looked for after that is another.
+    path = Path(processes.tell(str(out)))
     if training.init_from is not None:
         training = replace(training, init_from=str(Path(training.init_from).resolve()))
     like = None if training.init_from is None else Run.open(training.init_from).assets
@@ -65,7 +67,7 @@ def start_run(
         training.section: training.to_table(),
         **(extra or {}),
     }
-    path, failure, run = Path(out), None, None
+    failure, run = None, None
     if processes.first:
         try:
             run = Run.create(path, config, assets)

@@ -15,7 +15,7 @@ class Processes:
     """One of `world` processes that train together; alone, `world` is 1 and nothing is sent.
 
     Started by `accelerate launch`, which says how many there are and where. The gradient is summed by us once per
-    optimiser step: wrappers that sum in each `backward` do it too often for a strategy that goes back many times.
+    optimizer step: wrappers that sum in each `backward` do it too often for a strategy that goes back many times.
     Args: device, "auto" or a torch device.
     Raises: InputError for a device that is not there.
     """

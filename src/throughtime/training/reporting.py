@@ -17,7 +17,6 @@ class TrainingStart(NamedTuple):
     unit: str  # of a target: character, word, text
     budget: str  # in words
     strategy: str  # in words
-    steps_per_epoch: int
     parameters: int
     device: str
     processes: int

@@ -26,7 +26,7 @@ LOSS_OF_FEW, FEW = (
 )  # by this fraction where a step has fewer than `FEW` targets: a mean over few varies by itself
 NORM_DEVIATIONS, NORM_TIMES = 20.0, 10.0  # a norm's by so many deviations, and so many times the median
 BEFORE = 10  # steps whose norms a report lists
-CALM = 10  # steps without a jump, after which one is reported anew
+CALM = 10  # steps without a jump, after which one is reported again
 LARGE = 5.0  # times the usual norm: a gradient that counts as the cause
 _NORMAL = 1.4826  # median absolute deviation to standard deviation, of a normal distribution
 
@@ -199,22 +199,22 @@ def describe(spike: Spike, clip: str, watched: str, watched_at: int) -> str:
 
 
 def numbers(spike: Spike, watched: str, watched_at: int) -> dict[str, Any]:
-    """The same for the history; a number that is not finite is null."""
+    """The same for the history."""
     at, place = spike.at, spike.at.place
     return {
         "what": spike.kind,
-        "loss": _finite(at.loss),
-        "gradient_norm": _finite(at.norm),
+        "loss": at.loss,
+        "gradient_norm": at.norm,
         "clipped": at.clipped,
         "lr": place.lr,
         "batch": place.batch,
         "batches": place.batches,
-        "usual_loss": _finite(spike.loss.median),
-        "usual_loss_deviation": _finite(spike.loss.deviation),
-        "usual_norm": _finite(spike.norm.median),
+        "usual_loss": spike.loss.median,
+        "usual_loss_deviation": spike.loss.deviation,
+        "usual_norm": spike.norm.median,
         "steps_before": [each.step for each in spike.before],
-        "losses_before": [_finite(each.loss) for each in spike.before],
-        "norms_before": [_finite(each.norm) for each in spike.before],
+        "losses_before": [each.loss for each in spike.before],
+        "norms_before": [each.norm for each in spike.before],
         "watched": watched or None,
         "watched_at": watched_at if watched else None,
     }
@@ -282,7 +282,3 @@ def _advice(spike: Spike) -> str:
     twice = 2 * norm.median
     threshold = "1" if norm.steps < LEAST or 0.25 <= twice <= 4 else f"{float(f'{twice:.1g}'):g}"
     return f"train with clip = norm:{threshold}, or with a smaller lr"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

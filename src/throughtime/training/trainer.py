@@ -102,7 +102,6 @@ class Trainer:
                 unit=self.task.unit,
                 budget=str(self.budget),
                 strategy=self.step.strategy.describe(),
-                steps_per_epoch=len(self.data),
                 parameters=sum(parameter.numel() for parameter in self.step.parameters),
                 device=str(self.device),
                 processes=self.processes.world,
@@ -230,8 +229,9 @@ class Trainer:
         latest = self.evaluate("validation")
         if latest is None:
             return
-        self.evaluations.took(time.monotonic() - start)
-        better = latest.better_than(self.best)
+        # What decides when the training evaluates and ends must be the same in all processes: the first one's.
+        seconds, better = self.processes.tell((time.monotonic() - start, latest.better_than(self.best)))
+        self.evaluations.took(seconds)
         self.latest, self.best = latest, latest if better else self.best
         self.waited = 0 if better else self.waited + 1
         self.journal.evaluated(at, latest, better)

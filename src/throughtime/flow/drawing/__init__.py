@@ -15,7 +15,7 @@ from torch import Tensor
 from throughtime.errors import InputError
 from throughtime.files import write_whole
 
-# Okabe & Ito's colors, told apart by the color-blind and of unequal lightness; none vanishes on black or on white.
+# Okabe & Ito's colors, distinct to the color-blind and of unequal lightness; none vanishes on black or on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")

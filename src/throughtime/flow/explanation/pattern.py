@@ -16,7 +16,7 @@ _STRAIGHT = 0.5  # R² below which a curve is no exponential growth
 
 
 class Pattern(enum.Enum):
-    """The patterns that are told apart."""
+    """The patterns that are distinguished."""
 
     NOT_FINITE = "not a finite number"
     ZERO = "no gradient at all"
@@ -81,7 +81,7 @@ def saturated(layer: LayerFlow) -> bool:
     return unit is not None and (unit.slope_mean < 0.5 or unit.saturated > 0.25)
 
 
-# Each piece of advice has the argument, and the option of `throughtime train text`, that follows it.
+# Each item of advice has the argument, and the option of `throughtime train text`, that follows it.
 _ORTHOGONAL = 'init="orthogonal" (--init orthogonal): all singular values of W_hh start at 1'
 _RELU = 'nonlinearity="relu" with init="identity" (--nonlinearity relu --init identity)'
 _GATED = "a GRU or an LSTM (--cell gru, --cell lstm), whose state has a path past the weights"

@@ -13,7 +13,7 @@ from throughtime.kernels.native.recurrence.rows import Chunk, Rows, pool
 from throughtime.kernels.reference import Zoneout
 
 CHUNK_BYTES = 4 << 20  # of gates, without what layer norm keeps
-CHUNK_ROWS = 2048  # at least so many rows: the products over a chunk pack all weights anew
+CHUNK_ROWS = 2048  # at least so many rows: the products over a chunk pack all weights again
 
 
 class Plan(NamedTuple):
