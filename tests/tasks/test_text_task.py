@@ -198,6 +198,8 @@ def test_a_changed_or_moved_file_when_evaluating(file, tmp_path):
     assert trained.evaluate("validation", files=[moved]).values == expected.values
 
     moved.write_text(TEXT + "more")
+    with pytest.raises(InputError, match=r"moved\.txt is not .*text\.txt, which the run was made from"):
+        trained.evaluate("validation", files=[moved])  # what was read before is not used again
     moved.rename(file)
     with pytest.raises(
         InputError, match=r"has changed since the run was made \(320 bytes then, 324 now\): put"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -104,16 +105,17 @@ class Trained:
         """
         if split is not None:
             one_of("split", split, ("validation", "test"))
-        task, names = self.task, tuple(str(name) for name in files)
+        task, assets, names = self.task, self.assets, tuple(str(name) for name in files)
         if names and not isinstance(task, FileTask):
             raise InputError(
                 f"--data is for runs that read files, and {task.name} draws its sequences: leave it out"
             )
         if isinstance(task, FileTask) and names:
             task, split = (task.on(names), "all") if split is None else (task.moved(names), split)
+            assets = replace(assets, cache={})  # the files are read, whatever was read before
         split = split or "validation"
         found = task.evaluation_batches(
-            self.assets, split, steps=window or window_of(self.training), batch=batch or self.training.batch
+            assets, split, steps=window or window_of(self.training), batch=batch or self.training.batch
         )
         if found is None:
             raise InputError(
