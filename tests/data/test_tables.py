@@ -262,3 +262,9 @@ def test_every_record_is_flushed_and_other_columns_stay():
 def test_the_banking_intents(data_dir):
     table = read_table(data_dir / "banking77" / "train.csv")
     assert len(table) == 10_003 and len(set(table["label"])) == 77
+
+
+def test_the_line_about_a_missing_json_field_is_one_sentence_after_another():
+    with pytest.raises(InputError, match="correct the row") as error:
+        list(Records(io.BytesIO(b'{"zzz": "a"}\n'), ["text"], format="jsonl"))
+    assert ".;" not in str(error.value)

@@ -307,6 +307,19 @@ def test_a_damaged_line_of_history_is_named(run):
             run.history()
 
 
+@pytest.mark.parametrize(
+    "record",
+    ['{"step": "one"}', '{"step": null}', '{"loss": [1]}', '{"seconds": true}', '{"metrics": [1]}', '{"metrics": {"a": "b"}}'],
+)  # fmt: skip
+def test_a_history_value_of_another_type_is_named(run, record):
+    (run.path / "history.jsonl").write_text(
+        '{"step": 1, "loss": null, "metrics": {"a": null}}\n' + record + "\n"
+    )
+    with pytest.raises(RunError, match="line 2 has a") as error:
+        run.history()
+    assert "\n" not in str(error.value)
+
+
 def test_one_writer_at_a_time(run):
     script = (
         f"import fcntl, time\nfile = open({str(run.path / '.lock')!r}, 'r+')\n"

@@ -11,7 +11,7 @@ import torch
 import throughtime
 from throughtime.bptt import Checkpointed, Full, Randomized, Truncated
 from throughtime.data import IGNORE, Batch
-from throughtime.errors import InputError
+from throughtime.errors import InputError, RunError
 from throughtime.models.config import ModelConfig
 from throughtime.tasks import ClassifyTask
 from throughtime.training import TrainingConfig
@@ -242,3 +242,38 @@ def test_other_data_with_an_unknown_label(file, tmp_path):
     with pytest.raises(InputError, match=r"table\.csv has changed since the run was made") as error:
         throughtime.load(run.path).evaluate("test")
     assert "\n" not in str(error.value)
+
+
+def test_a_call_that_a_trained_run_cannot_answer_is_refused_on_one_line(file, tmp_path):
+    training = TrainingConfig(steps=1, batch=4, bptt="full", no_baselines=True)
+    task, run = start_run(ClassifyTask(data=(str(file),)), MODEL, training, tmp_path / "run")
+    train(task, training, run)
+    trained = throughtime.load(run.path)
+    for data in (b"abc", {"text": None}, {"text": 1}, {"text": ["abc"]}):
+        with pytest.raises(InputError, match="text") as error:
+            trained.predict(data)
+        assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="'text' must be a text, got 5"):
+        list(trained.predict(["abc", 5]))
+    for asked, message in (
+        ({"split": "train"}, "split must be one of validation, test, got 'train'"),
+        ({"split": 1}, "split must be one of"),
+        ({"split": ""}, "split must be one of"),
+        ({"batch": 0}, "batch must be a whole number of at least 1, got 0"),
+        ({"batch": 1.5}, "batch must be"),
+        ({"window": -1}, "window must be"),
+        ({"files": str(file)}, "files must be a list of files"),
+    ):
+        with pytest.raises(InputError, match=message):
+            trained.evaluate(**asked)
+
+
+def test_assets_that_do_not_fit_the_data_are_refused_on_one_line(file):
+    task, assets = prepared(file)
+    assets.splits["validation"].append(60)
+    with pytest.raises(RunError, match=r"the split in assets\.json is damaged: it has example 60 of 60"):
+        task.evaluation_batches(assets, "validation", steps=64, batch=4)
+    for labels in ({}, {"label": ()}, {"other": ("a",)}):
+        assets.labels = labels
+        with pytest.raises(RunError, match=r"assets\.json is damaged: it has no labels"):
+            task.build(MODEL, assets)

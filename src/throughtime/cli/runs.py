@@ -109,7 +109,7 @@ def compared(found: list[Run]) -> tuple[list[str], list[list[str]]]:
     )
     seconds = [max((float(r.get("seconds") or 0) for r in each), default=0.0) for each in histories]
     rows.append(["seconds", *(f"{each:.1f}" for each in seconds)])
-    losses = [[r["loss"] for r in each if r.get("kind") == "training"] for each in histories]
+    losses = [[r.get("loss") for r in each if r.get("kind") == "training"] for each in histories]
     rows.append(["last training loss", *(_shown(each[-1] if each else None) for each in losses)])
     bests = [_best_record(each) for each in histories]
     rows.append(["best validation loss", *(_shown(each.get("loss")) for each in bests)])

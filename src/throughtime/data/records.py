@@ -134,7 +134,7 @@ class Records:
                     self.found = {name: find_column(tuple(record), name) for name in self._asked}
                 yield record
             except InputError as error:
-                yield str(error)
+                yield str(error).rstrip(".")
             except (ValueError, RecursionError) as error:
                 yield f"expected one JSON object on a line, got {shortened(ascii(line.strip()))} ({error})"
 

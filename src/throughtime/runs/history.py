@@ -11,6 +11,13 @@ from throughtime.errors import InputError, RunError
 from throughtime.files import cannot_write, json_text, read_whole, write_all, write_whole
 
 Record = dict[str, Any]
+_NUMBER = (int, float, type(None))  # None: it was not finite
+_KINDS: dict[str, tuple[type, ...]] = {
+    "step": (int, float),
+    "seconds": _NUMBER,
+    "loss": _NUMBER,
+    "metrics": (dict,),
+}
 
 
 def append(path: Path, record: Record) -> None:
@@ -40,7 +47,7 @@ def append(path: Path, record: Record) -> None:
 def read(path: Path) -> list[Record]:
     """All complete lines; a last line without its end, left by a writer that was killed, is not a record.
 
-    Raises: RunError naming the first line that is not a JSON object.
+    Raises: RunError naming the first line that is not a JSON object, or has a step, loss, time or metric that is no number.
     """
     try:
         *lines, _incomplete = read_whole(path).split(b"\n")
@@ -101,4 +108,13 @@ def _parse(line: bytes, path: Path, number: int) -> Record:
         record = None
     if not isinstance(record, dict):
         raise RunError(f"{path} is damaged: line {number} is not a JSON object; remove that line")
+    if wrong := [name for name, kinds in _KINDS.items() if name in record and not _is(record[name], kinds)]:
+        raise RunError(f"{path} is damaged: line {number} has a {wrong[0]} of another type; remove that line")
+    metrics = record.get("metrics", {}).values()
+    if not all(_is(value, _NUMBER) for value in metrics):
+        raise RunError(f"{path} is damaged: line {number} has a metric that is no number; remove that line")
     return record
+
+
+def _is(value: Any, kinds: tuple[type, ...]) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)

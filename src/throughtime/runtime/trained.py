@@ -71,7 +71,7 @@ class Trained:
         Raises: InputError for what the task cannot read.
         """
         single = isinstance(data, (str, dict))
-        if not single and not isinstance(data, Iterable):
+        if not single and (isinstance(data, (bytes, bytearray)) or not isinstance(data, Iterable)):
             raise InputError(
                 f"expected a text, a dict of columns, or several of these, got {type(data).__name__}"
             )
@@ -101,10 +101,15 @@ class Trained:
             batch, window: as in training by default; of one long text, batch streams are read side by side.
             progress: called with (targets done, targets in all).
 
-        Raises: InputError when the run has no such part, or its data has changed.
+        Raises: InputError for another split, a batch or window below 1, a run without such a part, or data that has changed.
         """
+        if isinstance(files, (str, Path)):
+            raise InputError(f"files must be a list of files, got {files!r}")
         if split is not None:
-            one_of("split", split, ("validation", "test"))
+            one_of("split", str(split), ("validation", "test"))
+        for name, number in (("batch", batch), ("window", window)):
+            if number is not None and (not isinstance(number, int) or number < 1):
+                raise InputError(f"{name} must be a whole number of at least 1, got {number!r}")
         task, assets, names = self.task, self.assets, tuple(str(name) for name in files)
         if names and not isinstance(task, FileTask):
             raise InputError(

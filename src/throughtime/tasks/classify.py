@@ -8,10 +8,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from throughtime.errors import InputError
+from throughtime.errors import InputError, RunError
 from throughtime.models.config import ModelConfig
 from throughtime.tasks.files import FileTask, check_part, check_sources, reading_again
-from throughtime.tasks.task import Record, data_option, field_of, run_one
+from throughtime.tasks.task import Record, data_option, run_one, text_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -104,6 +104,8 @@ class ClassifyTask(FileTask):
     def build(self, config: ModelConfig, assets: Assets) -> nn.Module:
         from throughtime.models.build import many_to_one, symbol_embedding
 
+        if not assets.labels.get("label"):
+            raise RunError("the run's assets.json is damaged: it has no labels")
         return many_to_one(
             config, symbol_embedding(config, len(assets.vocabulary)), len(assets.labels["label"])
         )
@@ -146,7 +148,7 @@ class ClassifyTask(FileTask):
     def predict(self, model: nn.Module, assets: Assets, records: Iterable[Record]) -> Iterator[Record]:
         """The likeliest label of each text, and its probability."""
         for record in records:
-            outputs = run_one(model, self._encode(assets, str(field_of(record, self.columns[0]))))
+            outputs = run_one(model, self._encode(assets, text_of(record, self.columns[0])))
             probabilities = outputs.double().softmax(-1)
             best = int(probabilities.argmax())
             label, probability = assets.labels["label"][best], float(probabilities[best])
@@ -185,7 +187,12 @@ class ClassifyTask(FileTask):
                 return [text for text, _ in rows], [label for _, label in rows]
             check_sources(assets, sources)
             assets.cache["rows"] = rows
-        rows = [assets.cache["rows"][number] for number in assets.splits.get(split, ())]
+        found, numbers = assets.cache["rows"], assets.splits.get(split, ())
+        if max(numbers, default=0) >= len(found):
+            raise RunError(
+                f"the split in assets.json is damaged: it has example {max(numbers)} of {len(found)}"
+            )
+        rows = [found[number] for number in numbers]
         return [text for text, _ in rows], [label for _, label in rows]
 
     def _encoded(self, assets: Assets, split: str) -> tuple[list[Tensor], Tensor]:

@@ -182,3 +182,14 @@ def field_of(record: Record, name: str) -> Any:
             f"each record must have a column {name!r}, got {', '.join(map(repr, record)) or 'none'}"
         )
     return record[name]
+
+
+def text_of(record: Record, name: str) -> str:
+    """A record's value, which must be a text.
+
+    Raises: InputError as `field_of`, and for another type.
+    """
+    value = field_of(record, name)
+    if not isinstance(value, str):
+        raise InputError(f"{name!r} must be a text, got {value!r:.60}")
+    return value

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from throughtime.errors import InputError
 from throughtime.models.config import ModelConfig
 from throughtime.tasks.files import FileTask, check_sources, reading_again
-from throughtime.tasks.task import Record, cross_entropy, data_option, field_of, run_one
+from throughtime.tasks.task import Record, cross_entropy, data_option, run_one, text_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,7 +137,7 @@ class TextTask(FileTask):
         from throughtime.data.text import normalized
 
         for record in records:
-            ids = assets.vocabulary.encode(normalized(str(field_of(record, "text")), self.normalize))
+            ids = assets.vocabulary.encode(normalized(text_of(record, "text"), self.normalize))
             found: Record = {"symbols": len(ids), "loss": None, "perplexity": None, "next": None}
             if len(ids) > 0:
                 logits = run_one(model, ids)
