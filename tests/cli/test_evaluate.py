@@ -208,4 +208,4 @@ def test_weights_that_cannot_be_are_refused(
         assert "native generation has no LSTM with layer_norm" in fails("generate", run, "--weights", "int8")
         assert "native generation has no LSTM with layer_norm" in fails("evaluate", run, "--weights", "bf16")
         assert command("generate", run, "--length", 3).status == 0
-        assert "this model is a ManyToOne" in fails("evaluate", runs["classify"], "--weights", "int8")
+        assert "this is a ManyToOne" in fails("evaluate", runs["classify"], "--weights", "int8")

@@ -141,6 +141,12 @@ def test_resume_needs_a_run_and_no_file_of_settings(fails, trained: Path) -> Non
     )
 
 
+def test_an_empty_name_is_not_the_current_folder(fails, quick, tmp_path: Path) -> None:
+    arguments = ["train", "text", "--out", tmp_path / "run"]
+    assert "expected a file or a folder, got an empty name" in fails(*arguments, "--data", "")
+    assert "expected the folder of a run, got an empty name" in fails(*quick["echo"], "--init-from", "")
+
+
 @pytest.mark.parametrize("task", ["text", "classify"])
 def test_data_that_was_moved_is_named_with_data(
     command, fails, quick, runs, text: Path, reviews: Path, tmp_path: Path, task: str, stopped_after

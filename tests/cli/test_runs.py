@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,18 @@ def test_a_folder_is_listed(command, runs, folder: Path) -> None:
     listed = json.loads(command("runs", folder, "--json").out)
     assert [row["run"] for row in listed] == sorted(str(run) for run in runs.values())
     assert {row["task"] for row in listed} == set(runs)
+
+
+def test_a_damaged_run_does_not_hide_the_others(command, runs, tmp_path: Path) -> None:
+    kept, config, history = (
+        shutil.copytree(runs["echo"], tmp_path / name) for name in ("kept", "config", "history")
+    )
+    (config / "config.toml").write_text("[")
+    (history / "history.jsonl").write_text('{"kind": "training", "step": null}\n{}\n')
+    ended = command("runs", tmp_path)
+    assert ended.status == 0 and set(table(ended.out)) == {"run", str(kept)}
+    first, second = ended.err.splitlines()
+    assert str(config) in first and str(history) in second
 
 
 def test_without_a_folder_it_is_runs(command, quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

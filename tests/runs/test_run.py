@@ -224,7 +224,7 @@ def test_shapes_are_read_without_the_weights(run):
     path.unlink()
     run.save_checkpoint({"step": 1})
     with pytest.raises(
-        RunError, match=r"has lost its model\.safetensors: put it back, or train on with --resume"
+        RunError, match=r"has lost its model\.safetensors: put it back, or train again with another --out"
     ):
         run.load_model()
 

@@ -176,7 +176,7 @@ def hooked(made: ManyToMany) -> ManyToMany:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: nn.Linear(2, 2), "this model is a Linear"),
+        (lambda: nn.Linear(2, 2), "this is a Linear"),
         (lambda: model("lstm", layer_norm=True), "LSTM with layer_norm"),
         (lambda: model("lstm", peepholes=True), "LSTM with peepholes"),
         (lambda: model("gru", reset_after=False), "GRU with reset_after=False"),

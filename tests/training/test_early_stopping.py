@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from throughtime.errors import InputError
 from throughtime.tasks.recorded import restore_model, task_of
 from throughtime.training.evaluation import evaluate
 from throughtime.training.interrupt import Interrupted
@@ -97,5 +98,7 @@ def test_a_training_that_was_stopped_early_stays_stopped(make, weights, Recordin
 
 
 def test_without_validation_data_there_is_nothing_to_wait_for(make):
-    task, config, run = make(steps=12, validation=0, patience=1, evaluate_every=2)
-    assert train(task, config, run).step == 12
+    with pytest.raises(
+        InputError, match="patience counts evaluations on the validation part, and validation is 0"
+    ):
+        make(steps=12, validation=0, patience=1, evaluate_every=2)

@@ -56,6 +56,17 @@ def test_a_complete_training_resumed_stays_as_it_is(make, Recording):
     assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
 
 
+def test_a_complete_training_without_its_checkpoint_is_not_begun_again(make, weights):
+    task, config, run = make()
+    train(task, config, run)
+    (run.path / "checkpoint.safetensors").unlink()
+    before, history = weights(run), run.history()
+    with pytest.raises(RunError, match=r"has lost its checkpoint\.safetensors.*--init-from") as error:
+        train(task, config, run, resume=True)
+    assert "\n" not in str(error.value)
+    assert weights(run) == before and run.history() == history
+
+
 def test_other_data_than_the_checkpoints_is_refused(make, text):
     task, config, run = make()
     train(task, config, run)

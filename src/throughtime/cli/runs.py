@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from throughtime.errors import RunError
 
 if TYPE_CHECKING:
     from throughtime.runs import Run
@@ -57,7 +61,7 @@ def runs(
             raise InputError(
                 f"no such folder: {paths[0]}; name a folder of runs, or train one: throughtime train text"
             )
-        opened = [Run.open(config.parent) for config in sorted(paths[0].rglob(CONFIG))]
+        opened = _readable(config.parent for config in sorted(paths[0].rglob(CONFIG)))
         if not opened:
             raise InputError(f"there is no run in {paths[0]}; train one: throughtime train text")
         head, rows = listed(opened)
@@ -67,6 +71,22 @@ def runs(
     print(plain(tuple(head), [tuple(row) for row in rows]))
     if png is not None:
         print(f"Written: {png}")
+
+
+def _readable(folders: Iterable[Path]) -> list[Run]:
+    """The runs that can be read; the others are named on standard error."""
+    from throughtime.runs import Run
+
+    found = []
+    for folder in folders:
+        try:
+            run = Run.open(folder)
+            run.history()
+        except RunError as error:
+            print(error, file=sys.stderr)
+        else:
+            found.append(run)
+    return found
 
 
 def listed(found: list[Run]) -> tuple[list[str], list[list[str]]]:

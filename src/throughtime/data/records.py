@@ -262,8 +262,8 @@ def find_column(fieldnames: Sequence[str], name: str) -> str:
     also = f" (or {', '.join(ALIASES[name])})" if name in ALIASES else ""
     there = shortened(", ".join(map(repr, fieldnames)), 120) or "none"
     raise InputError(
-        f"expected a column {name!r}{also}, the columns are {there}: name the column to use, or give its number (from 1) "
-        f"if the file has no header.{nearest(name, fieldnames)}"
+        f"expected a column {name!r}{also}, the columns are {there}: rename one in the file, or, when training, name the "
+        f"one to use (its number from 1 if the file has no header).{nearest(name, fieldnames)}"
     )
 
 

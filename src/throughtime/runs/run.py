@@ -63,6 +63,8 @@ class Run:
 
         Raises: RunError when there is none, it is damaged, or a newer throughtime wrote it.
         """
+        if not str(path):
+            raise RunError("expected the folder of a run, got an empty name")
         path = Path(path)
         names = _names(path)
         if names is None:
@@ -109,7 +111,7 @@ class Run:
     def _no_weights(self) -> RunError:
         if (self.path / CHECKPOINT).exists():
             return RunError(
-                f"{self.path} has lost its {MODEL}: put it back, or train on with --resume to have it written again"
+                f"{self.path} has lost its {MODEL}: put it back, or train again with another --out"
             )
         return RunError(
             f"{self.path} has no weights yet: training was stopped before the first checkpoint; resume it"
@@ -121,13 +123,18 @@ class Run:
         save_tree(self.path / CHECKPOINT, tree)
 
     def load_checkpoint(self) -> Tree | None:
-        """The last checkpoint, or None when there is none.
+        """The last checkpoint, or None when there is none yet.
 
-        Raises: RunError when it is damaged.
+        Raises: RunError when it is damaged, or missing from a run whose training ended.
         """
         try:
             return load_tree(self.path / CHECKPOINT)
         except FileNotFoundError:
+            if (self.path / CARD).exists():
+                raise RunError(
+                    f"{self.path} has lost its {CHECKPOINT}, without which it cannot be resumed: put it back, or train on "
+                    f"from its weights in another run, with --init-from {shlex.quote(str(self.path))}"
+                ) from None
             return None
 
     def append_history(self, record: history.Record) -> None:

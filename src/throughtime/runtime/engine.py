@@ -80,7 +80,7 @@ def native_layers(model: ManyToMany) -> list[GeneratorLayer]:
 def refusal(model: nn.Module) -> str | None:
     """Why the native loop cannot run this model, or None."""
     if type(model) is not ManyToMany:
-        return f"native generation runs throughtime.models.many_to_many.ManyToMany, this model is a {type(model).__name__}"
+        return f"native generation is for language models (ManyToMany), this is a {type(model).__name__}"
     layers: Any = model.layers
     if type(layers) not in (RNN, GRU, LSTM):
         return f"native generation runs RNN, GRU and LSTM layers, these are {type(layers).__name__}"

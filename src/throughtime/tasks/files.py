@@ -74,6 +74,8 @@ class FileTask(Task):
 
 def full_path(path: str) -> str:
     """The full path of a regular file or a folder; other paths (a pipe, /dev/fd/63) as they are."""
+    if not path:
+        raise InputError("expected a file or a folder, got an empty name")
     known = os.path.isfile(path) or os.path.isdir(path) or not os.path.exists(path)
     return str(Path(path).resolve()) if known else path
 

@@ -53,9 +53,10 @@ def start_run(
     processes = Processes(training.device)
     # The first one's, before it makes the folder: a free name that was looked for after that is another.
     path = Path(processes.tell(str(out)))
+    like = None
     if training.init_from is not None:
-        training = replace(training, init_from=str(Path(training.init_from).resolve()))
-    like = None if training.init_from is None else Run.open(training.init_from).assets
+        source = Run.open(training.init_from)
+        like, training = source.assets, replace(training, init_from=str(source.path.resolve()))
     assets = task.prepare(like)
     check(task, model, training, assets)
     config = {
@@ -146,6 +147,10 @@ def check(task: Task, model: ModelConfig, training: TrainingConfig, assets: Asse
         raise InputError(
             f"window is for one long sequence, and {task.name} trains on whole sequences: leave it out, and cut the gradient "
             "inside with bptt = truncated:N"
+        )
+    if training.patience is not None and not getattr(task, "validation", True):
+        raise InputError(
+            "patience counts evaluations on the validation part, and validation is 0: leave patience out, or give validation data"
         )
     processes = Processes(training.device)
     module = on_meta(task, model, assets)
