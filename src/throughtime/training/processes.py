@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ class Processes:
         if self.world == 1:
             self.device = wanted or best
             return
+        # A process that exits while the group's threads run is aborted.
+        atexit.register(_leave)
         self.device = state.device
         if wanted is not None and wanted.type != self.device.type:
             raise InputError(
@@ -88,6 +91,11 @@ class Processes:
         from accelerate.utils import broadcast_object_list
 
         return broadcast_object_list([value])[0]
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _known(name: str) -> torch.device:
