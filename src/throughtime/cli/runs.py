@@ -116,6 +116,8 @@ def listed(found: list[Run]) -> tuple[list[str], list[list[str]]]:
 
 def compared(found: list[Run]) -> tuple[list[str], list[list[str]]]:
     """One row for each setting in which the runs differ, then one for each number of their histories."""
+    from throughtime.runs.history import best_evaluation
+
     settings = [_flat(run.config) for run in found]
     names = list(dict.fromkeys(name for each in settings for name in each))
     rows = [
@@ -131,7 +133,7 @@ def compared(found: list[Run]) -> tuple[list[str], list[list[str]]]:
     rows.append(["seconds", *(f"{each:.1f}" for each in seconds)])
     losses = [[r.get("loss") for r in each if r.get("kind") == "training"] for each in histories]
     rows.append(["last training loss", *(_shown(each[-1] if each else None) for each in losses)])
-    bests = [_best_record(each) for each in histories]
+    bests = [best_evaluation(each) for each in histories]
     rows.append(["best validation loss", *(_shown(each.get("loss")) for each in bests)])
     rows.append(["at step", *(_shown(each.get("step")) for each in bests)])
     rows.extend(
@@ -167,15 +169,11 @@ def draw(found: list[Run], path: Path) -> None:
         drawing.save(figure, path)
 
 
-def _best_record(history: list[dict[str, Any]]) -> dict[str, Any]:
-    evaluations = [record for record in history if record.get("kind") == "evaluation"]
-    best = [record for record in evaluations if record.get("best")]
-    return (best or evaluations or [{}])[-1]
-
-
 def _best(history: list[dict[str, Any]]) -> tuple[str, float | None]:
     """The main metric of the best evaluation."""
-    record = _best_record(history)
+    from throughtime.runs.history import best_evaluation
+
+    record = best_evaluation(history)
     return next(iter(record.get("metrics", {}).items()), ("loss", record.get("loss")))
 
 

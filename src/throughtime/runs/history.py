@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,13 @@ def read(path: Path) -> list[Record]:
     except FileNotFoundError:
         return []
     return [_parse(line, path, number) for number, line in enumerate(lines, start=1)]
+
+
+def best_evaluation(records: Iterable[Record]) -> Record:
+    """The last evaluation that was marked best, else the last; empty where there is none."""
+    evaluations = [record for record in records if record.get("kind") == "evaluation"]
+    best = [record for record in evaluations if record.get("best")]
+    return (best or evaluations or [{}])[-1]
 
 
 def rewind(path: Path, step: int) -> None:

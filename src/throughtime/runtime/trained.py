@@ -15,6 +15,7 @@ from throughtime.errors import InputError, one_of
 from throughtime.models.config import ModelConfig
 from throughtime.models.many_to_one import ManyToOne
 from throughtime.runs import Run
+from throughtime.runs.history import best_evaluation
 from throughtime.runtime.session import Session
 from throughtime.tasks import FileTask, Task
 from throughtime.tasks.recorded import model_config_of, restore_model, settings_of, task_of
@@ -175,13 +176,5 @@ class Trained:
 
     def _best(self) -> dict[str, float]:
         """The metrics of the best evaluation in the history."""
-        found = [
-            record
-            for record in self.run.history()
-            if record.get("kind") == "evaluation" and record.get("best")
-        ]
-        return (
-            {name: value for name, value in found[-1].get("metrics", {}).items() if value is not None}
-            if found
-            else {}
-        )
+        metrics = best_evaluation(self.run.history()).get("metrics", {})
+        return {name: value for name, value in metrics.items() if value is not None}
