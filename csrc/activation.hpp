@@ -1,6 +1,7 @@
 // exp, sigmoid and tanh of a vector, to a few units in the last place, and the derivatives that backward needs.
 // exp(x) = 2^n (1 + p) with n = round(x / ln 2), f = x - n ln 2 in two parts, p = expm1(f) by a polynomial.
 #pragma once
+#include "call.h"
 #include "simd.hpp"
 
 namespace tt::THROUGHTIME_ISA {
@@ -72,7 +73,7 @@ TT_INLINE Vec<T> tanh(Vec<T> x) {
   return expm1 / (expm1 + T(2));
 }
 
-enum Activation { kTanh = 0, kRelu = 1, kSigmoid = 2, kIdentity = 3 };
+enum Activation { kTanh = TT_TANH, kRelu = TT_RELU, kSigmoid = TT_SIGMOID, kIdentity = TT_IDENTITY };
 
 template <int A, class T>
 TT_INLINE Vec<T> activate(Vec<T> x) {

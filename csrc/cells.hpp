@@ -86,77 +86,77 @@ static Equations<T> lstm_equations(bool peepholes, bool back) {
 }
 
 template <bool Zone, bool Project, class T>
-static Equations<T> lstm_equations(const tt_call& call, bool back) {
-  return call.gain_hh ? lstm_equations<Zone, Project, true, T>(call.peephole, back)
-                      : lstm_equations<Zone, Project, false, T>(call.peephole, back);
+static Equations<T> lstm_equations(const Loop<T>& loop, bool back) {
+  return loop.gain_hh ? lstm_equations<Zone, Project, true, T>(loop.peephole, back)
+                      : lstm_equations<Zone, Project, false, T>(loop.peephole, back);
 }
 
 template <bool Zone, class T>
-static Parts<T> forward_parts(const tt_call& call) {
-  const int H = int(call.hidden), width = int(call.width), units = int(call.units), columns = int(call.columns);
-  const Matrix w{call.weight_hh, H, width, units, columns}, w_hr{call.weight_hr, width, H, columns, units};
-  if (call.cell == TT_LSTM && call.weight_hr)
-    return {{{w, kLstmGates, 4, kHidden, 0, kGates, lstm_equations<Zone, true, T>(call, false)},
+static Parts<T> forward_parts(const Loop<T>& loop) {
+  const int H = int(loop.hidden), width = int(loop.width), units = int(loop.units), columns = int(loop.columns);
+  const Matrix w{loop.weight_hh, H, width, units, columns}, w_hr{loop.weight_hr, width, H, columns, units};
+  if (loop.cell == TT_LSTM && loop.weight_hr)
+    return {{{w, kLstmGates, 4, kHidden, 0, kGates, lstm_equations<Zone, true, T>(loop, false)},
              {w_hr, kProjection, 1, kGates, 4, kOutput, projection_forward<Zone, T>}},
             2, 5, 4, Zone};
-  if (call.cell == TT_LSTM)
-    return {{{w, kLstmGates, 4, kHidden, 0, kGates, lstm_equations<Zone, false, T>(call, false)}}, 1, 4, 4, Zone};
-  if (call.cell == TT_GRU && call.reset_before)
+  if (loop.cell == TT_LSTM)
+    return {{{w, kLstmGates, 4, kHidden, 0, kGates, lstm_equations<Zone, false, T>(loop, false)}}, 1, 4, 4, Zone};
+  if (loop.cell == TT_GRU && loop.reset_before)
     return {{{w, kResetGates, 2, kHidden, 0, kGates, gru_reset_forward<T>},
              {w, kCandidateGates, 1, kGates, 0, kGates, gru_candidate_forward<Zone, T>}},
             2, 3, 4, true};
-  if (call.cell == TT_GRU) return {{{w, kGruGates, 3, kHidden, 0, kGates, gru_forward<Zone, T>}}, 1, 3, 4, true};
-  return {{{w, kRnnGates, 1, kHidden, 0, kGates, rnn_equations<Zone, T>(call.activation, false)}}, 1, 1, 1, Zone};
+  if (loop.cell == TT_GRU) return {{{w, kGruGates, 3, kHidden, 0, kGates, gru_forward<Zone, T>}}, 1, 3, 4, true};
+  return {{{w, kRnnGates, 1, kHidden, 0, kGates, rnn_equations<Zone, T>(loop.activation, false)}}, 1, 1, 1, Zone};
 }
 
 template <bool Zone, class T>
-static Parts<T> backward_parts(const tt_call& call) {
-  const int H = int(call.hidden), width = int(call.width), units = int(call.units), columns = int(call.columns);
-  const Matrix w{call.weight_hh, H, width, units, columns}, w_hr{call.weight_hr, width, H, columns, units};
-  if (call.cell == TT_LSTM && call.weight_hr)
+static Parts<T> backward_parts(const Loop<T>& loop) {
+  const int H = int(loop.hidden), width = int(loop.width), units = int(loop.units), columns = int(loop.columns);
+  const Matrix w{loop.weight_hh, H, width, units, columns}, w_hr{loop.weight_hr, width, H, columns, units};
+  if (loop.cell == TT_LSTM && loop.weight_hr)
     return {{{{nullptr, 0, width, 0, 0}, nullptr, 0, kHidden, 0, kHidden, projection_backward<Zone, T>},
-             {w_hr, kProjection, 1, kGates, 4, kProjected, lstm_equations<Zone, true, T>(call, true)},
+             {w_hr, kProjection, 1, kGates, 4, kProjected, lstm_equations<Zone, true, T>(loop, true)},
              {w, kLstmGates, 4, kGates, 0, kHidden, nullptr}},
             3, 5, 4, Zone};
-  if (call.cell == TT_LSTM)
-    return {{{{nullptr, 0, H, 0, 0}, nullptr, 0, kHidden, 0, kHidden, lstm_equations<Zone, false, T>(call, true)},
+  if (loop.cell == TT_LSTM)
+    return {{{{nullptr, 0, H, 0, 0}, nullptr, 0, kHidden, 0, kHidden, lstm_equations<Zone, false, T>(loop, true)},
              {w, kLstmGates, 4, kGates, 0, kHidden, nullptr}},
             2, 4, 4, Zone};
-  if (call.cell == TT_GRU && call.reset_before)
+  if (loop.cell == TT_GRU && loop.reset_before)
     return {{{{nullptr, 0, H, 0, 0}, nullptr, 0, kHidden, 0, kHidden, gru_candidate_backward<Zone, T>},
              {w, kCandidateGates, 1, kGates, 3, kGates, gru_reset_backward<T>},
              {w, kResetGates, 2, kGates, 1, kHidden, nullptr}},
             3, 3, 4, true};
-  if (call.cell == TT_GRU)
+  if (loop.cell == TT_GRU)
     return {{{{nullptr, 0, H, 0, 0}, nullptr, 0, kHidden, 0, kHidden, gru_backward<Zone, T>},
              {w, kGruGates, 3, kGates, 0, kHidden, nullptr}},
             2, 3, 4, true};
-  return {{{{nullptr, 0, H, 0, 0}, nullptr, 0, kHidden, 0, kHidden, rnn_equations<Zone, T>(call.activation, true)},
+  return {{{{nullptr, 0, H, 0, 0}, nullptr, 0, kHidden, 0, kHidden, rnn_equations<Zone, T>(loop.activation, true)},
            {w, kRnnGates, 1, kGates, 0, kHidden, nullptr}},
           2, 1, 1, Zone};
 }
 
 // Layer norm's place in the parts of a step.
 template <class T>
-static void normalised(Parts<T>& parts, const tt_call& call, bool back) {
+static void normalised(Parts<T>& parts, const Loop<T>& loop, bool back) {
   auto add = [&](int p, const Group* groups, int count = 1) {
     parts.part[p].groups = groups;
     parts.part[p].group_count = count;
   };
-  if (call.cell == TT_RNN) add(0, kRnnNorm);
-  if (call.cell == TT_LSTM) add(back && call.weight_hr ? 1 : 0, kLstmNorm);
-  if (call.cell == TT_GRU && !call.reset_before) add(0, kGruNorm, 2);
-  if (call.cell == TT_GRU && call.reset_before) {
+  if (loop.cell == TT_RNN) add(0, kRnnNorm);
+  if (loop.cell == TT_LSTM) add(back && loop.weight_hr ? 1 : 0, kLstmNorm);
+  if (loop.cell == TT_GRU && !loop.reset_before) add(0, kGruNorm, 2);
+  if (loop.cell == TT_GRU && loop.reset_before) {
     add(back ? 1 : 0, kResetNorm);
     add(back ? 0 : 1, kCandidateNorm);
   }
 }
 
 template <class T>
-static Parts<T> parts_of(const tt_call& call, bool back) {
-  Parts<T> parts = call.zoneout ? (back ? backward_parts<true, T>(call) : forward_parts<true, T>(call))
-                                : (back ? backward_parts<false, T>(call) : forward_parts<false, T>(call));
-  if (call.gain_hh) normalised(parts, call, back);
+static Parts<T> parts_of(const Loop<T>& loop, bool back) {
+  Parts<T> parts = loop.zoneout ? (back ? backward_parts<true, T>(loop) : forward_parts<true, T>(loop))
+                                : (back ? backward_parts<false, T>(loop) : forward_parts<false, T>(loop));
+  if (loop.gain_hh) normalised(parts, loop, back);
   return parts;
 }
 

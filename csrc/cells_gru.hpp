@@ -8,18 +8,18 @@ namespace tt::THROUGHTIME_ISA {
 template <bool Zone, class T>
 static void gru_forward(const Step<T>& s, long from, long to) {
   constexpr int W = Simd<T>::width;
-  const long H = s.call.hidden;
+  const long H = s.loop.hidden;
   for (long u = from; u < to; u += W) {
     Vec<T> b_hn = bias_at<T>(s, u), b_r = bias_at<T>(s, H + u), b_z = bias_at<T>(s, 2 * H + u),
            b_n = bias_at<T>(s, 3 * H + u);
     for (int row = 0; row < s.rows; row++) {
       int q = s.sequence(row);
-      T* g = static_cast<T*>(s.call.gates) + (s.at + q) * s.call.ldg + u;
+      T* g = s.loop.gates + (s.at + q) * s.loop.ldg + u;
       Vec<T> hn = load(g) + b_hn;
       Vec<T> r = sigmoid<T>(load(g + H) + b_r), z = sigmoid<T>(load(g + 2 * H) + b_z);
       Vec<T> n = tanh<T>(load(g + 3 * H) + b_n + r * hn);
       Vec<T> h = h_before(s, q, u);
-      if (s.call.training) {
+      if (s.loop.training) {
         store(g, hn);
         store(g + H, r);
         store(g + 2 * H, z);
@@ -33,13 +33,13 @@ static void gru_forward(const Step<T>& s, long from, long to) {
 template <bool Zone, class T>
 static void gru_backward(const Step<T>& s, long from, long to) {
   constexpr int W = Simd<T>::width;
-  const long H = s.call.hidden;
+  const long H = s.loop.hidden;
   for (long u = from; u < to; u += W) {
     Vec<T> sum_hn{}, sum_r{}, sum_z{}, sum_n{};
     for (int row = 0; row < s.rows; row++) {
       int q = s.sequence(row);
-      const T* g = static_cast<const T*>(s.call.gates) + (s.at + q) * s.call.ldg + u;
-      T* d = static_cast<T*>(s.call.dgates) + (s.at + q) * s.call.ldg + u;
+      const T* g = s.loop.gates + (s.at + q) * s.loop.ldg + u;
+      T* d = s.loop.dgates + (s.at + q) * s.loop.ldg + u;
       T* carried = s.dh + q * s.ldh + u;
       Vec<T> hn = load(g), r = load(g + H), z = load(g + 2 * H), n = load(g + 3 * H);
       Vec<T> h = h_before(s, q, u);
@@ -69,12 +69,12 @@ static void gru_backward(const Step<T>& s, long from, long to) {
 template <class T>
 static void gru_reset_forward(const Step<T>& s, long from, long to) {
   constexpr int W = Simd<T>::width;
-  const long H = s.call.hidden;
+  const long H = s.loop.hidden;
   for (long u = from; u < to; u += W) {
     Vec<T> b_r = bias_at<T>(s, H + u), b_z = bias_at<T>(s, 2 * H + u);
     for (int row = 0; row < s.rows; row++) {
       int q = s.sequence(row);
-      T* g = static_cast<T*>(s.call.gates) + (s.at + q) * s.call.ldg + u;
+      T* g = s.loop.gates + (s.at + q) * s.loop.ldg + u;
       Vec<T> r = sigmoid<T>(load(g + H) + b_r);
       store(g, r * load(s.h_read + q * s.ldh + u));
       store(g + H, r);
@@ -87,14 +87,14 @@ static void gru_reset_forward(const Step<T>& s, long from, long to) {
 template <bool Zone, class T>
 static void gru_candidate_forward(const Step<T>& s, long from, long to) {
   constexpr int W = Simd<T>::width;
-  const long H = s.call.hidden;
+  const long H = s.loop.hidden;
   for (long u = from; u < to; u += W) {
     Vec<T> b_n = bias_at<T>(s, 3 * H + u);
     for (int row = 0; row < s.rows; row++) {
       int q = s.sequence(row);
-      T* g = static_cast<T*>(s.call.gates) + (s.at + q) * s.call.ldg + u;
+      T* g = s.loop.gates + (s.at + q) * s.loop.ldg + u;
       Vec<T> n = tanh<T>(load(g + 3 * H) + b_n), h = h_before(s, q, u);
-      if (s.call.training) store(g + 3 * H, n);
+      if (s.loop.training) store(g + 3 * H, n);
       put_h<Zone>(s, q, u, n + load(g + 2 * H) * (h - n));
     }
   }
@@ -103,13 +103,13 @@ static void gru_candidate_forward(const Step<T>& s, long from, long to) {
 template <bool Zone, class T>
 static void gru_candidate_backward(const Step<T>& s, long from, long to) {
   constexpr int W = Simd<T>::width;
-  const long H = s.call.hidden;
+  const long H = s.loop.hidden;
   for (long u = from; u < to; u += W) {
     Vec<T> sum_z{}, sum_n{};
     for (int row = 0; row < s.rows; row++) {
       int q = s.sequence(row);
-      const T* g = static_cast<const T*>(s.call.gates) + (s.at + q) * s.call.ldg + u;
-      T* d = static_cast<T*>(s.call.dgates) + (s.at + q) * s.call.ldg + u;
+      const T* g = s.loop.gates + (s.at + q) * s.loop.ldg + u;
+      T* d = s.loop.dgates + (s.at + q) * s.loop.ldg + u;
       T* carried = s.dh + q * s.ldh + u;
       Vec<T> z = load(g + 2 * H), n = load(g + 3 * H), h = h_before(s, q, u);
       Vec<T> dh = gradient_of_h<Zone>(s, q, u);
@@ -130,14 +130,14 @@ static void gru_candidate_backward(const Step<T>& s, long from, long to) {
 template <class T>
 static void gru_reset_backward(const Step<T>& s, long from, long to) {
   constexpr int W = Simd<T>::width;
-  const long H = s.call.hidden;
-  const T* mask = static_cast<const T*>(s.call.h_mask);
+  const long H = s.loop.hidden;
+  const T* mask = s.loop.h_mask;
   for (long u = from; u < to; u += W) {
     Vec<T> sum_r{};
     for (int row = 0; row < s.rows; row++) {
       int q = s.sequence(row);
-      T* d = static_cast<T*>(s.call.dgates) + (s.at + q) * s.call.ldg + u;
-      Vec<T> r = load(static_cast<const T*>(s.call.gates) + (s.at + q) * s.call.ldg + H + u);
+      T* d = s.loop.dgates + (s.at + q) * s.loop.ldg + u;
+      Vec<T> r = load(s.loop.gates + (s.at + q) * s.loop.ldg + H + u);
       Vec<T> dq = load(d);
       if (mask) dq *= load(mask + q * H + u);
       Vec<T> dr = dq * h_before(s, q, u) * r * (T(1) - r);

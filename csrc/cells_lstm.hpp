@@ -8,15 +8,15 @@ namespace tt::THROUGHTIME_ISA {
 template <bool Peep, bool Zone, bool Project, bool Norm, class T>
 static void lstm_forward(const Step<T>& s, long from, long to) {
   constexpr int W = Simd<T>::width;
-  const long H = s.call.hidden;
-  const T* p = static_cast<const T*>(s.call.peephole);
+  const long H = s.loop.hidden;
+  const T* p = s.loop.peephole;
   for (long u = from; u < to; u += W) {
     Vec<T> b_i = bias_at<T>(s, u), b_f = bias_at<T>(s, H + u), b_g = bias_at<T>(s, 2 * H + u),
            b_o = bias_at<T>(s, 3 * H + u);
     for (int row = 0; row < s.rows; row++) {
       int q = s.sequence(row);
-      T* gate = static_cast<T*>(s.call.gates) + (s.at + q) * s.call.ldg + u;
-      T* carried = static_cast<T*>(s.call.c_state) + (long)q * H + u;
+      T* gate = s.loop.gates + (s.at + q) * s.loop.ldg + u;
+      T* carried = s.loop.c_state + (long)q * H + u;
       Vec<T> before = load(carried);
       Vec<T> i = load(gate) + b_i, f = load(gate + H) + b_f, o = load(gate + 3 * H) + b_o;
       if constexpr (Peep) {
@@ -31,19 +31,19 @@ static void lstm_forward(const Step<T>& s, long from, long to) {
       o = sigmoid<T>(o);
       Vec<T> made = c;
       if constexpr (Zone) {  // only the memory that is carried on: h comes from the new one
-        Vec<T> share = kept_c(s, q, u);
-        c = share * before + (T(1) - share) * c;
+        Vec<T> fraction = kept_c(s, q, u);
+        c = fraction * before + (T(1) - fraction) * c;
       }
       store(carried, c);
-      if (s.call.training || Norm) {
+      if (s.loop.training || Norm) {
         store(gate, i);
         store(gate + H, f);
         store(gate + 2 * H, g);
         store(gate + 3 * H, o);
       }
-      if (s.call.training) store(static_cast<T*>(s.call.c) + (s.at + q) * H + u, c);
+      if (s.loop.training) store(s.loop.c + (s.at + q) * H + u, c);
       if constexpr (Norm)
-        store(s.memory + u, made);
+        store(s.cell_row + u, made);
       else if constexpr (Project)
         store(gate + 4 * H, o * tanh<T>(made));
       else
@@ -56,24 +56,24 @@ static void lstm_forward(const Step<T>& s, long from, long to) {
 template <bool Peep, bool Zone, bool Project, bool Norm, class T>
 static void lstm_backward(const Step<T>& s, long from, long to) {
   constexpr int W = Simd<T>::width;
-  const long H = s.call.hidden;
-  const T* p = static_cast<const T*>(s.call.peephole);
+  const long H = s.loop.hidden;
+  const T* p = s.loop.peephole;
   if constexpr (Norm) memory_backward<Zone, Project>(s);
   for (long u = from; u < to; u += W) {
     Vec<T> sum_i{}, sum_f{}, sum_g{}, sum_o{}, peep_i{}, peep_f{}, peep_o{};
     for (int row = 0; row < s.rows; row++) {
       int q = s.sequence(row);
-      const T* gate = static_cast<const T*>(s.call.gates) + (s.at + q) * s.call.ldg + u;
-      T* d = static_cast<T*>(s.call.dgates) + (s.at + q) * s.call.ldg + u;
-      T* carried = static_cast<T*>(s.call.dc_state) + (long)q * H + u;
+      const T* gate = s.loop.gates + (s.at + q) * s.loop.ldg + u;
+      T* d = s.loop.dgates + (s.at + q) * s.loop.ldg + u;
+      T* carried = s.loop.dc_state + (long)q * H + u;
       Vec<T> i = load(gate), f = load(gate + H), g = load(gate + 2 * H), o = load(gate + 3 * H);
-      Vec<T> before = load(initial_or_before(s, s.call.c, s.call.c0, q, H) + u);
+      Vec<T> before = load(initial_or_before(s, s.loop.c, H, s.loop.c0, q, H) + u);
       // With zoneout what was kept is a mixture: the new memory is made again.
-      Vec<T> c = Zone ? f * before + i * g : load(static_cast<const T*>(s.call.c) + (s.at + q) * H + u);
+      Vec<T> c = Zone ? f * before + i * g : load(s.loop.c + (s.at + q) * H + u);
       Vec<T> from_h, d_o;  // the gradients of c through h, and of o before its sigmoid
       if constexpr (Norm) {
-        from_h = load(s.memory + u);
-        d_o = load(s.memory + H + u);
+        from_h = load(s.cell_row + u);
+        d_o = load(s.cell_row + H + u);
       } else {
         Vec<T> squashed = tanh<T>(c), dmo;
         if constexpr (Project)
@@ -83,12 +83,11 @@ static void lstm_backward(const Step<T>& s, long from, long to) {
         from_h = dmo * (T(1) - squashed * squashed);
         d_o = dmo * squashed * (T(1) - o);
       }
-      Vec<T> dc = load(carried), onward{};
-      if (s.call.dc) dc += load(static_cast<const T*>(s.call.dc) + (s.at + q) * H + u);
+      Vec<T> dc = carried_gradient(s, load(carried), q), onward{};
       if constexpr (Zone) {
-        Vec<T> share = kept_c(s, q, u);
-        onward = share * dc;
-        dc *= T(1) - share;
+        Vec<T> fraction = kept_c(s, q, u);
+        onward = fraction * dc;
+        dc *= T(1) - fraction;
       }
       dc += from_h;
       if constexpr (Peep) dc += d_o * load(p + 2 * H + u);
@@ -128,7 +127,7 @@ static void projection_forward(const Step<T>& s, long from, long to) {
   for (int row = 0; row < s.rows; row++)
     for (long u = from; u < to; u += Simd<T>::width) {
       int q = s.sequence(row);
-      put_h<Zone>(s, q, u, load(static_cast<const T*>(s.call.y) + (s.at + q) * s.call.width + u));
+      put_h<Zone>(s, q, u, load(s.loop.y + (s.at + q) * s.loop.ldy + u));
     }
 }
 
@@ -138,7 +137,7 @@ static void projection_backward(const Step<T>& s, long from, long to) {
   for (int row = 0; row < s.rows; row++)
     for (long u = from; u < to; u += Simd<T>::width) {
       int q = s.sequence(row);
-      T* d = static_cast<T*>(s.call.dgates) + (s.at + q) * s.call.ldg + 4 * s.call.hidden + u;
+      T* d = s.loop.dgates + (s.at + q) * s.loop.ldg + 4 * s.loop.hidden + u;
       store(d, gradient_of_h<Zone>(s, q, u));
     }
 }

@@ -11,9 +11,9 @@ static void rnn_forward(const Step<T>& s, long from, long to) {
     Vec<T> b = bias_at<T>(s, u);
     for (int r = 0; r < s.rows; r++) {
       int q = s.sequence(r);
-      T* a = static_cast<T*>(s.call.gates) + (s.at + q) * s.call.ldg + u;
+      T* a = s.loop.gates + (s.at + q) * s.loop.ldg + u;
       Vec<T> h = activate<A, T>(load(a) + b);
-      if (Zone && s.call.training) store(a, h);  // the output is a mixture, from which phi' cannot be had
+      if (Zone && s.loop.training) store(a, h);  // the output is a mixture, from which phi' cannot be had
       put_h<Zone>(s, q, u, h);
     }
   }
@@ -26,10 +26,10 @@ static void rnn_backward(const Step<T>& s, long from, long to) {
     Vec<T> total{};
     for (int r = 0; r < s.rows; r++) {
       int q = s.sequence(r);
-      Vec<T> h = Zone ? load(static_cast<const T*>(s.call.gates) + (s.at + q) * s.call.ldg + u)
-                      : load(static_cast<const T*>(s.call.y) + (s.at + q) * s.call.hidden + u);
+      Vec<T> h = Zone ? load(s.loop.gates + (s.at + q) * s.loop.ldg + u)
+                      : load(s.loop.y + (s.at + q) * s.loop.ldy + u);
       Vec<T> d = gradient_of_h<Zone>(s, q, u) * slope<A, T>(h);
-      store(static_cast<T*>(s.call.dgates) + (s.at + q) * s.call.ldg + u, d);
+      store(s.loop.dgates + (s.at + q) * s.loop.ldg + u, d);
       total += d;
     }
     add_to<T>(s.dbias + u, total);

@@ -66,22 +66,16 @@ static int generate(tt_generation& call) {
     place += B * (2 * ldh + source.padded);
   }
   std::atomic<int64_t> failure{kFine};  // 4 * step + status of the first
-  std::atomic<bool> short_handed{false};
-  Barrier barrier(wanted);
   int64_t done = 0;
 
-  auto work = [&](int member, int members) {
-    if (members != wanted) {  // a nested region: fewer threads than the barrier waits for
-      short_handed = true;
-      return;
-    }
+  auto work = [&](Member& thread) {
+    const int member = thread.index, members = thread.count;
     const bool rows_apart = by_rows || members == 1;
     const long first = B * member / members, end = B * (member + 1) / members;
     const Share share = rows_apart ? Share{first, end - first, 0, 1} : Share{0, B, member, members};
     Sampler sampler(call, padded, scratch + member * Sampler::floats(padded), wide.get() + member * Sampler::doubles(padded),
                     order.get() + member * padded);
     const int64_t* stops_end = call.stops + call.stop_count;
-    int round = 0;
     long step = 0;
     for (; step < call.tokens; step++) {
       for (long r = first; r < end; r++) {
@@ -100,15 +94,15 @@ static int generate(tt_generation& call) {
         ids[r] = id;
         if (features) std::copy_n(call.embedding + id * features, features, x + r * features);
       }
-      if (!rows_apart) barrier.wait(round);
+      if (!rows_apart) thread.wait();
       if (failure.load() / 4 <= step) break;  // not at another thread's failure in a later step: the first one counts
       const bool last = call.stop_count && std::find(call.finished, call.finished + B, 0) == call.finished + B;
       step_layers<Weights>(call, layers.get(), ids.get(), step, share, [&] {
-        if (!rows_apart) barrier.wait(round);
+        if (!rows_apart) thread.wait();
       });
       if (step + 1 >= call.num_read) {
         step_head<Weights>(call, layers[call.layers - 1], step, padded, share);
-        if (!rows_apart) barrier.wait(round);
+        if (!rows_apart) thread.wait();
       }
       if (last) {
         step++;
@@ -118,10 +112,6 @@ static int generate(tt_generation& call) {
     if (member == 0) done = step;
   };
   together(wanted, work);
-  if (short_handed) {
-    call.threads = 1;
-    return generate<Weights>(call);
-  }
   if (failure != kFine) {
     call.done = failure / 4;
     return int(failure % 4);

@@ -27,14 +27,6 @@ struct Moments {
   T mean, scale;
 };
 
-// By halves: eight additions in a row would take as long as a hundred numbers.
-template <class T>
-TT_INLINE T total(Vec<T> v) {
-  for (int half = Simd<T>::width / 2; half; half /= 2)
-    for (int i = 0; i < half; i++) v[i] += v[i + half];
-  return v[0];
-}
-
 template <class T>
 TT_INLINE Vec<T> real_only(Vec<T> v, long u, long units) {
   if (u + Simd<T>::width <= units) return v;
@@ -75,18 +67,18 @@ TT_INLINE T* hats_of(const Step<T>& s) {
 // Where the scales of a group, and those of the memory, lie behind a row of hats.
 template <class T>
 TT_INLINE T* scales_of(const Step<T>& s, int first) {
-  return hats_of(s) + 2 * s.weight_gates * s.call.hidden + first;
+  return hats_of(s) + 2 * s.weight_gates * s.loop.hidden + first;
 }
 constexpr int kMemoryScale = 8;
 
 // From W_hh h among the hats and W_ih x among the gates to the sum of both, normalised, among the gates.
 template <class T>
 static void normalise(const Step<T>& s, const Group& group) {
-  const long H = s.call.hidden, units = s.call.units, first = group.gate * H;
-  T *row = static_cast<T*>(s.call.gates) + (s.at + s.first) * s.call.ldg, *scales = scales_of(s, 2 * group.gate);
+  const long H = s.loop.hidden, units = s.loop.units, first = group.gate * H;
+  T *row = s.loop.gates + (s.at + s.first) * s.loop.ldg, *scales = scales_of(s, 2 * group.gate);
   T *h = hats_of(s) + first, *x = h + s.weight_gates * H;
   T *to_h = row + group.hidden_block * H, *to_x = row + group.input_block * H;
-  const T *gain_h = static_cast<const T*>(s.call.gain_hh) + first, *gain_x = static_cast<const T*>(s.call.gain_ih) + first;
+  const T *gain_h = s.loop.gain_hh + first, *gain_x = s.loop.gain_ih + first;
   Moments<T> of[2];
   moments<T, 2>({h, to_x}, group.gates, H, units, of);
   const Moments<T> of_h = of[0], of_x = of[1];
@@ -109,12 +101,12 @@ static void normalise(const Step<T>& s, const Group& group) {
 // From the gradient of the sum in dgates to those of W_hh h, in its place, and of W_ih x, behind the row of dgates.
 template <class T>
 static void normalise_backward(const Step<T>& s, const Group& group) {
-  const long H = s.call.hidden, units = s.call.units, first = group.gate * H;
-  T *row = static_cast<T*>(s.call.dgates) + (s.at + s.first) * s.call.ldg;
+  const long H = s.loop.hidden, units = s.loop.units, first = group.gate * H;
+  T *row = s.loop.dgates + (s.at + s.first) * s.loop.ldg;
   const T *scales = scales_of(s, 2 * group.gate), *h = hats_of(s) + first, *x = h + s.weight_gates * H;
   T *d_h = row + group.hidden_block * H, *d_x = row + group.input_block * H;
   T* to_x = row + s.inputs_block * H + first;
-  const T *gain_h = static_cast<const T*>(s.call.gain_hh) + first, *gain_x = static_cast<const T*>(s.call.gain_ih) + first;
+  const T *gain_h = s.loop.gain_hh + first, *gain_x = s.loop.gain_ih + first;
   T *dgain_h = s.dgain + first, *dgain_x = dgain_h + s.weight_gates * H;
   Vec<T> sum_h{}, sum_x{}, along_h{}, along_x{};
   for (long i = 0; i < group.gates * H; i += Simd<T>::width) {

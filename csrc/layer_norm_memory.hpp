@@ -6,23 +6,23 @@ namespace tt::THROUGHTIME_ISA {
 
 template <class T>
 TT_INLINE Vec<T> memory_bias(const Step<T>& s, long u) {
-  return s.call.bias_c ? load(static_cast<const T*>(s.call.bias_c) + u) : Vec<T>{};
+  return s.loop.bias_c ? load(s.loop.bias_c + u) : Vec<T>{};
 }
 
-// s.memory has the new c, the gates have o.
+// s.cell_row has the new c, the gates have o.
 template <bool Zone, bool Project, class T>
 static void memory_forward(const Step<T>& s) {
-  const long H = s.call.hidden;
-  const T* gain = static_cast<const T*>(s.call.gain_c);
-  T* gates = static_cast<T*>(s.call.gates) + (s.at + s.first) * s.call.ldg;
+  const long H = s.loop.hidden;
+  const T* gain = s.loop.gain_c;
+  T* gates = s.loop.gates + (s.at + s.first) * s.loop.ldg;
   Moments<T> found[1];
-  moments<T, 1>({s.memory}, 1, H, s.call.units, found);
+  moments<T, 1>({s.cell_row}, 1, H, s.loop.units, found);
   const Moments<T> of_c = found[0];
   T* kept = scales_of(s, kMemoryScale);
   kept[0] = of_c.mean;
   kept[1] = of_c.scale;
   for (long u = 0; u < H; u += Simd<T>::width) {
-    Vec<T> hat = (load(s.memory + u) - of_c.mean) * of_c.scale;
+    Vec<T> hat = (load(s.cell_row + u) - of_c.mean) * of_c.scale;
     Vec<T> m = load(gates + 3 * H + u) * tanh<T>(load(gain + u) * hat + memory_bias(s, u));
     if constexpr (Project)
       store(gates + 4 * H + u, m);
@@ -31,14 +31,14 @@ static void memory_forward(const Step<T>& s) {
   }
 }
 
-// To s.memory: the gradient of c through h | that of o's pre-activation | c_hat.
+// To s.cell_row: the gradient of c through h | that of o's pre-activation | c_hat.
 template <bool Zone, bool Project, class T>
 static void memory_backward(const Step<T>& s) {
-  const long H = s.call.hidden, units = s.call.units, row = s.at + s.first;
-  const T *gates = static_cast<const T*>(s.call.gates) + row * s.call.ldg, *gain = static_cast<const T*>(s.call.gain_c);
-  const T *c_after = static_cast<const T*>(s.call.c) + row * H, *c_before = initial_or_before(s, s.call.c, s.call.c0, s.first, H);
+  const long H = s.loop.hidden, units = s.loop.units, row = s.at + s.first;
+  const T *gates = s.loop.gates + row * s.loop.ldg, *gain = s.loop.gain_c;
+  const T *c_after = s.loop.c + row * H, *c_before = initial_or_before(s, s.loop.c, H, s.loop.c0, s.first, H);
   const T *kept = scales_of(s, kMemoryScale), mean = kept[0], scale = kept[1];
-  T *dc = s.memory, *d_o = dc + H, *hats = d_o + H, *dgain = s.dgain + 2 * s.weight_gates * H, *dbias = dgain + H;
+  T *dc = s.cell_row, *d_o = dc + H, *hats = d_o + H, *dgain = s.dgain + 2 * s.weight_gates * H, *dbias = dgain + H;
   Vec<T> sums{}, along{};
   for (long u = 0; u < H; u += Simd<T>::width) {
     // As in lstm_backward: what zoneout kept is a mixture.

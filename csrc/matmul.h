@@ -4,7 +4,7 @@
 // lies in blocks that are padded in a row of gates: index i of it is then at i / block * padded + i % block. In C blocks are padded to
 // whole panels (tt_panel), and what is padded is set to zero.
 #pragma once
-#include <stdint.h>
+#include "call.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -12,19 +12,20 @@ extern "C" {
 
 enum tt_blocked { TT_ROWS_OF_A = 1, TT_DEPTH_OF_A = 2, TT_COLUMNS_OF_C = 3 };
 
-typedef struct {
-  int64_t rows, columns, depth;
-  int64_t lda, ldb, ldc;               // elements from row to row, as the matrices lie
-  int64_t transposed_a, transposed_b;
-  int64_t blocked;                     // a tt_blocked
-  int64_t block, padded;
-  int64_t accumulate, threads;
-  const void *a, *b;
-  void *c;
-} tt_product;
+#define TT_PRODUCT(integer, number, pointer)                                                                              \
+  integer(rows) integer(columns) integer(depth)                                                                           \
+  integer(lda) integer(ldb) integer(ldc)              /* numbers from row to row, as the matrices lie */                  \
+  integer(transposed_a) integer(transposed_b)                                                                             \
+  integer(blocked) integer(block) integer(padded)     /* a tt_blocked */                                                  \
+  integer(accumulate) integer(threads)                                                                                    \
+  integer(bf16)                                       /* float32: how factors are rounded, a tt_bf16 */                   \
+  pointer(a) pointer(b) pointer(c)                                                                                        \
+  pointer(rows_of_b)                                  /* where the rows of B lie, if not one after another; else null */
 
-// 0, or 1 when memory for the packed matrices could not be had.
-typedef int (*tt_multiply_run)(const tt_product *);
+typedef TT_STRUCT(TT_PRODUCT) tt_product;
+
+/* 0, or 1 when there is no memory for the packed matrices. */
+int tt_multiply(int wide, const tt_product *);
 
 #ifdef __cplusplus
 }

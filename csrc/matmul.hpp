@@ -7,9 +7,9 @@
 #pragma once
 #include <algorithm>
 
-#include "gemm.hpp"
+#include "arena.hpp"
 #include "matmul.h"
-#include "scratch.hpp"
+#include "products.hpp"
 #include "team.hpp"
 
 namespace tt::THROUGHTIME_ISA {
@@ -17,18 +17,6 @@ namespace tt::THROUGHTIME_ISA {
 constexpr long kDepth = 256;     // of a block: its panel of B takes half of a first cache of 32 KB, or all of it with wide registers
 constexpr long kRows = 144;      // of a block of A: 144 KB
 constexpr long kColumns = 4096;  // of a block of B: 4 MB
-
-// Memory that a thread keeps from call to call: fresh pages cost as much as a small product.
-template <class T>
-static T* kept_memory(size_t count) {
-  thread_local Scratch<T> memory(0);
-  thread_local size_t size = 0;
-  if (size < count) {
-    memory = Scratch<T>(count);
-    size = memory.get() ? count : 0;
-  }
-  return memory.get();
-}
 
 template <class T>
 class Product {
@@ -42,46 +30,57 @@ class Product {
     tiles_ = (p_.rows + R - 1) / R;
     // More threads are woken, and wait for each other once for each block: not for little.
     const double cost = 2.0 * p_.rows * p_.columns * p_.depth;
-    threads_ = cost < 2e6 ? 1 : int(std::min<long>(p_.threads, tiles_));
+    threads_ = cost < 4e6 ? 1 : int(std::min<long>(p_.threads, tiles_));
+    if constexpr (std::is_same_v<T, float>)
+      if (p_.bf16 && p_.depth > 1) code_ = bf16_code(p_.bf16);  // an outer product has no sums: it is left in float32
   }
 
-  bool run() {
-    const long at_once = std::min(panels_, kColumns / P), own = depth_ * kRows;
-    T* memory = kept_memory<T>(depth_ * at_once * P + own * threads_);
-    if (!memory) return false;
-    T* panels = memory + own * threads_;
-    Barrier barrier(threads_);
-    std::atomic<bool> short_handed{false};
-    together(threads_, [&](int member, int members) {
-      if (members != threads_) {  // a nested region: fewer threads than the barrier waits for
-        short_handed = true;
-        return;
-      }
-      T* rows = memory + own * member;
-      const long first = tiles_ * member / members, last = tiles_ * (member + 1) / members;
-      int round = 0;
-      for (long j = 0; j < panels_; j += at_once)
-        for (long k = 0; k < p_.depth; k += depth_) {
-          const long count = std::min(at_once, panels_ - j), depth = std::min(depth_, p_.depth - k);
-          if (members > 1 && (j || k)) barrier.wait(round);  // the panels of before are still read
-          for (long i = member; i < count; i += members) pack_panel(j + i, k, depth, panels + i * depth * P);
-          if (members > 1) barrier.wait(round);
-          multiply(first, last, j, count, k, depth, rows, panels);
-        }
-    });
-    if (!short_handed) return true;
-    threads_ = 1;
-    return run();
+  bool run(Arena& arena) {
+    const auto mark = arena.mark();
+    const long at_once = std::min(panels_, kColumns / P), own = code_.product ? kLowered : depth_ * kRows;
+    T* memory = arena.take<T>(whole(depth_) * at_once * P + own * threads_);
+    if (memory) together(threads_, [&](Member& member) { work(member, memory + own * member.index, memory + own * threads_, at_once); });
+    arena.rewind(mark);
+    return memory;
   }
 
  private:
   static constexpr int P = kPanel<T>, R = kTileRows;
+  // In bfloat16: a block of A as rows of bfloat16, one row or panel as float32 on its way there, and a block of C that is not whole panels.
+  static constexpr long kLowRows = (kRows + TT_BF16_ROWS) / TT_BF16_ROWS * TT_BF16_ROWS, kLowRow = kDepth + 64;
+  static constexpr long kWide = kLowRow * (P > R ? P : R), kLowered = kLowRows * kLowRow / 2 + kWide + kLowRows * P;
+
+  // In bfloat16 the depth is padded with zeros to what the products read at a time.
+  long whole(long depth) const { return code_.product ? (depth + P - 1) / P * P : depth; }
+
+  void work(Member& member, T* rows, T* panels, long at_once) const {
+    const long first = tiles_ * member.index / member.count, last = tiles_ * (member.index + 1) / member.count;
+    if (code_.begin) code_.begin();
+    for (long j = 0; j < panels_; j += at_once)
+      for (long k = 0; k < p_.depth; k += depth_) {
+        const long count = std::min(at_once, panels_ - j), depth = std::min(depth_, p_.depth - k), size = whole(depth) * P;
+        if (j || k) member.wait();  // the panels of before are still read
+        for (long i = member.index; i < count; i += member.count) {
+          if (code_.product)
+            lower_panel(j + i, k, depth, rows, reinterpret_cast<uint16_t*>(panels) + i * size);
+          else
+            pack_panel(j + i, k, depth, panels + i * size);
+        }
+        member.wait();
+        multiply(first, last, j, count, k, depth, rows, panels);
+      }
+    if (code_.end) code_.end();
+  }
 
   // The tiles [first, last) of rows times some panels, in blocks of A of about the same size.
   void multiply(long first, long last, long panel, long count, long k, long depth, T* rows, const T* panels) const {
     const long blocks = ((last - first) * R + kRows - 1) / kRows;
     for (long b = 0; b < blocks; b++) {
       const long from = first + (last - first) * b / blocks, to = first + (last - first) * (b + 1) / blocks;
+      if (code_.product) {
+        lowered(from * R, std::min(to * R, p_.rows), panel, count, k, depth, rows, panels);
+        continue;
+      }
       for (long i = from; i < to; i++) {
         T* tile = rows + (i - from) * R * depth;
         p_.transposed_a ? pack_transposed(i * R, k, depth, tile) : pack_tile(i * R, k, depth, tile);
@@ -99,9 +98,55 @@ class Product {
     if (count == R && width == P) return tile<T, R>(rows, 1, R, columns, int(depth), c, p_.ldc, accumulate);
     alignas(64) T sums[R * P];
     tile<T, R>(rows, 1, R, columns, int(depth), sums, P, false);
+    add(c, sums, count, width, accumulate);
+  }
+
+  // Rows [from, to) of A, at most a block, times some panels, in bfloat16.
+  void lowered(long from, long to, long panel, long count, long k, long depth, T* scratch, const T* panels) const {
+    if constexpr (std::is_same_v<T, float>) {
+      uint16_t* rows = reinterpret_cast<uint16_t*>(scratch);
+      float *wide = scratch + kLowRows * kLowRow / 2, *sums = wide + kWide;
+      const long padded = whole(depth);
+      for (long r = from; r < to; r += R) {  // as tiles first, [k][R]: as packed for float32
+        const long tile = std::min<long>(R, to - r);
+        p_.transposed_a ? pack_transposed(r, k, depth, wide) : pack_tile(r, k, depth, wide);
+        alignas(64) float row[kLowRow];
+        for (long i = 0; i < tile; i++) {
+          for (long n = 0; n < depth; n++) row[n] = wide[n * R + i];
+          for (long n = depth; n < padded; n++) row[n] = 0;
+          rows_to_bf16(1, row, 0, padded, rows + (r - from + i) * kLowRow, kLowRow);
+        }
+      }
+      const long all = (to - from + TT_BF16_ROWS - 1) / TT_BF16_ROWS * TT_BF16_ROWS;
+      for (long r = to - from; r < all; r++) std::memset(rows + r * kLowRow, 0, padded * sizeof *rows);
+      for (long j = 0; j < count; j++) {
+        const uint16_t* pairs = reinterpret_cast<const uint16_t*>(panels) + j * padded * P;
+        const long inside = (panel + j) % panels_of_block_ * P;
+        float* c = static_cast<float*>(p_.c) + from * p_.ldc + (panel + j) / panels_of_block_ * p_.padded + inside;
+        if (block_ - inside >= P) {
+          code_.product(to - from, rows, kLowRow, pairs, padded, c, p_.ldc, p_.accumulate || k);
+          continue;
+        }
+        code_.product(to - from, rows, kLowRow, pairs, padded, sums, P, false);
+        add(c, sums, to - from, block_ - inside, p_.accumulate || k);
+      }
+    }
+  }
+
+  // The first `width` columns of a panel of sums to C, and zeros behind them where C is in blocks.
+  void add(T* c, const T* sums, long count, long width, bool accumulate) const {
     for (long r = 0; r < count; r++, c += p_.ldc) {
       for (long u = 0; u < width; u++) c[u] = accumulate ? c[u] + sums[r * P + u] : sums[r * P + u];
       for (long u = width; u < P && p_.blocked == TT_COLUMNS_OF_C; u++) c[u] = 0;
+    }
+  }
+
+  void lower_panel(long panel, long k, long depth, T* scratch, uint16_t* to) const {
+    if constexpr (std::is_same_v<T, float>) {
+      float* wide = scratch + kLowRows * kLowRow / 2;
+      pack_panel(panel, k, depth, wide);
+      std::memset(wide + depth * P, 0, (whole(depth) - depth) * P * sizeof *wide);
+      panel_to_bf16(wide, whole(depth), to);
     }
   }
 
@@ -145,9 +190,11 @@ class Product {
     const long inside = panel % panels_of_block_ * P;
     const long column = panel / panels_of_block_ * block_ + inside, width = std::min<long>(P, block_ - inside);
     const T* b = static_cast<const T*>(p_.b);
+    const T* const* apart = static_cast<const T* const*>(p_.rows_of_b);
     if (width < P) std::memset(to, 0, sizeof(T) * P * depth);
     if (!p_.transposed_b) {
-      for (long i = 0; i < depth; i++) std::memcpy(to + i * P, b + (k + i) * p_.ldb + column, sizeof(T) * width);
+      for (long i = 0; i < depth; i++)
+        std::memcpy(to + i * P, (apart ? apart[k + i] : b + (k + i) * p_.ldb) + column, sizeof(T) * width);
       return;
     }
     for (long i0 = 0; i0 < depth; i0 += 16)
@@ -159,6 +206,7 @@ class Product {
   long block_;  // columns of B in a block of C: all of them where C is not the one in blocks
   long panels_, panels_of_block_, depth_, tiles_;
   int threads_;
+  tt_bf16_code code_ = {};
 };
 
 }  // namespace tt::THROUGHTIME_ISA

@@ -1,64 +1,23 @@
-// The doors of the library: each sends a call to the code for this processor's instructions.
+// The entries of the library: each sends a call to the code for this processor's instructions.
 //
 // Chosen by CPUID feature bits, never by the processor's name. THROUGHTIME_ISA=avx512|avx2|portable asks for one of them;
 // the portable code (SSE2, NEON or whatever the compiler makes of 16-byte vectors) runs everywhere.
+#include <pthread.h>
+
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 
-#include "call.h"
-#include "generate.h"
-#include "matmul.h"
-#include "team.hpp"
-
-#define TT_DECLARE(isa)                         \
-  int tt_forward_f32_##isa(const tt_call*);     \
-  int tt_forward_f64_##isa(const tt_call*);     \
-  int tt_backward_f32_##isa(const tt_call*);    \
-  int tt_backward_f64_##isa(const tt_call*);    \
-  int tt_panel_f32_##isa();                     \
-  int tt_panel_f64_##isa();                     \
-  int64_t tt_packed_f32_##isa(const tt_call*, int); \
-  int64_t tt_packed_f64_##isa(const tt_call*, int); \
-  int tt_multiply_f32_##isa(const tt_product*); \
-  int tt_multiply_f64_##isa(const tt_product*);
-
-#define TT_TABLE(isa)                                                                          \
-  {#isa, {tt_forward_f32_##isa, tt_forward_f64_##isa}, {tt_backward_f32_##isa, tt_backward_f64_##isa}, \
-   {tt_panel_f32_##isa, tt_panel_f64_##isa}, {tt_packed_f32_##isa, tt_packed_f64_##isa},               \
-   {tt_multiply_f32_##isa, tt_multiply_f64_##isa}}
-
-// Generation.
-#define TT_DECLARE_GENERATION(isa)            \
-  int tt_generate_##isa(tt_generation*);      \
-  int tt_generation_width_##isa();
-
-extern "C" {
-TT_DECLARE(portable)
-TT_DECLARE_GENERATION(portable)
-#ifdef THROUGHTIME_X86
-TT_DECLARE(avx2)
-TT_DECLARE(avx512)
-TT_DECLARE_GENERATION(avx2)
-TT_DECLARE_GENERATION(avx512)
-#endif
-}
+#include "kernels.h"
 
 namespace {
 
-struct Code {
-  const char* isa;
-  tt_run forward[2], backward[2];  // float32, float64
-  int (*panel[2])();
-  int64_t (*packed[2])(const tt_call*, int);
-  tt_multiply_run multiply[2];
-};
-
-const Code kCodes[] = {
+const tt_kernels* const kAll[] = {
 #ifdef THROUGHTIME_X86
-    TT_TABLE(avx512),
-    TT_TABLE(avx2),
+    &tt::avx512::kernels,
+    &tt::avx2::kernels,
 #endif
-    TT_TABLE(portable),
+    &tt::portable::kernels,
 };
 
 bool runs_here(const char* isa) {
@@ -75,82 +34,60 @@ bool runs_here(const char* isa) {
   return !std::strcmp(isa, "portable");
 }
 
-const Code* choose() {
+const tt_kernels* choose() {
   const char* wanted = std::getenv("THROUGHTIME_ISA");
-  for (const Code& code : kCodes)
-    if ((!wanted || !*wanted || !std::strcmp(wanted, code.isa)) && runs_here(code.isa)) return &code;
+  for (const tt_kernels* each : kAll)
+    if ((!wanted || !*wanted || !std::strcmp(wanted, each->isa)) && runs_here(each->isa)) return each;
   return nullptr;  // asked for instructions that this processor does not have
 }
 
-const Code* code() {
-  static const Code* chosen = choose();
+// Null when THROUGHTIME_ISA asks for instructions that cannot run here: Python then calls nothing else.
+const tt_kernels* kernels() {
+  static const tt_kernels* chosen = choose();
   return chosen;
 }
 
-// Generation: the same choice.
-struct Generation {
-  const char* isa;
-  tt_generate_run run;
-  int (*width)();
-};
+const tt_stack& stack(const tt_call* call) { return *static_cast<const tt_stack*>(call->stack); }
 
-const Generation kGenerations[] = {
-#ifdef THROUGHTIME_X86
-    {"avx512", tt_generate_avx512, tt_generation_width_avx512},
-    {"avx2", tt_generate_avx2, tt_generation_width_avx2},
-#endif
-    {"portable", tt_generate_portable, tt_generation_width_portable},
-};
-
-const Generation* generation() {
-  const Generation* found = kGenerations;
-  while (std::strcmp(found->isa, code()->isa)) found++;
-  return found;
-}
+std::atomic<bool> is_forked{false};
+const int kWatch = pthread_atfork(nullptr, nullptr, [] { is_forked = true; });
 
 }  // namespace
 
+namespace tt {
+bool forked() { return is_forked && !kWatch; }
+}  // namespace tt
+
 extern "C" {
 
+// The chosen instruction set, or null when THROUGHTIME_ISA asks for one that cannot run here.
+const char* tt_isa() { return kernels() ? kernels()->isa : nullptr; }
+
+int tt_forward(const tt_call* call) { return kernels()->forward[stack(call).wide != 0](*call); }
+int tt_backward(const tt_call* call) { return kernels()->backward[stack(call).wide != 0](*call); }
+int64_t tt_saved_row(const tt_stack* stack) { return kernels()->saved_row[stack->wide != 0](*stack); }
+int tt_multiply(int wide, const tt_product* product) { return kernels()->multiply[wide != 0](*product); }
+int tt_panel(int wide) { return kernels()->panel[wide != 0]; }
+
 // Generation: see generate.h.
-int tt_generate(tt_generation* call) { return generation()->run(call); }
-int tt_generation_width() { return generation()->width(); }
+int tt_generate(tt_generation* call) { return kernels()->generate(call); }
+int tt_generation_width() { return kernels()->generation_width(); }
 int tt_size_of_generation() { return int(sizeof(tt_generation)); }
 
-// The chosen instruction set, or null when THROUGHTIME_ISA asks for one that cannot run here.
-const char* tt_isa() { return code() ? code()->isa : nullptr; }
+// Frees the scratch memory that is kept from call to call.
+void tt_release() {
+  if (kernels()) kernels()->release();
+}
 
-// H must be padded to a multiple of this many numbers; `wide` is 1 for float64.
-int tt_panel(int wide) { return code()->panel[wide != 0](); }
+#define TT_LINE_INTEGER(name) "integer " #name "\n"
+#define TT_LINE_NUMBER(name) "number " #name "\n"
+#define TT_LINE_POINTER(name) "pointer " #name "\n"
+#define TT_LINES(name, fields) "struct " #name "\n" fields(TT_LINE_INTEGER, TT_LINE_NUMBER, TT_LINE_POINTER)
+#define TT_LINE_CELL(_, name) "cell " #name "\n"
+#define TT_LINE_ACTIVATION(_, name) "activation " #name "\n"
 
-// Elements of scratch that the packed weights of a call take; `back` is 1 for backward.
-int64_t tt_packed(int wide, const tt_call* call, int back) { return code()->packed[wide != 0](call, back); }
-
-int tt_forward(int wide, const tt_call* call) { return code()->forward[wide != 0](call); }
-int tt_backward(int wide, const tt_call* call) { return code()->backward[wide != 0](call); }
-
-int tt_multiply(int wide, const tt_product* product) { return code()->multiply[wide != 0](product); }
-
-int tt_size_of_product() { return int(sizeof(tt_product)); }
-int tt_size_of_call() { return int(sizeof(tt_call)); }
-
-// Sets flush-to-zero on every thread of the pool that torch shares; returns whether the caller's was set before.
-int tt_flush_denormals(int threads, int on) {
-#if defined(__x86_64__) || defined(_M_X64)
-  int before = (_mm_getcsr() & 0x8040) == 0x8040;
-  auto set = [&] { _mm_setcsr(on ? _mm_getcsr() | 0x8040 : _mm_getcsr() & ~0x8040u); };
-#ifdef _OPENMP
-#pragma omp parallel num_threads(threads)
-  set();
-#else
-  (void)threads;
-  set();
-#endif
-  return before;
-#else
-  (void)threads;
-  (void)on;
-  return 0;
-#endif
+const char* tt_describe() {
+  return TT_LINES(weights, TT_WEIGHTS) TT_LINES(masks, TT_MASKS) TT_LINES(stack, TT_STACK) TT_LINES(call, TT_CALL)
+      TT_LINES(product, TT_PRODUCT) TT_CELLS(TT_LINE_CELL) TT_ACTIVATIONS(TT_LINE_ACTIVATION);
 }
 }

@@ -9,6 +9,13 @@
 #endif
 #include <thread>
 
+#include "simd.hpp"
+
+namespace tt {
+// Whether this process was forked: the threads of the pool are gone then, and OpenMP would wait for them for ever. See select.cpp.
+bool forked();
+}  // namespace tt
+
 namespace tt::THROUGHTIME_ISA {
 
 class Barrier {
@@ -63,21 +70,47 @@ class FlushDenormals {
 #endif
 };
 
-// Runs work(member, members) on up to `threads` threads.
+// One of the threads that do a piece of work together.
+class Member {
+ public:
+  Member(int number, int members, Barrier* barrier) : index(number), count(members), barrier_(barrier) {}
+
+  const int index, count;
+
+  // Until all have come here.
+  void wait() {
+    if (count > 1) barrier_->wait(round_);
+  }
+
+ private:
+  Barrier* barrier_;
+  int round_ = 0;
+};
+
+// Runs work(member) on `threads` threads, or on one where they cannot be had: `member.count` says which.
 template <class Work>
 void together(int threads, Work&& work) {
 #ifdef _OPENMP
-  if (threads > 1) {
+  if (threads > 1 && !forked()) {
+    Barrier barrier(threads);
 #pragma omp parallel num_threads(threads)
     {
       FlushDenormals flush;
-      work(omp_get_thread_num(), omp_get_num_threads());
+      const int index = omp_get_thread_num();
+      if (omp_get_num_threads() == threads) {
+        Member member(index, threads, &barrier);
+        work(member);
+      } else if (index == 0) {  // a nested region
+        Member alone(0, 1, nullptr);
+        work(alone);
+      }
     }
     return;
   }
 #endif
   FlushDenormals flush;
-  work(0, 1);
+  Member alone(0, 1, nullptr);
+  work(alone);
 }
 
 }  // namespace tt::THROUGHTIME_ISA

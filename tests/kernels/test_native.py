@@ -17,7 +17,7 @@ from throughtime.cells.rnn import RNNRecurrence
 from throughtime.kernels.native import library
 from throughtime.kernels.native.recurrence import autograd, rows
 from throughtime.kernels.reference import unroll
-from throughtime.layers.stack import zoneout_masks
+from throughtime.kernels.stack import zoneout_masks
 
 KINDS = {"rnn": RNNRecurrence, "gru": GRURecurrence, "lstm": LSTMRecurrence}
 # Relative to the largest value of a tensor: sums of up to 10^3 rounded products in float32, and through large weights.

@@ -18,7 +18,7 @@ from tests.kernels.test_native import (
 import throughtime as tt
 from throughtime.kernels.native.recurrence import autograd, rows
 from throughtime.kernels.reference import unroll
-from throughtime.layers.stack import zoneout_masks
+from throughtime.kernels.stack import zoneout_masks
 
 reason = tt.backends(tt.Call("rnn", extras=("zoneout", "layer_norm"))).rows[1]
 pytestmark = pytest.mark.skipif(not reason[1], reason=f"native: {reason[2]}")

@@ -7,15 +7,18 @@ that was asked for by name runs it or raises its reason. There is no silent fall
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 
 from throughtime.errors import BackendError, one_of
-from throughtime.kernels.native.recurrence import operators, precision
+from throughtime.kernels import aten
+from throughtime.kernels.native.recurrence import autograd, operators, precision
+from throughtime.kernels.stack import Stack, Stacked, run_reference
 
 
 class Call(NamedTuple):
@@ -31,6 +34,7 @@ class Call(NamedTuple):
     transform: str = ""
     autocast: bool = False  # under torch.autocast on the CPU
     projected: bool = False  # an LSTM whose output is projected, proj_size > 0
+    unreadable: str = ""  # why the tensors are not plain memory, see `unreadable`
 
 
 def active_transform() -> str:
@@ -52,6 +56,37 @@ def under_autocast(device: str) -> bool:
     return device == "cpu" and torch.is_autocast_enabled("cpu")
 
 
+def unreadable(tensors: Iterable[Tensor | None]) -> str:
+    """Why some of these tensors are not dense numbers in memory, which a kernel could read by address; "" when all are."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return ""  # operators of torch.library see them
+    for value in tensors:
+        if value is None:
+            continue
+        if type(value) not in _PLAIN:
+            return f"a tensor is a {type(value).__name__}"
+        if value.layout is not torch.strided or value.is_nested or value._is_zerotensor():
+            return "a tensor is not dense"
+        if value.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(value):
+            if value.numel() and value.untyped_storage().nbytes() == 0:
+                return "a tensor has no memory"
+    return ""
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def eager() -> bool:
+    """Whether a call is an ordinary one: no transform, mode or autocast changes what an operation does."""
+    return not (
+        torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._is_any_autocast_enabled()
+        or forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+    )
+
+
 class Backend(Protocol):
     """One way to run recurrences."""
 
@@ -62,6 +97,14 @@ class Backend(Protocol):
 
     def unavailable(self) -> str | None: ...
     def refusal(self, call: Call) -> str | None: ...
+    def run(
+        self, stack: Stack, x: Tensor, components: Sequence[Stacked], lengths: Tensor | None, named: bool
+    ) -> tuple[Tensor, list[Stacked]]:
+        """Run the stack over x [T, B, D], lengths int64 [B] or None: outputs [T, B, H] and the components of the final state.
+
+        `named`: whether this backend was asked for by name.
+        """
+        ...
 
 
 class CudnnBackend:
@@ -90,6 +133,12 @@ class CudnnBackend:
             return "cudnn cannot run a row of length zero"
         return _torch_refusal(self.name, call)
 
+    def run(
+        self, stack: Stack, x: Tensor, components: Sequence[Stacked], lengths: Tensor | None, named: bool
+    ) -> tuple[Tensor, list[Stacked]]:
+        """See `Backend.run`."""
+        return aten.run(stack, x, components, lengths)
+
 
 def _torch_refusal(name: str, call: Call) -> str | None:
     """Why neither of torch's backends can run this call, or None."""
@@ -97,7 +146,8 @@ def _torch_refusal(name: str, call: Call) -> str | None:
         return f"{name} has no kernel for {call.cell}"
     if call.extras:
         return f"{name} has no kernel for {call.cell} with {', '.join(call.extras)}"
-    if call.transform:
+    # A trace of torch's own operation holds for any number of steps.
+    if call.transform and call.transform != "torch.jit.trace":
         return f"{name} cannot run under {call.transform}"
     return None
 
@@ -145,9 +195,19 @@ class NativeBackend:
             return _graph_refusal(call)
         if call.transform:
             return f"native cannot run under {call.transform}"
+        if call.unreadable:
+            return f"native reads memory, and {call.unreadable}"
         if call.dtype == torch.bfloat16 or call.autocast:
             return _bfloat16_refusal()
         return None
+
+    def run(
+        self, stack: Stack, x: Tensor, components: Sequence[Stacked], lengths: Tensor | None, named: bool
+    ) -> tuple[Tensor, list[Stacked]]:
+        """See `Backend.run`."""
+        if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+            return operators.run(stack, x, components, lengths)
+        return autograd.run(stack, x, components, lengths, named)
 
 
 def _bfloat16_refusal() -> str | None:
@@ -188,6 +248,12 @@ class AtenBackend:
             return "aten does not run an LSTM under autocast: torch's kernel fails there on many processors"
         return _torch_refusal(self.name, call)
 
+    def run(
+        self, stack: Stack, x: Tensor, components: Sequence[Stacked], lengths: Tensor | None, named: bool
+    ) -> tuple[Tensor, list[Stacked]]:
+        """See `Backend.run`."""
+        return aten.run(stack, x, components, lengths)
+
 
 class ReferenceBackend:
     """The loop in plain torch, `throughtime.kernels.reference`."""
@@ -202,6 +268,12 @@ class ReferenceBackend:
     def refusal(self, call: Call) -> str | None:
         """It runs everything."""
         return None
+
+    def run(
+        self, stack: Stack, x: Tensor, components: Sequence[Stacked], lengths: Tensor | None, named: bool
+    ) -> tuple[Tensor, list[Stacked]]:
+        """See `Backend.run`."""
+        return run_reference(stack, x, components, lengths)
 
 
 BACKENDS: tuple[Backend, ...] = (CudnnBackend(), NativeBackend(), AtenBackend(), ReferenceBackend())
@@ -233,12 +305,17 @@ def use_backend(name: str | None) -> Iterator[None]:
         _demand.backend = outer
 
 
-def choose(call: Call, demanded: str | None = None) -> Backend:
+def demanded(of_layer: str | None) -> str | None:
+    """The backend that was asked for by name: by the layer, or else by `use_backend`."""
+    return of_layer if of_layer is not None else _demand.backend
+
+
+def choose(call: Call, of_layer: str | None = None) -> Backend:
     """The backend that runs `call`.
 
     Raises: BackendError with the reason when the demanded backend cannot.
     """
-    wanted = demanded if demanded is not None else _demand.backend
+    wanted = demanded(of_layer)
     for backend in BACKENDS:
         if wanted is not None and backend.name != wanted:
             continue

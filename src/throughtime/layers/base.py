@@ -16,12 +16,12 @@ from torch.nn.utils.rnn import PackedSequence
 from throughtime.cells.init import initialize
 from throughtime.cells.recurrence import Recurrence
 from throughtime.errors import one_of
-from throughtime.kernels import aten, dispatch
-from throughtime.kernels.aten import Stack
-from throughtime.kernels.dispatch import Call, active_transform, under_autocast
+from throughtime.kernels import dispatch
+from throughtime.kernels.dispatch import Call, active_transform, under_autocast, unreadable
+from throughtime.kernels.native.recurrence.direct import DirectCall
+from throughtime.kernels.stack import Stack, Stacked, run_reference
 from throughtime.layers import checks
-from throughtime.layers.sequence import PaddedBatch, Stacked, StateForm, unpack, values_known
-from throughtime.layers.stack import on_native, on_reference
+from throughtime.layers.sequence import PaddedBatch, StateForm, unpack, values_known
 from throughtime.layers.trace import Trace, Tracer
 
 
@@ -88,6 +88,7 @@ class RecurrentLayer(nn.Module):
         self.forget_bias = forget_bias
         self.backend = backend if backend is None else one_of("backend", backend, dispatch.NAMES)
         self.options = dict(options)  # of the recurrence itself: nonlinearity, reset_after, peepholes
+        self._direct: DirectCall | None = None  # after the first call that native ran
         self._extras = extras  # those of them that torch.nn's layer does not have, as in `Call`
         outputs = tuple(proj_size or size for size in self.hidden_sizes)
         self._form = StateForm.of(self.state_type, outputs, self.hidden_sizes, self._directions)
@@ -123,8 +124,8 @@ class RecurrentLayer(nn.Module):
             size = self.hidden_sizes[number // self._directions]
             initialize(tensors, size, self.init, self.forget_bias)
 
-    def call(self, input: Tensor, lengths: Tensor | None = None) -> Call:
-        """This call as plain data, for `throughtime.backends(explain=...)`."""
+    def call(self, input: Tensor, lengths: Tensor | None = None, tensors: Sequence[Tensor] = ()) -> Call:
+        """This call as plain data, for `throughtime.backends(explain=...)`; `tensors`: others that it reads."""
         extras = [name for name in ("layer_norm", "recurrent_dropout") if getattr(self, name)]
         extras += ["zoneout"] * any(self.zoneout)
         extras += ["different hidden sizes"] * (len(set(self.hidden_sizes)) > 1)
@@ -138,6 +139,7 @@ class RecurrentLayer(nn.Module):
             transform=active_transform(),
             autocast=under_autocast(input.device.type),
             projected=self.proj_size > 0,
+            unreadable=unreadable((input, *tensors)),
         )
 
     def forward(
@@ -154,16 +156,24 @@ class RecurrentLayer(nn.Module):
         Returns: outputs in the input's form, and the final state [layers * directions, B, H] (a pair of them for an LSTM).
         Raises: torch.nn's errors for wrong shapes; BackendError if a backend asked for by name cannot run the call.
         """
-        batch, components = self._read(input, hx, lengths)
-        backend = dispatch.choose(self.call(batch.x, batch.lengths), self.backend).name
-        stack, form = self._stack(), self._form
-        if backend in ("aten", "cudnn"):
-            tensors = [c for c in components if isinstance(c, Tensor)]
-            y, finals = aten.run(stack, batch.x, tensors, batch.lengths)
-            return batch.output(y), form.give(finals, batch)
-        run = on_native if backend == "native" else on_reference
-        y, states = run(stack, batch, form.split(components, self.state_type))
-        return batch.output(y), form.give(form.join(states), batch)
+        if torch.compiler.is_compiling():
+            return self._run(input, hx, lengths)
+        if self._direct is not None and lengths is None and (found := self._direct.run(self, input, hx)):
+            return found
+        return self._run(input, hx, lengths)
+
+    def _run(self, input: Tensor | PackedSequence, hx: Any, lengths: Tensor | None) -> tuple[Any, Any]:
+        """A call in any form, on any backend."""
+        stack = self._stack()
+        batch, components = self._read(input, hx, lengths, stack)
+        tensors = [t for c in components for t in ((c,) if isinstance(c, Tensor) else c)]
+        tensors += [t for named in stack.weights for t in named.values()]
+        backend = dispatch.choose(self.call(batch.x, batch.lengths, tensors), self.backend)
+        named = dispatch.demanded(self.backend) is not None
+        y, finals = backend.run(stack, batch.x, components, batch.lengths, named)
+        if backend.name == "native" and not torch.compiler.is_compiling():
+            self._direct = DirectCall.of(stack, self._names)
+        return batch.output(y), self._form.give(finals, batch)
 
     def trace(
         self, input: Tensor | PackedSequence, hx: Any = None, *, lengths: Tensor | None = None
@@ -174,37 +184,40 @@ class RecurrentLayer(nn.Module):
         of a PackedSequence), zero in the padding; "l0_reverse" is the other direction. Everything is differentiable.
         Runs on the reference; memory: all states and gates.
         """
-        batch, components = self._read(input, hx, lengths)
-        tracer, form = Tracer(batch), self._form
-        states = form.split(components, self.state_type)
-        y, finals = on_reference(self._stack(), batch, states, tracer)
+        stack = self._stack()
+        batch, components = self._read(input, hx, lengths, stack)
+        tracer = Tracer(batch)
+        y, finals = run_reference(stack, batch.x, components, batch.lengths, tracer.watch)
         steps = {
             f"l{n // self._directions}" + "_reverse" * (n % self._directions): s
             for n, s in tracer.steps.items()
         }
-        return Trace(batch.output(y), form.give(form.join(finals), batch), steps)
+        return Trace(batch.output(y), self._form.give(finals, batch), steps)
 
     def _stack(self) -> Stack:
-        """The recurrences of all layers and directions, over this layer's parameters, and the options of the call."""
-        recurrences = tuple(self._bind(number) for number in range(len(self._names)))
+        """The weights of all layers and directions, each read once, and the options of the call."""
+        weights = tuple(
+            {name: getattr(self, attribute) for name, attribute in names.items()} for names in self._names
+        )
         options = self.dropout, self.training, self.recurrent_dropout, self.zoneout
-        return Stack(recurrences, self.num_layers, self.bidirectional, *options)
-
-    def _bind(self, number: int) -> Recurrence:
-        """The recurrence of one layer and direction, over this layer's parameters."""
-        tensors = {name: getattr(self, attribute) for name, attribute in self._names[number].items()}
-        return self.recurrence.bind(tensors, **self.options)
+        return Stack(
+            self.recurrence, self.state_type, self.options, weights, self.num_layers, self.bidirectional, *options
+        )
 
     def _read(
-        self, input: Tensor | PackedSequence, hx: Any, lengths: Tensor | None
+        self, input: Tensor | PackedSequence, hx: Any, lengths: Tensor | None, stack: Stack
     ) -> tuple[PaddedBatch, list[Stacked]]:
         """The input with time first, and the components of the state in the order of its rows."""
-        dtype = getattr(self, self._names[0]["weight_ih"]).dtype
+        dtype = stack.weights[0]["weight_ih"].dtype
         batch = unpack(type(self).__name__, input, lengths, self.input_size, dtype, self.batch_first)
         ragged = batch.lengths
         if ragged is not None and values_known(ragged) and bool((ragged == batch.x.shape[0]).all()):
             batch = batch._replace(lengths=None)
         return batch, self._form.read(hx, batch)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Addresses in this process's memory.
+        return {**self.__dict__, "_direct": None}
 
     def extra_repr(self) -> str:
         """The sizes and the options that differ from torch.nn's defaults."""

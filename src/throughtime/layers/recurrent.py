@@ -20,7 +20,7 @@ from throughtime.layers.checks import (
     make_cell,
 )
 from throughtime.layers.sequence import check_lengths, unpack
-from throughtime.layers.stack import reorder, run_stack
+from throughtime.kernels.stack import reorder, run_stack
 from throughtime.layers.trace import Trace, Tracer
 
 

@@ -8,15 +8,14 @@ number of the layer and direction.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from throughtime.cells.contract import State
+from throughtime.kernels.stack import Stacked
 
-Stacked: TypeAlias = Tensor | tuple[Tensor, ...]
 _WHOLE_NUMBERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -206,17 +205,6 @@ class StateForm(NamedTuple):
             _check_state_size(value, (self.rows, batch.x.shape[1], self.sizes[index][0]), name)
             components.append(value if batch.order is None else value.index_select(1, batch.order))
         return components
-
-    def split(self, components: Sequence[Stacked], state_type: type[Any]) -> list[State]:
-        """One state for each layer and direction from the components."""
-        return [state_type(*(c[row] for c in components)) for row in range(self.rows)]
-
-    def join(self, states: Sequence[State]) -> list[Stacked]:
-        """The components from one state for each layer and direction."""
-        columns = list(zip(*states, strict=True))
-        return [
-            torch.stack(column) if self.one_tensor[index] else column for index, column in enumerate(columns)
-        ]
 
     def give(self, components: Sequence[Stacked], batch: PaddedBatch) -> Any:
         """The caller's form: rows in the caller's order, no batch dimension if there was none, a pair for two components."""

@@ -18,7 +18,7 @@ from throughtime.flow.measurement.model_copy import Layer, layers_of
 from throughtime.kernels.reference import Steppable, Zoneout, rebuild
 from throughtime.layers.base import RecurrentLayer
 from throughtime.layers.sequence import PaddedBatch, unpack
-from throughtime.layers.stack import reorder, run_stack
+from throughtime.kernels.stack import join, reorder, run_stack
 
 SEGMENT = (
     128  # steps whose activations are kept at once; longer sequences recompute them in the backward pass
@@ -113,12 +113,11 @@ def _forward(
         )
     prefix = f"{name}." if name else ""
     if isinstance(layer, RecurrentLayer):
-        sequence, components = layer._read(input, hx, lengths)
-        form = layer._form
-        recurrences: Any = layer._stack().recurrences
-        states = form.split(components, layer.state_type)
-        y, finals = _run(found, prefix, layer, segment, recurrences, sequence, states)
-        return y, form.give(form.join(finals), sequence)
+        stack = layer._stack()
+        sequence, components = layer._read(input, hx, lengths, stack)
+        recurrences: Any = [stack.bind(number) for number in range(len(stack.weights))]
+        y, finals = _run(found, prefix, layer, segment, recurrences, sequence, stack.states(components))
+        return y, layer._form.give(join(finals, components), sequence)
     sequence = unpack("Recurrent", input, lengths, layer.input_size, input.data.dtype, layer.batch_first)
     x = sequence.x
     recurrences = list(layer.cells)

@@ -1,4 +1,4 @@
-"""The native recurrence as one differentiable operation of torch's autograd."""
+"""A stack in C++ as one differentiable operation of torch's autograd."""
 
 from __future__ import annotations
 
@@ -6,173 +6,273 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from throughtime.cells.contract import State
-from throughtime.cells.gru import GRURecurrence
-from throughtime.cells.lstm import LSTMRecurrence
-from throughtime.cells.recurrence import Recurrence
-from throughtime.cells.rnn import RNNRecurrence
+from throughtime.errors import BackendError
 from throughtime.kernels.native.library import Library, load
-from throughtime.kernels.native.recurrence import compute, precision
-from throughtime.kernels.native.recurrence.call import (
-    WEIGHTS,
-    CallTensors,
-    Plan,
-    Saved,
-    check,
-    kind_of,
-    low_dtype,
-    pack_zoneout,
-    present_of,
-    restore_absent,
-)
-from throughtime.kernels.native.recurrence.rows import Rows, is_batched
+from throughtime.kernels.native.recurrence import call, precision
+from throughtime.kernels.native.recurrence.call import NONE, Extras
+from throughtime.kernels.native.recurrence.rows import Rows, is_batched, rows_of
+from throughtime.kernels.native.recurrence.weights import Weights, check_memory
 from throughtime.kernels.reference import Zoneout, unroll
-
-_RECURRENCES: dict[str, tuple[type[Recurrence], dict[str, bool]]] = {
-    "rnn": (RNNRecurrence, {}),
-    "gru": (GRURecurrence, {"reset_after": True}),
-    "gru reset before": (GRURecurrence, {"reset_after": False}),
-    "lstm": (LSTMRecurrence, {}),
-}
+from throughtime.kernels.stack import Stack, Stacked
 
 
-class NativeRecurrence(torch.autograd.Function):
-    """(plan, which tensors there are, *those) -> y [N, H], h_T, c_T, and with `plan.cell_states` c [N, H].
+class NativeStack(torch.autograd.Function):
+    """(weights, rows, extras, named, x [N, D], h0, c0, *weights.tensors) -> y [N, outputs], h_T, c_T.
 
-    A second derivative (create_graph=True) is computed by the reference from the same inputs.
+    A second derivative (create_graph=True), and vectorized ones (is_grads_batched=True), are computed by the reference from the
+    same inputs, unless the call had to be `named` native.
     """
 
     @staticmethod
-    def forward(ctx: Any, plan: Plan, present: tuple[bool, ...], *tensors: Tensor) -> Any:
-        *results, saved = _forward(plan, CallTensors(*restore_absent(present, tensors)))
-        ctx.plan, ctx.present = plan, present
-        ctx.save_for_backward(*tensors, *saved)
+    def forward(
+        ctx: Any,
+        weights: Weights,
+        rows: Rows,
+        extras: Extras,
+        named: bool,
+        x: Tensor,
+        h0: Tensor | None,
+        c0: Tensor | None,
+        *tensors: Tensor,
+    ) -> Any:
+        y, h_n, c_n, saved = call.forward(weights, rows, extras, x, h0, c0, True)
+        ctx.call = weights, rows, extras, named
+        ctx.save_for_backward(x, h0, c0, y, saved, *tensors)
         ctx.set_materialize_grads(False)
-        return tuple(results)
+        return (y, h_n) if c_n is None else (y, h_n, c_n)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
-        present: tuple[bool, ...] = ctx.present
-        saved, count = ctx.saved_tensors, sum(present)
-        tensors = CallTensors(*restore_absent(present, saved[:count]))
-        needs = restore_absent(present, ctx.needs_input_grad[2:], False)
-        batched = any(g is not None and is_batched(g) for g in gradients)
-        if torch.is_grad_enabled() or batched:
+        weights, rows, extras, named = ctx.call
+        x, h0, c0, y, saved, *tensors = ctx.saved_tensors
+        needs = ctx.needs_input_grad[4:]
+        dy, dh, dc = gradients if len(gradients) == 3 else (*gradients, None)
+        if torch.is_grad_enabled() or any(g is not None and is_batched(g) for g in gradients):
+            if named:
+                raise BackendError(
+                    "backend 'native' was asked for by name: native has no second or vectorized derivatives "
+                    "(create_graph, is_grads_batched); leave backend= out, and the reference computes them"
+                )
             with torch.enable_grad(), precision.without_autocast():
-                results = _reference_gradients(ctx.plan, tensors, gradients, needs)
+                found = _reference_gradients(
+                    weights, rows, extras, (x, h0, c0, *tensors), (dy, dh, dc), needs
+                )
         else:
-            dy, dh, dc, dcell_states = gradients
-            results = compute.backward(
-                ctx.plan, tensors, Saved(*saved[count:]), (dy, dh, dc), needs, dcell_states
-            )
-        return (None, None, *(g for g, there in zip(results, present, strict=True) if there))
+            found = call.backward(weights, rows, extras, x, (h0, c0), y, saved, (dy, dh, dc), needs)
+        return (None, None, None, None, *(g if need else None for g, need in zip(found, needs, strict=True)))
 
 
-def _forward(plan: Plan, tensors: CallTensors) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Saved]:
-    y, h, c, saved = compute.forward(plan, tensors)
-    if not plan.cell_states:
-        return y, h, c, None, saved
-    assert saved.c is not None
-    # A copy: what was saved for backward must not be an output that a caller may write to.
-    return y, h, c, saved.c[:, : tensors.weight_hh.shape[0] // 4].clone(), saved
+def apply(
+    weights: Weights, rows: Rows, extras: Extras, named: bool, x: Tensor, h0: Tensor | None, c0: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Run a stack over x [N, D]: y, h_T and c_T, differentiable where a gradient is wanted."""
+    if torch.is_grad_enabled() and any(
+        value is not None and value.requires_grad for value in (x, h0, c0, *weights.tensors)
+    ):
+        y, h_n, *c_n = NativeStack.apply(weights, rows, extras, named, x, h0, c0, *weights.tensors)  # type: ignore[no-untyped-call]
+        return y, h_n, c_n[0] if c_n else None
+    return call.forward(weights, rows, extras, x, h0, c0, False)[:3]
 
 
 def run(
-    recurrence: Recurrence,
-    rows: Rows,
+    stack: Stack,
     x: Tensor,
-    state: tuple[Tensor, ...],
-    reverse: bool,
-    zoneout: Zoneout | None = None,
-    *,
-    cell_states: bool = False,
-) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
-    """One direction of one layer on packed rows x [N, D].
+    components: Sequence[Stacked],
+    lengths: Tensor | None,
+    named: bool = False,
+    carry_scale: Tensor | None = None,
+) -> tuple[Tensor, list[Stacked]]:
+    """Run a stack: x [T, B, D] and the components of the state to outputs [T, B, H] and final components.
 
-    `state` has its sequences in the order of the rows, the masks of `zoneout` in the caller's.
-    Returns: outputs [N, H], the final state, and with `cell_states` an LSTM's c of every step [N, H], differentiable too.
-    Raises: RuntimeError for tensors that do not belong together.
+    Raises: RuntimeError for tensors that do not belong together; BackendError in backward, see `NativeStack`.
     """
-    weights = [getattr(recurrence, name, None) for name in WEIGHTS]
-    tensors = CallTensors(x, state[0], state[1] if len(state) > 1 else None, *weights)  # type: ignore[arg-type]
+    rows = rows_of(x, lengths)
+    x = rows.pack(x)
+    if rows.order is not None:
+        components = [_reordered(c, rows.order) for c in components]
     low = low_dtype(x)
     if low is None:
-        return _run(recurrence, rows, tensors, reverse, zoneout, cell_states, 0)
-    with precision.without_autocast():
-        lowered = precision.lower(tensors, low)
-        number = precision.number_for(low)
-        y, final, every_c = _run(recurrence, rows, lowered, reverse, zoneout, cell_states, number)
-    dtype = tensors.weight_hh.dtype
-    return (
-        y.to(low),
-        tuple(value.to(dtype) for value in final),
-        None if every_c is None else every_c.to(dtype),
-    )
-
-
-def _run(
-    recurrence: Recurrence,
-    rows: Rows,
-    tensors: CallTensors,
-    reverse: bool,
-    zoneout: Zoneout | None,
-    cell_states: bool,
-    bf16: int,
-) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
-    library, kind = load(), kind_of(recurrence)
-    assert isinstance(library, Library)  # dispatch has asked
-    check(tensors, kind, rows.batch)
-    present = [value for value in tensors if value is not None]
-    training = torch.is_grad_enabled() and any(value.requires_grad for value in present)
-    nonlinearity = getattr(recurrence, "nonlinearity", "tanh")
-    masks = pack_zoneout(zoneout, rows)
-    plan = Plan(library, kind, nonlinearity, rows, reverse, training, cell_states, masks, bf16)
-    if training:
-        y, h, c, every_c = NativeRecurrence.apply(plan, present_of(tensors), *present)  # type: ignore[no-untyped-call]
+        y, finals = _through(stack, rows, x, components, named, carry_scale, 0)
     else:
-        y, h, c, every_c, _ = _forward(plan, tensors)
-    return y, (h,) if c is None else (h, c), every_c
+        with precision.without_autocast():
+            lowered = precision.lower(stack, low)
+            states = [c.float() if isinstance(c, Tensor) else tuple(v.float() for v in c) for c in components]
+            number = precision.number_for(low)
+            y, finals = _through(lowered, rows, precision.rounded(x, low), states, named, carry_scale, number)
+        dtype = stack.weights[0]["weight_hh"].dtype
+        y = y.to(low)
+        finals = [c.to(dtype) if isinstance(c, Tensor) else tuple(v.to(dtype) for v in c) for c in finals]
+    if rows.restore is not None:
+        finals = [_reordered(c, rows.restore) for c in finals]
+    return rows.unpack(y), finals
+
+
+def low_dtype(x: Tensor) -> torch.dtype | None:
+    """The low dtype of a call with these inputs (see `precision`), or None. Autocast does not apply to float64."""
+    if x.dtype == torch.bfloat16:
+        return torch.bfloat16
+    if torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
+        return torch.get_autocast_dtype("cpu")
+    return None
+
+
+def _reordered(component: Stacked, order: Tensor) -> Stacked:
+    if isinstance(component, Tensor):
+        return component.index_select(1, order)
+    return tuple(value.index_select(0, order) for value in component)
+
+
+def _through(
+    stack: Stack,
+    rows: Rows,
+    x: Tensor,
+    components: Sequence[Stacked],
+    named: bool,
+    carry_scale: Tensor | None,
+    bf16: int,
+) -> tuple[Tensor, list[Stacked]]:
+    """All layers in one call; with dropout between them, in one call each."""
+    per_call = stack.directions if stack.dropout and stack.training else len(stack.weights)
+    finals: list[Sequence[Stacked]] = []
+    for first in range(0, len(stack.weights), per_call):
+        if first:
+            x = F.dropout(x, stack.dropout, True)
+        part = stack._replace(
+            weights=stack.weights[first : first + per_call], num_layers=per_call // stack.directions
+        )
+        states = [c[first : first + per_call] for c in components]
+        x, final = _run_layers(part, rows, x, states, named, carry_scale, bf16)
+        finals.append(final)
+    if len(finals) == 1:
+        return x, list(finals[0])
+    return x, [
+        torch.cat(parts) if isinstance(parts[0], Tensor) else tuple(v for p in parts for v in p)
+        for parts in zip(*finals, strict=True)
+    ]
+
+
+def _run_layers(
+    stack: Stack,
+    rows: Rows,
+    x: Tensor,
+    components: Sequence[Stacked],
+    named: bool,
+    carry_scale: Tensor | None,
+    bf16: int,
+) -> tuple[Tensor, list[Stacked]]:
+    library = load()
+    assert isinstance(library, Library)  # dispatch has asked
+    weights = Weights(stack, library, bf16)
+    extras = NONE
+    if stack.recurrent_dropout or any(stack.zoneout) or carry_scale is not None:
+        extras = _extras(stack, rows, components, carry_scale)
+    x = x.resolve_neg().contiguous()
+    flat = [_flat(c) for c in components]
+    for name, value in zip(("x", "h0", "c0"), (x, *flat), strict=False):
+        check_memory(name, value, weights.dtype)
+    sizes = [weights.columns, weights.hidden]
+    for value, each in zip(flat, sizes, strict=False):
+        if value.numel() != rows.batch * sum(each):
+            raise RuntimeError(f"a state must have {rows.batch * sum(each)} numbers, got {value.numel()}")
+    if x.shape != (rows.total, weights.features):
+        raise RuntimeError(f"x must be {[rows.total, weights.features]}, got {list(x.shape)}")
+    y, *found = apply(weights, rows, extras, named, x, flat[0], flat[1] if len(flat) > 1 else None)
+    finals = [v for v in found if v is not None]
+    return y, [
+        _like(value, component, rows.batch, each)
+        for value, component, each in zip(finals, components, sizes, strict=False)
+    ]
+
+
+def _flat(component: Stacked) -> Tensor:
+    """The states of all layers and directions one behind the other, contiguous."""
+    if isinstance(component, Tensor):
+        return component.resolve_neg().contiguous()
+    return torch.cat([value.reshape(-1) for value in component])
+
+
+def _like(value: Tensor, component: Stacked, batch: int, sizes: Sequence[int]) -> Stacked:
+    """The inverse of `_flat`."""
+    if isinstance(component, Tensor):
+        return value.view(component.shape)
+    parts = value.reshape(-1).split([batch * size for size in sizes])
+    return tuple(part.view(batch, size) for part, size in zip(parts, sizes, strict=True))
+
+
+def _extras(
+    stack: Stack, rows: Rows, components: Sequence[Stacked], carry_scale: Tensor | None
+) -> Extras:
+    """The random masks of a call: drawn in the caller's order of sequences, as for the reference, so the same seed gives the same."""
+    masks, order = [], rows.order
+    for number, state in enumerate(stack.states(components)):
+        h_mask, zoneout = stack.masks(number, state, rows.steps)
+        keep = (None,) * len(state) if zoneout is None or zoneout.keep is None else zoneout.keep
+        packed = [None if mask is None else rows.pack(mask) for mask in keep]
+        if h_mask is not None and order is not None:
+            h_mask = h_mask.index_select(0, order)
+        masks.append((h_mask, packed[0], packed[1] if len(packed) > 1 else None))
+    present = any(mask is not None for each in masks for mask in each)
+    return Extras(tuple(masks) if present else None, stack.zoneout, carry_scale)
 
 
 def _reference_gradients(
-    plan: Plan, tensors: CallTensors, gradients: tuple[Tensor | None, ...], needs: Sequence[bool]
+    weights: Weights,
+    rows: Rows,
+    extras: Extras,
+    inputs: tuple[Tensor, ...],
+    gradients: Sequence[Tensor | None],
+    needs: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    """The gradients as `compute.backward` gives them, themselves differentiable, through the reference."""
+    """The gradients as `call.backward` gives them, themselves differentiable, through the reference."""
+    x, h0, c0, *tensors = inputs
     # The sequences stay in the order of the rows, from long to short.
-    rows = plan.rows.sorted_rows()
-    lengths = (
-        None
-        if rows.source is None
-        else (rows.offsets.diff()[:, None] > torch.arange(rows.batch, device="cpu")).sum(0)
-    )
-    zoneout = plan.zoneout
-    if zoneout is not None and zoneout.keep is not None:
-        zoneout = Zoneout(zoneout.rates, tuple(None if m is None else rows.unpack(m) for m in zoneout.keep))
-    every: list[Tensor] = [tensors.x] * rows.steps
-
-    def observe(t: int, _before: State, _u: Tensor, after: State) -> None:
-        every[t] = after[-1]
-
-    y, final = unroll(
-        bind(plan.kind, plan.nonlinearity, tensors[3:]),
-        rows.unpack(tensors.x),
-        (tensors.h0,) if tensors.c0 is None else (tensors.h0, tensors.c0),
-        lengths=lengths,
-        reverse=plan.reverse,
-        zoneout=zoneout,
-        observe=observe,
-    )
-    outputs = [rows.pack(y), final[0], final[-1], rows.pack(torch.stack(every))]
-    found = iter(differentiable_gradients(outputs, gradients, tensors, needs))
+    in_order, lengths = rows.sorted_rows(), rows.lengths
+    stack = weights.stack._replace(weights=weights.split(tensors))
+    parts = [h0] if c0 is None else [h0, c0]
+    sizes = [weights.columns, weights.hidden]
+    if weights.one_size:
+        components = [
+            p.view(len(each), rows.batch, each[0]) for p, each in zip(parts, sizes, strict=False)
+        ]
+    else:
+        components = [
+            _like(p, (), rows.batch, each) for p, each in zip(parts, sizes, strict=False)
+        ]
+    y = in_order.unpack(x)
+    finals = []
+    for layer in range(stack.num_layers):
+        outputs = []
+        for side in range(stack.directions):
+            number = layer * stack.directions + side
+            h_mask, *keep = (None, None, None) if extras.masks is None else extras.masks[number]
+            out, final = unroll(
+                stack.bind(number, h_mask),
+                y,
+                stack.state_type(*(c[number] for c in components)),
+                lengths=lengths,
+                reverse=extras.reverse or side == 1,
+                zoneout=_zoneout(extras, keep, in_order),
+                **({} if extras.carry_scale is None else {"carry_scale": extras.carry_scale}),
+            )
+            outputs.append(out)
+            finals.append(final)
+        y = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
+    results = [in_order.pack(y), *(torch.cat([v.reshape(-1) for v in c]) for c in zip(*finals, strict=True))]
+    flat = [gradients[0], *(None if g is None else g.flatten() for g in gradients[1:])]
+    found = iter(differentiable_gradients(results, flat, inputs, needs))
     return tuple(next(found) if need else None for need in needs)
 
 
-def bind(kind: str, nonlinearity: str, weights: Sequence[Tensor | None]) -> Recurrence:
-    """The equation of this kind over weights in the order of WEIGHTS, for the reference."""
-    recurrence, options = _RECURRENCES[kind]
-    return recurrence.bind(dict(zip(WEIGHTS, weights, strict=True)), nonlinearity=nonlinearity, **options)
+def _zoneout(extras: Extras, keep: Sequence[Tensor | None], rows: Rows) -> Zoneout | None:
+    if not any(extras.rates):
+        return None
+    if extras.masks is None:
+        return Zoneout(extras.rates, None)
+    masks = (None if mask is None else rows.unpack(mask) for mask in keep[: len(extras.rates)])
+    return Zoneout(extras.rates, tuple(masks))
 
 
 def differentiable_gradients(

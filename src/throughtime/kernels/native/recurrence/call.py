@@ -1,239 +1,154 @@
-"""A call of the native recurrence: its options, its tensors, their checks, and both as the C struct."""
+"""One call of the library: forward or backward of a whole stack over packed rows."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from throughtime.kernels.native.library import ACTIVATIONS, LAYOUTS, Library, NativeCall, pad
-from throughtime.kernels.native.recurrence.rows import Chunk, Rows, pool
-from throughtime.kernels.reference import Zoneout
+from throughtime.kernels.native.recurrence.rows import Rows, pool
+from throughtime.kernels.native.recurrence.weights import Weights
 
-CHUNK_BYTES = 4 << 20  # of gates, without what layer norm keeps
-CHUNK_ROWS = 2048  # at least so many rows: the products over a chunk pack all weights again
-
-
-class Plan(NamedTuple):
-    """The options of a call: everything that is not a tensor of `CallTensors`."""
-
-    library: Library
-    kind: str  # one of LAYOUTS
-    nonlinearity: str  # of the RNN
-    rows: Rows
-    reverse: bool
-    training: bool
-    cell_states: bool = False  # return an LSTM's c of every step
-    zoneout: Zoneout | None = None  # masks [N, H], packed; see `pack_zoneout`
-    bf16: int = 0  # float32 calls: how the factors of products are rounded, a tt_bf16 of csrc/bf16.h
+NO_MEMORY = "no memory for a recurrent layer's call: take shorter sequences, a smaller batch, or BPTT with windows"
+# For tests: rows at a time (0: as many as stay in the cache), and how threads divide the work (0 choose, 1 rows, 2 units).
+chunk_rows = 0
+split = 0
 
 
-class CallTensors(NamedTuple):
-    """The tensors of a call."""
+class Extras(NamedTuple):
+    """What only some calls have."""
 
-    x: Tensor  # [N, D]
-    h0: Tensor  # [B, H], or [B, P] with a projection
-    c0: Tensor | None
-    weight_ih: Tensor
-    weight_hh: Tensor
-    bias_ih: Tensor | None
-    bias_hh: Tensor | None
-    weight_peephole: Tensor | None
-    h_mask: Tensor | None
-    weight_hr: Tensor | None = None
-    gain_ih: Tensor | None = None  # these four for layer norm
-    gain_hh: Tensor | None = None
-    gain_c: Tensor | None = None
-    bias_c: Tensor | None = None
+    # (recurrent dropout [B, P], zoneout of h [N, P] and of c [N, H]) for each layer and direction, in the order of the rows
+    masks: tuple[tuple[Tensor | None, Tensor | None, Tensor | None], ...] | None = None
+    rates: tuple[float, ...] = ()  # zoneout's, one for each tensor of the state
+    carry_scale: Tensor | None = None  # float64 [T], see `throughtime.kernels.reference.unroll`
+    reverse: bool = False  # one direction, from the last step to the first
 
 
-WEIGHTS = CallTensors._fields[3:]
-GAINS = CallTensors._fields[-4:]
+NONE = Extras()
 
 
-class Saved(NamedTuple):
-    """What forward saves for backward besides the tensors of the call."""
+def forward(
+    weights: Weights, rows: Rows, extras: Extras, x: Tensor, h0: Tensor | None, c0: Tensor | None, training: bool
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Run a stack over x [N, D], all tensors contiguous; states are None for zero.
 
-    gates: Tensor  # [N, ldg] activated
-    buffer: Tensor  # outputs, padded; with a full batch the initial state lies before (reverse: after) them
-    c: Tensor | None  # [N, H] cell state of every step
-
-
-class Sizes(NamedTuple):
-    """The hidden units and the columns of h (fewer with a projection) of a call; and both padded."""
-
-    hidden: int
-    columns: int
-    size: int
-    width: int
-
-
-def kind_of(recurrence: Any) -> str:
-    """The entry of LAYOUTS of a recurrence."""
-    return str(recurrence.kind) + " reset before" * (getattr(recurrence, "reset_after", True) is False)
-
-
-def low_dtype(x: Tensor) -> torch.dtype | None:
-    """The low dtype of a call with these inputs (see `precision`), or None. Autocast does not apply to float64."""
-    if x.dtype == torch.bfloat16:
-        return torch.bfloat16
-    if torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
-        return torch.get_autocast_dtype("cpu")
-    return None
-
-
-def pack_zoneout(zoneout: Zoneout | None, rows: Rows) -> Zoneout | None:
-    """Zoneout with its masks [T, B, H], sequences in the caller's order, packed to [N, H]."""
-    if zoneout is None or zoneout.keep is None:
-        return zoneout
-    return Zoneout(zoneout.rates, tuple(None if mask is None else rows.pack(mask) for mask in zoneout.keep))
-
-
-def check(tensors: CallTensors, kind: str, batch: int) -> None:
-    """The kernel trusts its pointers: every tensor must be on the CPU, of x's dtype, and of its shape.
-
-    Raises: RuntimeError naming the one that is not, or what of layer norm is missing.
+    Returns: y [N, outputs]; h_T and, of an LSTM, c_T, for all layers and directions one behind the other; and when training what
+    backward needs.
     """
-    dtype = tensors.x.dtype
-    for name, value in zip(CallTensors._fields, tensors, strict=True):
-        if value is not None and (value.dtype != dtype or not value.is_cpu):
-            raise RuntimeError(
-                f"{name} must be {dtype} on the CPU, as the input is, got {value.dtype} on {value.device}: "
-                "convert it with .to()"
-            )
-    gains = (
-        (tensors.gain_ih, tensors.gain_hh)
-        if tensors.c0 is None
-        else (tensors.gain_ih, tensors.gain_hh, tensors.gain_c)
+    library, batch = weights.library, rows.batch
+    y = pool.empty(rows.total, weights.outputs, dtype=x.dtype)
+    h_n, c_n = final_states(weights, batch, x, h0, c0)
+    saved = pool.empty(rows.total, weights.saved_row, dtype=x.dtype) if training else None
+    call = library.call(
+        stack=weights.address,
+        steps=rows.steps,
+        batch=batch,
+        total=rows.total,
+        training=training,
+        threads=torch.get_num_threads(),
+        x=x.data_ptr(),
+        y=y.data_ptr(),
+        h0=None if h0 is None else h0.data_ptr(),
+        c0=None if c0 is None else c0.data_ptr(),
+        h_n=h_n.data_ptr(),
+        c_n=None if c_n is None else c_n.data_ptr(),
+        saved=None if saved is None else saved.data_ptr(),
     )
-    if len({gain is None for gain in gains}) > 1:
-        raise RuntimeError(
-            "layer norm must have gain_ih, gain_hh and in an LSTM gain_c, got "
-            f"{' and '.join(n for n in GAINS[:3] if getattr(tensors, n) is not None)} only: give all of them or none"
-        )
-
-    (rows, columns), features = tensors.weight_hh.shape, tensors.x.shape[-1]
-    hidden = rows // LAYOUTS[kind].gates
-    rows = LAYOUTS[kind].gates * hidden
-    if columns != hidden and tensors.weight_hr is None:
-        raise RuntimeError(f"weight_hh must have {hidden} columns, one for each unit, got {columns}")
-    # In the order of CallTensors, after x.
-    expected: tuple[tuple[int, ...], ...] = (
-        (batch, columns), (batch, hidden), (rows, features), (rows, columns), (rows,), (rows,), (3 * hidden,),
-        (batch, columns), (columns, hidden), (rows,), (rows,), (hidden,), (hidden,),
-    )  # fmt: skip
-    for name, value, shape in zip(CallTensors._fields[1:], tensors[1:], expected, strict=True):
-        if value is not None and value.shape != shape:
-            raise RuntimeError(f"{name} must be of shape {list(shape)}, got {list(value.shape)}")
+    alive = () if extras is NONE and rows.offsets is None and not chunk_rows else set_extras(call, weights, rows, extras)
+    if library.tt_forward(ctypes.byref(call)):
+        raise MemoryError(NO_MEMORY)
+    del alive
+    return y, h_n, c_n, saved
 
 
-def sizes_of(plan: Plan, tensors: CallTensors) -> Sizes:
-    """The sizes of a call."""
-    rows, columns = tensors.weight_hh.shape
-    hidden, wide = rows // LAYOUTS[plan.kind].gates, tensors.x.dtype == torch.float64
-    return Sizes(hidden, columns, plan.library.pad(hidden, wide), plan.library.pad(columns, wide))
+def final_states(
+    weights: Weights, batch: int, x: Tensor, h0: Tensor | None, c0: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Uninitialized memory for the states of all layers and directions."""
+    if weights.one_size:
+        rows = len(weights.hidden)
+        h_n = x.new_empty(rows, batch, weights.columns[0])
+        return h_n, x.new_empty(rows, batch, weights.hidden[0]) if weights.lstm else None
+    h_n = x.new_empty(batch * sum(weights.columns))
+    return h_n, x.new_empty(batch * sum(weights.hidden)) if weights.lstm else None
 
 
-def chunks_of(plan: Plan, tensors: CallTensors, size: int) -> list[Chunk]:
-    """The chunks of a call: of as many rows with layer norm as without, or the products would have too few."""
-    row = LAYOUTS[plan.kind].row(size, tensors.weight_hr is not None, False)
-    return plan.rows.chunks(max(CHUNK_BYTES // (row * tensors.x.itemsize), CHUNK_ROWS), plan.reverse)
-
-
-def native_call(plan: Plan, tensors: CallTensors, sizes: Sizes, ldg: int) -> tuple[NativeCall, list[Any]]:
-    """What forward and backward have in common, and the tensors that must live as long."""
-    rows = plan.rows
-    call = NativeCall(
-        cell=LAYOUTS[plan.kind].cell,
-        activation=ACTIVATIONS[plan.nonlinearity],
-        reset_before=plan.kind == "gru reset before",
+def backward(
+    weights: Weights,
+    rows: Rows,
+    extras: Extras,
+    x: Tensor,
+    states: tuple[Tensor | None, Tensor | None],
+    y: Tensor,
+    saved: Tensor,
+    gradients: Sequence[Tensor | None],
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """The gradients of x, h0, c0 and `weights.tensors` from those of y, h_T and c_T; `needs`: which to compute."""
+    library = weights.library
+    dy, dh, dc = (None if g is None else g.resolve_neg().contiguous() for g in gradients)
+    dh0, dc0 = final_states(weights, rows.batch, x, *states)
+    dx = torch.empty_like(x) if needs[0] else None
+    found = [
+        torch.empty_like(value, memory_format=torch.contiguous_format) if need else None
+        for value, need in zip(weights.tensors, needs[3:], strict=True)
+    ]
+    structs = weights.structs(weights.split(found))
+    call = library.call(
+        stack=weights.address,
         steps=rows.steps,
         batch=rows.batch,
-        units=sizes.hidden,
-        columns=sizes.columns,
-        hidden=sizes.size,
-        width=sizes.width,
-        reverse=plan.reverse,
-        training=plan.training or plan.cell_states,
+        total=rows.total,
+        training=True,
         threads=torch.get_num_threads(),
-        ldg=ldg,
-        bf16=plan.bf16,
-        offsets=rows.offsets.data_ptr(),
+        x=x.data_ptr(),
+        y=y.data_ptr(),
+        h0=None if states[0] is None else states[0].data_ptr(),
+        c0=None if states[1] is None else states[1].data_ptr(),
+        saved=saved.data_ptr(),
+        dy=None if dy is None else dy.data_ptr(),
+        dh_n=None if dh is None else dh.data_ptr(),
+        dc_n=None if dc is None else dc.data_ptr(),
+        dx=None if dx is None else dx.data_ptr(),
+        dh0=dh0.data_ptr(),
+        dc0=None if dc0 is None else dc0.data_ptr(),
+        gradients=ctypes.addressof(structs),
     )
-    alive = [
-        set_pointer(call, "weight_hh", tensors.weight_hh),
-        set_pointer(call, "weight_hr", tensors.weight_hr),
-        set_pointer(call, "peephole", tensors.weight_peephole),
-        set_pointer(call, "h_mask", tensors.h_mask),
-        set_pointer(call, "h0", tensors.h0),
-        set_pointer(call, "c0", tensors.c0),
-    ]
-    if tensors.gain_hh is not None:
-        alive += [set_pointer(call, name, getattr(tensors, name)) for name in GAINS]
-    if plan.zoneout is not None:
+    alive = set_extras(call, weights, rows, extras)
+    if library.tt_backward(ctypes.byref(call)):
+        raise MemoryError(NO_MEMORY)
+    del alive
+    return dx, dh0, dc0, *found
+
+
+def set_extras(call: Any, weights: Weights, rows: Rows, extras: Extras) -> list[Any]:
+    """Set the fields of what only some calls have; returns what must live as long as the call."""
+    call.chunk_rows, call.split = chunk_rows, split
+    alive: list[Any] = [rows.offsets]
+    if rows.offsets is not None:
+        call.offsets = rows.offsets.data_ptr()
+    if extras is NONE:
+        return alive
+    call.reverse = extras.reverse
+    if any(extras.rates):
         call.zoneout = 1
-        rates, masks = plan.zoneout.rates, plan.zoneout.keep or (None, None)
-        for name, rate, mask, padded in zip("hc", rates, masks, (sizes.width, sizes.size), strict=False):
-            setattr(call, f"share_{name}", rate)
-            mask = None if mask is None else mask.view(torch.uint8)
-            alive.append(set_pointer(call, f"keep_{name}", mask, padded))
-    return call, alive
-
-
-def set_pointer(
-    call: NativeCall, name: str, value: Tensor | None, padded: int | None = None
-) -> Tensor | None:
-    """Set a field to the address of the contiguous tensor, with its rows padded to that size; returns that tensor."""
-    if value is None:
-        return None
-    value = value.resolve_neg()  # a flag of the tensor that its memory does not show
-    value = value.contiguous() if padded is None else pad(value, padded)
-    setattr(call, name, value.data_ptr())
-    return value
-
-
-def packed_weights(plan: Plan, call: NativeCall, x: Tensor, back: bool) -> Tensor:
-    """Memory for the packed weights that the chunks of a call share."""
-    packed = pool.empty(plan.library.packed(call, x.dtype, back), dtype=x.dtype)
-    call.packed = packed.data_ptr()
-    return packed
-
-
-def outputs_in(plan: Plan, buffer: Tensor) -> Tensor:
-    """The rows of `Saved.buffer` that are outputs."""
-    if plan.rows.source is not None:
-        return buffer
-    return buffer[: plan.rows.total] if plan.reverse else buffer[plan.rows.batch :]
-
-
-def initial_state_in(plan: Plan, buffer: Tensor) -> Tensor:
-    """The rows of `Saved.buffer` that hold the initial state of a full batch."""
-    return buffer[plan.rows.total :] if plan.reverse else buffer[: plan.rows.batch]
-
-
-def recurrent_inputs(plan: Plan, tensors: CallTensors, saved: Saved, sizes: Sizes) -> Tensor:
-    """What W_hh was multiplied by at each row [N, P]: the previous state, times the mask of recurrent dropout."""
-    rows = plan.rows
-    if rows.source is not None:
-        before = rows.before(saved.buffer, pad(tensors.h0, sizes.width), plan.reverse)
-    else:
-        before = saved.buffer[rows.batch :] if plan.reverse else saved.buffer[: rows.total]
-    if tensors.h_mask is None:
-        return before
-    mask = pad(tensors.h_mask, sizes.width)
-    if rows.source is None:
-        return (before.view(rows.steps, rows.batch, sizes.width) * mask).view(rows.total, sizes.width)
-    return before * mask.index_select(0, rows.sequences())
-
-
-def present_of(tensors: Sequence[Tensor | None]) -> tuple[bool, ...]:
-    """Which of the tensors there are: absent ones are not handed to autograd, which examines each argument at some cost."""
-    return tuple(value is not None for value in tensors)
-
-
-def restore_absent(present: Sequence[bool], values: Sequence[Any], absent: Any = None) -> tuple[Any, ...]:
-    """The present tensors (or a value for each of them) in their places."""
-    each = iter(values)
-    return tuple(next(each) if there else absent for there in present)
+        call.fraction_h = extras.rates[0]
+        call.fraction_c = extras.rates[-1]
+    if extras.carry_scale is not None:
+        call.carry_scale = extras.carry_scale.data_ptr()
+        alive.append(extras.carry_scale)
+    if extras.masks is not None:
+        structs = (weights.library.structs["masks"] * len(extras.masks))()
+        for struct, masks in zip(structs, extras.masks, strict=True):
+            for name, mask in zip(("h_mask", "keep_h", "keep_c"), masks, strict=True):
+                if mask is not None:
+                    mask = mask.contiguous()
+                    setattr(struct, name, mask.data_ptr())
+                    alive.append(mask)
+        call.masks = ctypes.addressof(structs)
+        alive.append(structs)
+    return alive

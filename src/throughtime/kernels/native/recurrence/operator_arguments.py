@@ -1,25 +1,31 @@
-"""The arguments of the operators of `operators.py`: checked, converted for `compute`, and the shapes of the results."""
+"""The arguments of the operators of `operators.py`: checked, converted for `call`, and the shapes of the results."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from throughtime.errors import BackendError, one_of
-from throughtime.kernels.native.library import ACTIVATIONS, LAYOUTS, Library, load
-from throughtime.kernels.native.recurrence.call import (
-    WEIGHTS,
-    CallTensors,
-    Plan,
-    Saved,
-    check,
-    pack_zoneout,
-)
+from throughtime.kernels.native.library import Library, load
+from throughtime.kernels.native.recurrence.call import Extras
 from throughtime.kernels.native.recurrence.rows import Rows, rows_of
+from throughtime.kernels.native.recurrence.weights import GATES, KINDS, Weights, check_memory
 from throughtime.kernels.reference import Zoneout
+from throughtime.kernels.stack import Stack
+
+# The order of the argument `weights`; h_mask [B, P] is the mask of recurrent dropout.
+WEIGHTS = (
+    "weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole", "h_mask", "weight_hr", "gain_ih", "gain_hh", "gain_c",
+    "bias_c",
+)  # fmt: skip
+H_MASK = WEIGHTS.index("h_mask")
+TENSORS = ("x", "h0", "c0", *WEIGHTS)  # those that may have a gradient
+NONLINEARITIES = ("tanh", "relu", "sigmoid", "identity")
+CELLS = {"rnn": "rnn", "gru": "gru", "gru reset before": "gru", "lstm": "lstm"}
 
 
 class Arguments(NamedTuple):
@@ -30,9 +36,7 @@ class Arguments(NamedTuple):
     c0: Tensor | None  # [B, H] of an LSTM
     weights: Sequence[Tensor | None]  # in the order of WEIGHTS
     lengths: Tensor | None  # int64 [B]
-    keep: Sequence[
-        Tensor | None
-    ]  # zoneout's masks, bool [T, B, .], one for each tensor of the state, or empty
+    keep: Sequence[Tensor | None]  # zoneout's masks, bool [T, B, .], one for each tensor of the state, or empty
     rates: Sequence[float]  # zoneout's, one for each tensor of the state, or empty
     kind: str
     nonlinearity: str
@@ -40,12 +44,8 @@ class Arguments(NamedTuple):
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
-        """Those that may have a gradient, in the order of `CallTensors`."""
+        """Those that may have a gradient, in the order of TENSORS."""
         return (self.x, self.h0, self.c0, *self.weights)
-
-    def with_input(self, x: Tensor) -> CallTensors:
-        """The tensors for `compute`, with this input in the place of x."""
-        return CallTensors(x, self.h0, self.c0, *self.weights)  # type: ignore[arg-type]
 
     @property
     def zoneout(self) -> Zoneout | None:
@@ -55,20 +55,16 @@ class Arguments(NamedTuple):
         masks = tuple(self.keep) if any(mask is not None for mask in self.keep) else None
         return Zoneout(tuple(self.rates), masks)
 
-    def weight(self, name: str) -> Tensor | None:
-        """A weight by its name."""
-        return self.weights[WEIGHTS.index(name)]
-
     @property
     def sizes(self) -> tuple[int, int]:
         """H and P."""
-        weight_hh = self.weights[WEIGHTS.index("weight_hh")]
+        weight_hh = self.weights[1]
         assert weight_hh is not None
-        return weight_hh.shape[0] // LAYOUTS[self.kind].gates, weight_hh.shape[1]
+        return weight_hh.shape[0] // GATES[CELLS[self.kind]], weight_hh.shape[1]
 
 
-def prepare(a: Arguments, training: bool) -> tuple[Plan, CallTensors]:
-    """The call for `compute`: rows packed, sequences from long to short.
+def prepare(a: Arguments) -> tuple[Weights, Rows, Extras, Tensor, Tensor, Tensor | None]:
+    """The arguments of `call.forward`: rows packed, sequences from long to short.
 
     Raises: BackendError without the library; RuntimeError, ValueError for tensors that do not belong together.
     """
@@ -77,19 +73,44 @@ def prepare(a: Arguments, training: bool) -> tuple[Plan, CallTensors]:
         raise BackendError(f"an operator of throughtime needs the native backend: {library}")
     check_arguments(a)
     rows = rows_of(a.x, a.lengths)
-    tensors = a.with_input(rows.pack(a.x))
+    weights = Weights(stack_of(a.kind, a.nonlinearity, a.weights), library)
+    h_mask = a.weights[H_MASK]
+    if rows.order is not None and h_mask is not None:
+        h_mask = h_mask.index_select(0, rows.order)
+    keep = [None if mask is None else rows.pack(mask) for mask in a.keep]
+    masks = (h_mask, keep[0] if keep else None, keep[1] if len(keep) > 1 else None)
+    present = any(mask is not None for mask in masks)
+    extras = Extras((masks,) if present else None, tuple(a.rates), reverse=a.reverse)
+    x, h0, c0 = rows.pack(a.x), a.h0, a.c0
     if rows.order is not None:
-        of_sequences = {name: getattr(tensors, name) for name in ("h0", "c0", "h_mask")}
-        ordered = {k: v.index_select(0, rows.order) for k, v in of_sequences.items() if v is not None}
-        tensors = tensors._replace(**ordered)
-    zoneout = pack_zoneout(a.zoneout, rows)
-    return Plan(library, a.kind, a.nonlinearity, rows, a.reverse, training, zoneout=zoneout), tensors
+        h0, c0 = h0.index_select(0, rows.order), None if c0 is None else c0.index_select(0, rows.order)
+    return (
+        weights,
+        rows,
+        extras,
+        x.resolve_neg().contiguous(),
+        h0.resolve_neg().contiguous(),
+        None if c0 is None else c0.resolve_neg().contiguous(),
+    )
+
+
+def stack_of(kind: str, nonlinearity: str, weights: Sequence[Tensor | None]) -> Stack:
+    """One layer and direction over weights in the order of WEIGHTS, without its mask."""
+    recurrence, state_type = KINDS[CELLS[kind]]
+    options: dict[str, Any] = {"nonlinearity": nonlinearity, "reset_after": kind != "gru reset before"}
+    named = {name: w for name, w in zip(WEIGHTS, weights, strict=True) if w is not None and name != "h_mask"}
+    return Stack(recurrence, state_type, options, (named,), 1, False, 0.0, True)
+
+
+def kind_of(recurrence: Any) -> str:
+    """The entry of CELLS of a recurrence."""
+    return str(recurrence.kind) + " reset before" * (getattr(recurrence, "reset_after", True) is False)
 
 
 def check_arguments(a: Arguments) -> None:
-    """Anybody can call an operator, and the kernel trusts its pointers: shapes, dtypes, lengths."""
-    one_of("kind", a.kind, tuple(LAYOUTS))
-    one_of("nonlinearity", a.nonlinearity, tuple(ACTIVATIONS))
+    """Anybody can call an operator, and the library trusts its pointers: shapes, dtypes, lengths."""
+    one_of("kind", a.kind, tuple(CELLS))
+    one_of("nonlinearity", a.nonlinearity, NONLINEARITIES)
     if len(a.weights) != len(WEIGHTS):
         raise RuntimeError(f"weights must be {len(WEIGHTS)}, {', '.join(WEIGHTS)}, got {len(a.weights)}")
     if a.x.dim() != 3 or a.x.shape[0] == 0:
@@ -98,8 +119,18 @@ def check_arguments(a: Arguments) -> None:
         raise RuntimeError(f"x must be float32 or float64, got {a.x.dtype}: convert it with .to()")
     if (a.c0 is not None) != (a.kind == "lstm"):
         raise RuntimeError("c0 must be given for an lstm, and only there")
-    (steps, batch, _), (hidden, columns) = a.x.shape, a.sizes
-    check(a.with_input(a.x), a.kind, batch)
+    if a.weights[0] is None or a.weights[1] is None or a.weights[1].dim() != 2:
+        raise RuntimeError("weight_ih and weight_hh must be given, each of 2 dimensions")
+    (steps, batch, features), (hidden, columns) = a.x.shape, a.sizes
+    if a.weights[0].shape[-1] != features:
+        raise RuntimeError(f"weight_ih must have {features} columns, as x has, got {list(a.weights[0].shape)}")
+    states = (("h0", a.h0, columns), ("c0", a.c0, hidden), ("h_mask", a.weights[H_MASK], columns))
+    for name, value, size in states:
+        if value is not None:
+            check_memory(name, value, a.x.dtype)
+            if value.shape != (batch, size):
+                raise RuntimeError(f"{name} must be of shape {[batch, size]}, got {list(value.shape)}")
+    check_memory("weight_hh", a.weights[1], a.x.dtype)  # type: ignore[arg-type]
     if len(a.rates) not in (0, 1 + (a.kind == "lstm")):
         raise RuntimeError(f"rates must be one for each tensor of the state, or none, got {len(a.rates)}")
     for mask, size in zip(a.keep, (columns, hidden), strict=False):
@@ -151,32 +182,18 @@ def empty_results(a: Arguments) -> list[Tensor]:
 
 
 def empty_saved(a: Arguments) -> list[Tensor]:
-    """What backward needs, without values: gates, buffer, and an LSTM's cell states, for T*B rows whatever the lengths."""
+    """What backward needs, without values: outputs and `saved` of `call.forward`, with T*B rows whatever the lengths."""
     library = load()
     assert isinstance(library, Library)  # dispatch has asked
-    (steps, batch, _), (hidden, columns) = a.x.shape, a.sizes
-    wide, rows = a.x.dtype == torch.float64, steps * batch
-    size, width = library.pad(hidden, wide), library.pad(columns, wide)
-    projected, normed = (a.weight(name) is not None for name in ("weight_hr", "gain_hh"))
-    gates = a.x.new_empty(rows, LAYOUTS[a.kind].row(size, projected, normed))
-    buffer = a.x.new_empty(rows + (batch if a.lengths is None else 0), width)
-    return [gates, buffer] if a.c0 is None else [gates, buffer, a.x.new_empty(rows, size)]
-
-
-def widen(saved: Saved, rows: Rows) -> list[Tensor]:
-    """What backward needs, with rows for T*B steps: a graph must know the shape of every result before it runs."""
-    every = [value for value in saved[:3] if value is not None]
-    if rows.total == rows.steps * rows.batch:
-        return every
-    wide = [value.new_empty(rows.steps * rows.batch, value.shape[1]) for value in every]
-    for whole, value in zip(wide, every, strict=True):
-        whole[: rows.total] = value
-    return wide
-
-
-def narrow(kept: Sequence[Tensor], rows: Rows) -> Saved:
-    """The inverse of `widen`."""
-    gates, buffer, *cell_states = kept
-    around = rows.batch if rows.source is None else 0
-    c = cell_states[0][: rows.total] if cell_states else None
-    return Saved(gates[: rows.total], buffer[: rows.total + around], c)
+    (steps, batch, features), (hidden, columns) = a.x.shape, a.sizes
+    present = {name: 1 for name, w in zip(WEIGHTS, a.weights, strict=True) if name in ("weight_hr", "gain_hh") and w is not None}
+    weights = library.structs["weights"](inputs=int(features), units=int(hidden), columns=int(columns), **present)
+    stack = library.structs["stack"](
+        wide=a.x.dtype == torch.float64,
+        cell=library.cells[CELLS[a.kind]],
+        layers=1,
+        directions=1,
+        weights=ctypes.addressof(weights),
+    )
+    row = int(library.handle.tt_saved_row(ctypes.byref(stack)))
+    return [a.x.new_empty(steps * batch, columns), a.x.new_empty(steps * batch, row)]

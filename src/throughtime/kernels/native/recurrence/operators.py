@@ -19,19 +19,22 @@ import torch
 from torch import Tensor
 
 from throughtime.kernels.native.library import load
-from throughtime.kernels.native.recurrence import compute
-from throughtime.kernels.native.recurrence.autograd import bind, differentiable_gradients
-from throughtime.kernels.native.recurrence.call import WEIGHTS, CallTensors, kind_of
+from throughtime.kernels.native.recurrence import call
+from throughtime.kernels.native.recurrence.autograd import differentiable_gradients
 from throughtime.kernels.native.recurrence.operator_arguments import (
+    H_MASK,
+    TENSORS,
+    WEIGHTS,
     Arguments,
     check_backward,
     empty_results,
     empty_saved,
-    narrow,
+    kind_of,
     prepare,
-    widen,
+    stack_of,
 )
 from throughtime.kernels.reference import Zoneout, rebuild, unroll
+from throughtime.kernels.stack import Stack, Stacked, join, run_stack
 
 # A constant, because a compiler that traces a layer cannot look for a file.
 MISSING: str | None = None if not isinstance(found := load(), str) else found
@@ -50,15 +53,29 @@ for _name, _schema in {
 
 
 def run(
-    recurrence: Any,
-    x: Tensor,
-    state: Any,
-    *,
-    lengths: Tensor | None = None,
-    reverse: bool = False,
-    zoneout: Zoneout | None = None,
+    stack: Stack, x: Tensor, components: Sequence[Stacked], lengths: Tensor | None
+) -> tuple[Tensor, list[Stacked]]:
+    """Every layer and direction as one operator in the graph that is being recorded."""
+
+    def run_direction(number: int, recurrence: Any, x: Tensor, state: Any, reverse: bool) -> tuple[Tensor, Any]:
+        h_mask, zoneout = stack.masks(number, state, x.shape[0])
+        return _run_direction(stack.bind(number, h_mask), x, state, lengths, reverse, zoneout)
+
+    y, finals = run_stack(
+        [stack.bind(number) for number in range(len(stack.weights))],
+        x,
+        stack.states(components),
+        run_direction,
+        bidirectional=stack.bidirectional,
+        dropout=stack.dropout,
+        training=stack.training,
+    )
+    return y, join(finals, components)
+
+
+def _run_direction(
+    recurrence: Any, x: Tensor, state: Any, lengths: Tensor | None, reverse: bool, zoneout: Zoneout | None
 ) -> tuple[Tensor, Any]:
-    """One direction of one layer, with the arguments and results of the reference's `unroll`."""
     y, *final = torch.ops.throughtime.recurrence.default(
         x,
         state[0],
@@ -77,17 +94,27 @@ def run(
 @torch.no_grad()
 def _forward(a: Arguments, training: bool) -> list[Tensor]:
     """y, h_T, c_T, and for training what backward needs."""
-    plan, tensors = prepare(a, training)
-    y, h, c, saved = compute.forward(plan, tensors)
-    if plan.rows.restore is not None:
-        h = h.index_select(0, plan.rows.restore)
-        c = None if c is None else c.index_select(0, plan.rows.restore)
-    y = plan.rows.unpack(y)
-    if not training:
-        return [y, h, a.x.new_empty(0) if c is None else c]
-    if y.untyped_storage().data_ptr() == saved.buffer.untyped_storage().data_ptr():
+    weights, rows, extras, x, h0, c0 = prepare(a)
+    packed, h, c, saved = call.forward(weights, rows, extras, x, h0, c0, training)
+    h, c = h.view(a.h0.shape), a.x.new_empty(0) if c is None else c.view(rows.batch, -1)
+    if rows.restore is not None:
+        h = h.index_select(0, rows.restore)
+        c = c.index_select(0, rows.restore) if len(c) else c
+    y = rows.unpack(packed)
+    if saved is None:
+        return [y, h, c]
+    if rows.source is None:
         y = y.clone()  # the results of an operator may not share memory
-    return [y, h, a.x.new_empty(0) if c is None else c, *widen(saved, plan.rows)]
+    return [y, h, c, _with_rows(packed, rows.steps * rows.batch), _with_rows(saved, rows.steps * rows.batch)]
+
+
+def _with_rows(value: Tensor, count: int) -> Tensor:
+    """With more rows: a graph must know the shape of every result before it runs."""
+    if len(value) == count:
+        return value
+    whole = value.new_empty(count, value.shape[1])
+    whole[: len(value)] = value
+    return whole
 
 
 def _run_recurrence(*arguments: Any) -> tuple[Tensor, ...]:
@@ -100,23 +127,25 @@ def _run_kept(*arguments: Any) -> list[Tensor]:
 
 @torch.no_grad()
 def _run_backward(*arguments: Any) -> list[Tensor]:
-    *call, kept, gradients, needs = arguments
-    plan, tensors = prepare(Arguments(*call), training=True)
-    check_backward(Arguments(*call), kept, gradients, needs)
-    rows, (dy, dh, dc) = plan.rows, gradients
+    *first, kept, gradients, needs = arguments
+    a = Arguments(*first)
+    weights, rows, extras, x, h0, c0 = prepare(a)
+    check_backward(a, kept, gradients, needs)
+    dy, dh, dc = gradients
     if rows.order is not None:
         dh, dc = (None if value is None else value.index_select(0, rows.order) for value in (dh, dc))
-    gradients = (None if dy is None else rows.pack(dy), dh, dc)
-    found = CallTensors(*compute.backward(plan, tensors, narrow(kept, rows), gradients, tuple(needs)))  # type: ignore[arg-type]
+    dy = None if dy is None else rows.pack(dy)
+    wanted = [need for need, name, value in zip(needs[3:], WEIGHTS, a.weights, strict=True) if value is not None and name != "h_mask"]
+    needed = [needs[0], True, True, *wanted]
+    y, saved = (value[: rows.total] for value in kept)
+    dx, dh0, dc0, *dweights = call.backward(weights, rows, extras, x, (h0, c0), y, saved, (dy, dh, dc), needed)
+    states = [None if v is None else v.view(rows.batch, -1) for v in (dh0, dc0)]
     if rows.restore is not None:
-        states = {"h0": found.h0, "c0": found.c0}
-        found = found._replace(
-            **{k: v.index_select(0, rows.restore) for k, v in states.items() if v is not None}
-        )
-    found = found._replace(x=rows.unpack(found.x) if needs[0] else None)  # type: ignore[arg-type]
-    return [
-        value.contiguous() for value, need in zip(found, needs, strict=True) if need and value is not None
-    ]
+        states = [None if v is None else v.index_select(0, rows.restore) for v in states]
+    each = iter(dweights)
+    of_weights = [next(each) if value is not None and name != "h_mask" else None for name, value in zip(WEIGHTS, a.weights, strict=True)]
+    found = [None if dx is None else rows.unpack(dx), *states, *of_weights]
+    return [v.contiguous() for v, need in zip(found, needs, strict=True) if need and v is not None]
 
 
 def _fake_recurrence(*arguments: Any) -> tuple[Tensor, ...]:
@@ -138,7 +167,7 @@ def _fake_backward(*arguments: Any) -> list[Tensor]:
 
 
 class _Differentiable(torch.autograd.Function):
-    """(rest of the arguments, *tensors of CallTensors) -> y, h_T, c_T. A second derivative is computed by the reference."""
+    """(rest of the arguments, *TENSORS) -> y, h_T, c_T. A second derivative is computed by the reference."""
 
     @staticmethod
     def forward(ctx: Any, rest: tuple[Any, ...], *tensors: Tensor | None) -> Any:
@@ -162,7 +191,7 @@ class _Differentiable(torch.autograd.Function):
         # The mask of recurrent dropout is random, not a parameter.
         needs = [
             need and name != "h_mask"
-            for need, name in zip(ctx.needs_input_grad[1:], CallTensors._fields, strict=True)
+            for need, name in zip(ctx.needs_input_grad[1:], TENSORS, strict=True)
         ]
         if torch.is_grad_enabled():
             found = iter(_reference_gradients(a, gradients, needs))
@@ -183,7 +212,7 @@ def _reference_gradients(
     a: Arguments, gradients: Sequence[Tensor | None], needs: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
     """The needed gradients, themselves differentiable, through the reference."""
-    bound = bind(a.kind, a.nonlinearity, a.weights)
+    bound = stack_of(a.kind, a.nonlinearity, a.weights).bind(0, a.weights[H_MASK])
     state = (a.h0,) if a.c0 is None else (a.h0, a.c0)
     y, final = unroll(bound, a.x, state, lengths=a.lengths, reverse=a.reverse, zoneout=a.zoneout)
     return differentiable_gradients((y, *final), gradients, a.tensors, needs)

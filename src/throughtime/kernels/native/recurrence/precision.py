@@ -6,8 +6,7 @@ A call is in low precision when its inputs are bfloat16, or under torch.autocast
     biases, gains, peepholes, masks and the state are not rounded: within a call the state, all sums and gradients are float32;
     outputs are returned in the low dtype, states in the dtype of the weights, gradients in that of their tensors.
 
-Where the processor has bfloat16 instructions, the products inside a step also round their left factor, h or a gradient, and those
-over all steps are torch's in bfloat16. Elsewhere all arithmetic is float32, on the rounded numbers.
+Where the processor has bfloat16 instructions, the products also round their other factor: h, or a gradient. Elsewhere all arithmetic is float32, on the rounded numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from throughtime.kernels.native.library import load
-from throughtime.kernels.native.recurrence.call import CallTensors
+from throughtime.kernels.stack import Stack
 
 NAMES = ("off", "emulated", "tiles", "avx512", "amx")  # by the numbers of tt_bf16 in csrc/bf16.h
 _WORDS = (
@@ -31,7 +30,7 @@ _WORDS = (
     "with AVX-512-BF16",
     "with AMX",
 )
-_MATRICES = ("x", "weight_ih", "weight_hh", "weight_hr")  # the factors of products
+_MATRICES = ("weight_ih", "weight_hh", "weight_hr")  # factors of products, as the inputs are
 
 
 class _Round(torch.autograd.Function):
@@ -46,17 +45,28 @@ class _Round(torch.autograd.Function):
         return gradient, None
 
 
-def lower(tensors: CallTensors, low: torch.dtype) -> CallTensors:
-    """All tensors as float32, the inputs and matrices rounded to `low`. Differentiable; float64 stays, to be refused."""
-    values: list[Any] = []
-    for name, value in zip(CallTensors._fields, tensors, strict=True):
-        if value is None or value.dtype == torch.float64:
-            values.append(value)
-        elif name in _MATRICES and value.dtype != low:
-            values.append(_Round.apply(value, low))  # type: ignore[no-untyped-call]
-        else:
-            values.append(value.float())
-    return CallTensors(*values)
+def rounded(value: Tensor, low: torch.dtype) -> Tensor:
+    """A factor of products as float32, rounded to `low`. Differentiable; float64 stays, to be refused."""
+    if value.dtype in (low, torch.float64):
+        return value if value.dtype == torch.float64 else value.float()
+    return _Round.apply(value, low)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def lower(stack: Stack, low: torch.dtype) -> Stack:
+    """All weights as float32, the matrices rounded to `low`. Differentiable; float64 stays, to be refused."""
+    return stack._replace(
+        weights=tuple(
+            {
+                name: rounded(value, low)
+                if name in _MATRICES
+                else value
+                if value.dtype == torch.float64
+                else value.float()
+                for name, value in named.items()
+            }
+            for named in stack.weights
+        )
+    )
 
 
 def without_autocast() -> AbstractContextManager[Any]:

@@ -7,7 +7,6 @@ the real steps, and padding is never read. A full batch has equally many rows in
 from __future__ import annotations
 
 import ctypes
-import functools
 import math
 import sys
 import threading
@@ -17,22 +16,13 @@ import torch
 from torch import Tensor
 
 
-class Chunk(NamedTuple):
-    """A range of steps in running order, and their rows."""
-
-    begin: int
-    end: int
-    first: int
-    last: int
-
-
 class Rows(NamedTuple):
     """The index of every packed row."""
 
     steps: int
     batch: int
     total: int  # N, the real steps of all sequences
-    offsets: Tensor  # int64 [T+1]
+    offsets: Tensor | None  # int64 [T+1]; None for a full batch
     source: Tensor | None  # int64 [N]: row of x.reshape(T*B, ...); None for a full batch
     place: Tensor | None  # int64 [T*B], the inverse: row among the N, and N in the padding
     order: Tensor | None  # int64 [B]: sequences from long to short
@@ -51,58 +41,27 @@ class Rows(NamedTuple):
             rows = _GatherRows.apply(rows, self.place, self.source)  # type: ignore[no-untyped-call]
         return rows.view(self.steps, self.batch, rows.shape[-1])
 
+    @property
+    def lengths(self) -> Tensor | None:
+        """Of the sequences from long to short, int64 [B]; None for a full batch."""
+        if self.offsets is None:
+            return None
+        return (self.offsets.diff()[:, None] > _arange(self.batch)).sum(0)
+
     def sorted_rows(self) -> Rows:
         """The same rows, for a batch whose sequences are sorted from long to short already."""
-        if self.source is None:
+        if self.offsets is None:
             return self
         real = self.offsets.diff()[:, None] > _arange(self.batch)  # [T, B]
         source = real.flatten().nonzero().squeeze(1)
         return self._replace(source=source, place=_place(source, real.numel()), order=None, restore=None)
-
-    def chunks(self, max_rows: int, reverse: bool) -> list[Chunk]:
-        """The steps in running order in chunks of at most `max_rows` rows (or one step)."""
-        if self.total <= max_rows:
-            return [Chunk(0, self.steps, 0, self.total)]
-        offsets: list[int] = self.offsets.tolist()
-        chunks, begin = [], 0
-        while begin < self.steps:
-            end = begin + 1
-            while end < self.steps and _span(offsets, begin, end + 1, reverse)[1] <= max_rows:
-                end += 1
-            first, count = _span(offsets, begin, end, reverse)
-            chunks.append(Chunk(begin, end, first, first + count))
-            begin = end
-        return chunks
-
-    @staticmethod
-    def longest(chunks: list[Chunk]) -> int:
-        """The number of rows of the largest chunk."""
-        return max(chunk.last - chunk.first for chunk in chunks)
-
-    def before(self, y: Tensor, h0: Tensor, reverse: bool) -> Tensor:
-        """The recurrent input of each row: the output of the step before in running order, or the initial state. [N, H]."""
-        counts, row = self.offsets.diff(), _arange(self.total)
-        if reverse:
-            sequence = row - torch.repeat_interleave(self.offsets[:-1], counts)
-            after = torch.cat([counts[1:], counts.new_zeros(1)])
-            exists = sequence < torch.repeat_interleave(after, counts)
-            index = torch.where(exists, row + torch.repeat_interleave(counts, counts), self.total + sequence)
-            return _gather(y, h0, index)
-        # Rows of the longest sequences come first in every step, so the step before lies as many rows back as it has.
-        before = torch.cat([counts.new_full((1,), self.batch), counts[:-1]])
-        index = row + (self.batch - torch.repeat_interleave(before, counts))
-        return _gather(h0, y, index)
-
-    def sequences(self) -> Tensor:
-        """The sequence that each row belongs to, int64 [N]."""
-        return _arange(self.total) - torch.repeat_interleave(self.offsets[:-1], self.offsets.diff())
 
 
 def rows_of(x: Tensor, lengths: Tensor | None) -> Rows:
     """The rows of x [T, B, D] with lengths [B], or of a full batch."""
     steps, batch = x.shape[:2]
     if lengths is None:
-        return full_rows(steps, batch)
+        return Rows(steps, batch, steps * batch, None, None, None, None, None)
     sorted_lengths, order = lengths.sort(descending=True, stable=True)
     real = _arange(steps)[:, None] < sorted_lengths  # [T, B]
     offsets = torch.zeros(steps + 1, dtype=torch.int64, device="cpu")
@@ -112,21 +71,8 @@ def rows_of(x: Tensor, lengths: Tensor | None) -> Rows:
     return Rows(steps, batch, len(source), offsets, source, place, order, order.argsort())
 
 
-@functools.lru_cache(maxsize=64)
-def full_rows(steps: int, batch: int) -> Rows:
-    """The rows of a full batch."""
-    return Rows(steps, batch, steps * batch, _arange(steps + 1) * batch, None, None, None, None)
-
-
-def _span(offsets: list[int], begin: int, end: int, reverse: bool) -> tuple[int, int]:
-    """The first row of the steps [begin, end) in running order, and how many rows they have."""
-    steps = len(offsets) - 1
-    first, last = (steps - end, steps - begin) if reverse else (begin, end)
-    return offsets[first], offsets[last] - offsets[first]
-
-
 def _arange(numbers: int) -> Tensor:
-    """0, 1, 2, ..., on the CPU whatever torch's default device is: the kernel reads them, and full batches share them."""
+    """0, 1, 2, ..., on the CPU whatever torch's default device is: the library reads them."""
     return torch.arange(numbers, device="cpu")
 
 
