@@ -197,9 +197,7 @@ class Product {
         std::memcpy(to + i * P, (apart ? apart[k + i] : b + (k + i) * p_.ldb) + column, sizeof(T) * width);
       return;
     }
-    for (long i0 = 0; i0 < depth; i0 += 16)
-      for (long u = 0; u < width; u++)
-        for (long i = i0; i < std::min(depth, i0 + 16); i++) to[i * P + u] = b[(column + u) * p_.ldb + k + i];
+    transposed(b + column * p_.ldb + k, p_.ldb, width, depth, to, P);
   }
 
   tt_product p_;

@@ -20,7 +20,7 @@ from throughtime.kernels.stack import Stack, Stacked
 
 
 class NativeStack(torch.autograd.Function):
-    """(weights, rows, extras, named, x [N, D], h0, c0, *weights.tensors) -> y [N, outputs], h_T, c_T.
+    """(weights, rows, extras, named, x [N, D], h0, c0, *weights.tensors) -> y, h_T, c_T, as of `call.forward`.
 
     A second derivative (create_graph=True), and vectorized ones (is_grads_batched=True), are computed by the reference from the
     same inputs, unless the call had to be `named` native.
@@ -68,7 +68,7 @@ class NativeStack(torch.autograd.Function):
 def apply(
     weights: Weights, rows: Rows, extras: Extras, named: bool, x: Tensor, h0: Tensor | None, c0: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Run a stack over x [N, D]: y, h_T and c_T, differentiable where a gradient is wanted."""
+    """Run a stack over x [N, D]: y, h_T and c_T as `call.forward` does, differentiable where a gradient is wanted."""
     if torch.is_grad_enabled() and any(
         value is not None and value.requires_grad for value in (x, h0, c0, *weights.tensors)
     ):
@@ -180,6 +180,7 @@ def _run_layers(
     if x.shape != (rows.total, weights.features):
         raise RuntimeError(f"x must be {[rows.total, weights.features]}, got {list(x.shape)}")
     y, *found = apply(weights, rows, extras, named, x, flat[0], flat[1] if len(flat) > 1 else None)
+    y = y.view(rows.total, weights.outputs)
     finals = [v for v in found if v is not None]
     return y, [
         _like(value, component, rows.batch, each)
@@ -260,7 +261,8 @@ def _reference_gradients(
             outputs.append(out)
             finals.append(final)
         y = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
-    results = [in_order.pack(y), *(torch.cat([v.reshape(-1) for v in c]) for c in zip(*finals, strict=True))]
+    y = y if rows.offsets is None else in_order.pack(y)
+    results = [y, *(torch.cat([v.reshape(-1) for v in c]) for c in zip(*finals, strict=True))]
     flat = [gradients[0], *(None if g is None else g.flatten() for g in gradients[1:])]
     found = iter(differentiable_gradients(results, flat, inputs, needs))
     return tuple(next(found) if need else None for need in needs)

@@ -36,13 +36,14 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Run a stack over x [N, D], all tensors contiguous; states are None for zero.
 
-    Returns: y [N, outputs]; h_T and, of an LSTM, c_T, for all layers and directions one behind the other; and when training what
+    Returns: y [N, outputs], of a full batch [T, B, outputs]; h_T and, of an LSTM, c_T, for all layers and directions one behind the other; and when training what
     backward needs.
     """
     library, batch = weights.library, rows.batch
-    y = pool.empty(rows.total, weights.outputs, dtype=x.dtype)
-    h_n, c_n = final_states(weights, batch, x, h0, c0)
-    saved = pool.empty(rows.total, weights.saved_row, dtype=x.dtype) if training else None
+    shape = (rows.steps, batch, weights.outputs) if rows.offsets is None else (rows.total, weights.outputs)
+    y = pool.empty_like(x, shape)
+    h_n, c_n = final_states(weights, batch, x)
+    saved = pool.empty_like(x, (rows.total, weights.saved_row)) if training else None
     call = library.call(
         stack=weights.address,
         steps=rows.steps,
@@ -65,14 +66,12 @@ def forward(
     return y, h_n, c_n, saved
 
 
-def final_states(
-    weights: Weights, batch: int, x: Tensor, h0: Tensor | None, c0: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
+def final_states(weights: Weights, batch: int, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """Uninitialized memory for the states of all layers and directions."""
     if weights.one_size:
         rows = len(weights.hidden)
-        h_n = x.new_empty(rows, batch, weights.columns[0])
-        return h_n, x.new_empty(rows, batch, weights.hidden[0]) if weights.lstm else None
+        h_n = x.new_empty((rows, batch, weights.columns[0]))
+        return h_n, x.new_empty((rows, batch, weights.hidden[0])) if weights.lstm else None
     h_n = x.new_empty(batch * sum(weights.columns))
     return h_n, x.new_empty(batch * sum(weights.hidden)) if weights.lstm else None
 
@@ -91,7 +90,7 @@ def backward(
     """The gradients of x, h0, c0 and `weights.tensors` from those of y, h_T and c_T; `needs`: which to compute."""
     library = weights.library
     dy, dh, dc = (None if g is None else g.resolve_neg().contiguous() for g in gradients)
-    dh0, dc0 = final_states(weights, rows.batch, x, *states)
+    dh0, dc0 = final_states(weights, rows.batch, x)
     dx = torch.empty_like(x) if needs[0] else None
     found = [
         torch.empty_like(value, memory_format=torch.contiguous_format) if need else None

@@ -60,23 +60,23 @@ class DirectCall:
         tensors = [parameters.get(name) for name in self.attributes]
         if not weights.current(tensors):
             return None
-        batched = x.dim() == 3
-        if batched:
-            steps, batch, features = x.shape
-            if layer.batch_first:
-                steps, batch, x = batch, steps, x.transpose(0, 1)
-        elif x.dim() == 2:
-            (steps, features), batch = x.shape, 1
+        shape = x.shape
+        if len(shape) == 3 and layer.batch_first:
+            batch, steps, features = shape
+            x = x.transpose(0, 1)
+        elif len(shape) == 3:
+            steps, batch, features = shape
+        elif len(shape) == 2:
+            (steps, features), batch = shape, 1
         else:
             return None
         if features != weights.features or not steps or not batch or not _readable(x):
             return None
-        states = self._states(hx, batch, batched)
+        states = self._states(hx, batch, len(shape) == 3)
         if states is None:
             return None
         h0, c0 = states
-        rows = Rows(steps, batch, steps * batch, None, None, None, None, None)
-        x = x.contiguous()
+        rows, x = Rows(steps, batch, steps * batch), x.contiguous()
         if torch.is_grad_enabled() and any(
             value is not None and value.requires_grad for value in (x, h0, c0, *tensors)
         ):
@@ -87,11 +87,11 @@ class DirectCall:
             c_n = c[0] if c else None
         else:
             y, h_n, c_n, _ = call.forward(weights, rows, NONE, x, h0, c0, False)
-        if not batched:
-            final = h_n.squeeze(1) if c_n is None else (h_n.squeeze(1), c_n.squeeze(1))
-            return y, final
-        y = y.view(steps, batch, weights.outputs)
-        return y.transpose(0, 1) if layer.batch_first else y, h_n if c_n is None else (h_n, c_n)
+        if len(shape) == 2:
+            y, h_n, c_n = y.squeeze(1), h_n.squeeze(1), None if c_n is None else c_n.squeeze(1)
+        elif layer.batch_first:
+            y = y.transpose(0, 1)
+        return y, h_n if c_n is None else (h_n, c_n)
 
     def _states(self, hx: Any, batch: int, batched: bool) -> tuple[Tensor | None, Tensor | None] | None:
         """The initial state as the library reads it, None for zeros; or None if it is not of the expected form."""

@@ -100,6 +100,7 @@ def _forward(a: Arguments, training: bool) -> list[Tensor]:
     if rows.restore is not None:
         h = h.index_select(0, rows.restore)
         c = c.index_select(0, rows.restore) if len(c) else c
+    packed = packed.view(rows.total, -1)
     y = rows.unpack(packed)
     if saved is None:
         return [y, h, c]
