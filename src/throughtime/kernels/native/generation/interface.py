@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from throughtime.errors import InputError
-from throughtime.kernels.native.generation.packing import GATES, GeneratorLayer
+from throughtime.kernels.native.generation.packing import GATES, GeneratorLayer, PackedLayer
 from throughtime.kernels.native.library import ACTIVATIONS, load
 
 
@@ -22,6 +22,32 @@ class LayerStruct(ctypes.Structure):
         (name, ctypes.c_void_p)
         for name in ("weight_ih", "weight_hh", "scale_ih", "scale_hh", "bias", "bias_hn", "h", "c")
     ]
+
+
+def layer_struct(layer: PackedLayer) -> LayerStruct:
+    """A layer without a state. It points to the layer's tensors and does not keep them alive."""
+    of_input = layer.weight_ih or (None, None)
+    weights = (
+        of_input[0],
+        layer.weight_hh.values,
+        of_input[1],
+        layer.weight_hh.scale,
+        layer.bias,
+        layer.bias_hn,
+    )
+    return LayerStruct(
+        list(GATES).index(layer.kind),
+        ACTIVATIONS[layer.nonlinearity],
+        layer.inputs,
+        layer.panels.size,
+        layer.panels.padded,
+        *(address(value) for value in weights),
+    )
+
+
+def address(value: Tensor | None) -> int | None:
+    """Where a tensor's numbers are."""
+    return None if value is None else value.data_ptr()
 
 
 class CallStruct(ctypes.Structure):
@@ -99,6 +125,8 @@ def check_shapes(
 ) -> None:
     if not layers:
         raise InputError("a generator needs at least one layer, got none")
+    if len(kinds := {layer.kind for layer in layers}) > 1:
+        raise InputError(f"all layers must be of one kind, got {', '.join(sorted(kinds))}")
     symbols = head_weight.shape[0]
     features = symbols if embedding is None else embedding.shape[-1]
     expected: list[tuple[str, Tensor | None, tuple[int, ...]]] = [
