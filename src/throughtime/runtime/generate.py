@@ -6,8 +6,8 @@ import secrets
 from collections.abc import Callable, Iterator
 
 from throughtime.errors import BackendError, InputError, one_of
+from throughtime.kernels.native.generation.interface import check_sampling
 from throughtime.kernels.native.generation.packing import WEIGHTS
-from throughtime.runtime import sampling
 from throughtime.runtime.native import generator_of, refusal
 from throughtime.runtime.session import Session
 from throughtime.runtime.stream import Options, native_ids, reference_ids
@@ -85,8 +85,8 @@ def generate(
         raise InputError(f"length must be 0 or more, got {length}")
     if stop == "":
         raise InputError("stop must be a string of at least one character, got an empty one")
-    sampling.check(temperature, top_k, top_p)
-    seed = secrets.randbits(32) if seed is None else _checked_seed(seed)
+    seed = secrets.randbits(32) if seed is None else seed
+    check_sampling(temperature, top_k, top_p, seed)
     reason = _reason(session, backend, weights)
     generator = generator_of(session.model, weights) if reason is None else None
     if on_unknown is not None and (unknown := session.vocabulary.unknown_symbols(prompt)):
@@ -165,9 +165,3 @@ def _start(session: Session) -> int:
         # Char and word vocabularies number their symbols by frequency, after the unknown one.
         return min(1, len(vocabulary) - 1)
     return int(vocabulary.encode("\n")[0])
-
-
-def _checked_seed(seed: int) -> int:
-    if not -(2**63) <= seed < 2**64:
-        raise InputError(f"seed must be a 64-bit whole number, got {seed}")
-    return seed

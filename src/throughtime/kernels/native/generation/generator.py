@@ -16,7 +16,7 @@ from throughtime.kernels.native.generation.interface import (
     LayerStruct,
     address,
     check_ids,
-    check_options,
+    check_sampling,
     check_shapes,
     check_tensor,
     layer_struct,
@@ -156,7 +156,9 @@ class Generator:
             and when every symbol is excluded.
         """
         state = self._started(state, 1)
-        numbers = check_options(n, temperature, top_k, top_p, seed)
+        if not 0 <= n < 2**40:
+            raise InputError(f"n must be 0 or more, got {n}")
+        numbers = check_sampling(temperature, top_k, top_p, seed)
         for name, values in (("banned", banned), ("stops", stops)):
             check_ids(name, torch.as_tensor(values, dtype=torch.int64), self.symbols)
         batch, num_sampled = len(state.logits), 0  # type: ignore[arg-type]  # started

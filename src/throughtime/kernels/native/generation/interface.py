@@ -96,11 +96,13 @@ def check_ids(name: str, ids: Tensor, symbols: int) -> None:
         )
 
 
-def check_options(
-    n: int, temperature: float, top_k: int | None, top_p: float | None, seed: int
+def check_sampling(
+    temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    if not 0 <= n < 2**40:
-        raise InputError(f"n must be 0 or more, got {n}")
+    """The options of sampling as `CallStruct` takes them.
+
+    Raises: InputError for one out of range.
+    """
     if not 0 <= temperature < math.inf:
         raise InputError(f"temperature must be a positive number (or 0 for greedy), got {temperature}")
     if top_k is not None and top_k < 1:
