@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable
 
@@ -268,9 +269,13 @@ def test_a_copy_of_a_model_shares_nothing() -> None:
 
 def test_threads_share_them_and_write_the_same_text(monkeypatch: pytest.MonkeyPatch) -> None:
     packed: list[object] = []
-    monkeypatch.setattr(
-        native_module, "Generator", lambda *given, **more: packed.append(1) or Generator(*given, **more)
-    )
+
+    def slow(*arguments: object, **options: str) -> Generator:
+        packed.append(options)
+        time.sleep(0.05)  # the others ask in this time
+        return Generator(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(native_module, "Generator", slow)
     made = model().eval()
     barrier, found = threading.Barrier(4), []
 
