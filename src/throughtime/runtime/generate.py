@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from throughtime.errors import BackendError, InputError, one_of
 from throughtime.kernels.native.generation.interface import check_sampling
 from throughtime.kernels.native.generation.packing import WEIGHTS
 from throughtime.runtime.native import generator_of, refusal
 from throughtime.runtime.session import Session
-from throughtime.runtime.stream import Options, native_ids, reference_ids
+from throughtime.runtime.stream import native_ids, reference_ids
 
 
 class Generation(Iterator[str]):
@@ -97,12 +98,11 @@ def generate(
     elif start:
         session.feed(start)
     banned = () if allow_unknown or session.vocabulary.unknown is None else (session.vocabulary.unknown,)
-    options = Options(temperature, top_k, top_p, seed, banned)
-    ids = (
-        reference_ids(session, length, options)
-        if generator is None
-        else native_ids(session, generator, length, options)
-    )
+    options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    if generator is None:
+        ids = reference_ids(session, length, banned=banned, **options)
+    else:
+        ids = native_ids(session, generator, length, banned=banned, **options)
     chunks = _until(stop, _text(session, not prompt or prompt.endswith("\n"), ids))
     return Generation(chunks, "native" if reason is None else "reference", reason, seed)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import zlib
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,14 +19,9 @@ from throughtime.layers import GRU, LSTM, RNN
 from throughtime.models.embeddings import OneHot
 from throughtime.models.many_to_many import ManyToMany
 
-
-class _Kept(NamedTuple):
-    fingerprint: tuple[Any, ...]  # of the weights that were packed
-    generators: dict[str, Generator]  # by the form of their weights
-
-
-# A generator does not refer to its model, so an entry ends with its model.
-_cache: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
+# Of each model the marks of the weights that were packed, and a generator for each form of them. A generator does not refer to
+# its model, so an entry ends with its model.
+_cache: WeakKeyDictionary[nn.Module, tuple[list[Any], dict[str, Generator]]] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -48,13 +43,13 @@ def generator_of(model: nn.Module, weights: str = "float32") -> Generator:
     assert isinstance(model, ManyToMany)
     layers, others = native_layers(model), (model.head.weight, model.head.bias, embedding_of(model))
     with _lock:
-        fingerprint = tuple(_mark(value) for values in (*layers, others) for value in values)
-        kept = _cache.get(model)
-        if kept is None or kept.fingerprint != fingerprint:
-            kept = _cache[model] = _Kept(fingerprint, {})
-        if weights not in kept.generators:
-            kept.generators[weights] = Generator(layers, *others, weights=weights)
-        return kept.generators[weights]
+        marks = [_mark(value) for values in (*layers, others) for value in values]
+        packed, generators = _cache.get(model, ([], {}))
+        if packed != marks:
+            _cache[model] = marks, (generators := {})
+        if weights not in generators:
+            generators[weights] = Generator(layers, *others, weights=weights)
+        return generators[weights]
 
 
 def clear_generation_cache(model: nn.Module | None = None) -> None:
@@ -121,6 +116,8 @@ def refusal(model: nn.Module) -> str | None:
     if options:
         return f"native generation has no {type(layers).__name__} with {', '.join(options)}"
     for parameter in model.parameters():
+        if type(parameter) is not nn.Parameter:
+            return f"native generation reads plain parameters, this model has {type(parameter).__name__}"
         if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
             kind = f"{str(parameter.dtype).removeprefix('torch.')} on {parameter.device.type}"
             return f"native generation computes in float32 on the CPU, this model is in {kind}"

@@ -6,8 +6,8 @@ At each of them the session's state is the one after it. What is fed or restored
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -19,18 +19,11 @@ from throughtime.runtime.session import Chunk, Session
 _FIRST, _SECONDS, _MOST = 16, 0.02, 4096
 
 
-class Options(NamedTuple):
-    """How a symbol is sampled; see `throughtime.runtime.generate`."""
+def native_ids(session: Session, generator: Generator, length: int, **options: Any) -> Iterator[int]:
+    """Yield `length` symbols, sampled with options of `Generator.run`.
 
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    seed: int
-    banned: tuple[int, ...]
-
-
-def native_ids(session: Session, generator: Generator, length: int, options: Options) -> Iterator[int]:
-    """Yield `length` symbols. The rest of a chunk is dropped when the session's state is read or set inside it."""
+    When the session's state is read or set inside a chunk, the rest of the chunk is dropped.
+    """
     size = _FIRST
     while length > 0:
         began = time.perf_counter()
@@ -44,17 +37,17 @@ def native_ids(session: Session, generator: Generator, length: int, options: Opt
                 break
 
 
-def _chunk(generator: Generator, start: State, size: int, options: Options) -> Chunk:
+def _chunk(generator: Generator, start: State, size: int, options: dict[str, Any]) -> Chunk:
     """Up to `size` symbols, as many as can be sampled.
 
     Raises: SamplingError if that is none.
     """
     try:
-        ids, end = generator.run(size, start, **options._asdict())
+        ids, end = generator.run(size, start, **options)
     except SamplingError as error:
         if not error.num_sampled:
             raise
-        ids, end = generator.run(error.num_sampled, start, **options._asdict())
+        ids, end = generator.run(error.num_sampled, start, **options)
     return Chunk(generator, start, ids[:, 0].tolist(), end)
 
 
@@ -62,21 +55,16 @@ def _next_size(count: int, seconds: float) -> int:
     return max(1, min(_MOST, 4 * count, int(count * _SECONDS / max(seconds, 1e-6))))
 
 
-def reference_ids(session: Session, length: int, options: Options) -> Iterator[int]:
-    """Yield `length` symbols, each fed to the session."""
-    random = torch.Generator().manual_seed(options.seed)
+def reference_ids(
+    session: Session, length: int, *, seed: int, banned: Sequence[int], **options: Any
+) -> Iterator[int]:
+    """Yield `length` symbols, sampled with options of `sampling.draw` and fed one by one."""
+    random = torch.Generator().manual_seed(seed)
     for _ in range(length):
         logits = session.logits
         assert logits is not None  # something was fed before
-        if options.banned:
-            banned = torch.tensor(options.banned, device=logits.device)
-            logits = logits.index_fill(0, banned, float("-inf"))
-        choice = sampling.draw(
-            logits,
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            generator=random,
-        )
+        excluded = torch.tensor(banned, dtype=torch.int64, device=logits.device)
+        logits = logits.index_fill(0, excluded, float("-inf"))
+        choice = sampling.draw(logits, generator=random, **options)
         session.feed(choice.reshape(1))
         yield int(choice)

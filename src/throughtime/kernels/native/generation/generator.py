@@ -97,12 +97,8 @@ class Generator:
         self.symbols = head_weight.shape[0]
         with torch.no_grad():
             self._table = table(layers[0], embedding, width)
-            self._embedding = (
-                None
-                if self._table is not None or embedding is None
-                else embedding.clone(memory_format=torch.contiguous_format)
-            )
             folded = self._table is not None
+            self._embedding = None if folded or embedding is None else embedding.clone().contiguous()
             self._layers = [
                 pack_layer(layer, width, weights, folded=folded and i == 0) for i, layer in enumerate(layers)
             ]
@@ -213,7 +209,7 @@ class Generator:
             raise MemoryError("no memory for the states of a generation")
         if status:
             raise SamplingError(_REASONS[status], call.done)
-        cut = [[v[:, :size].clone() for v, size in zip(part, self._sizes, strict=True)] for part in parts]
+        cut = [[v[:, :size] for v, size in zip(part, self._sizes, strict=True)] for part in parts]
         after = State(self._joined(cut), logits[:, : self.symbols].clone(), state.position + call.done)
         return call.done, after
 
@@ -237,8 +233,8 @@ class Generator:
         return list(columns), _padded(state.logits, padded_symbols, float("-inf"))
 
     def _joined(self, parts: list[list[Tensor]]) -> Any:
-        """h, or (h, c), of each layer in the form of `State.model`."""
-        joined = [torch.stack(part) if self._uniform else tuple(part) for part in parts]
+        """A copy of h, or of (h, c), of each layer in the form of `State.model`."""
+        joined = [torch.stack(part) if self._uniform else tuple(v.clone() for v in part) for part in parts]
         return joined[0] if self._parts == 1 else tuple(joined)
 
 
