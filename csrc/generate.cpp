@@ -94,15 +94,15 @@ static int generate(tt_generation& call) {
         ids[r] = id;
         if (features) std::copy_n(call.embedding + id * features, features, x + r * features);
       }
-      if (!rows_apart) thread.wait();
+      if (!rows_apart) thread.meet();
       if (failure.load() / 4 <= step) break;  // not at another thread's failure in a later step: the first one counts
       const bool last = call.stop_count && std::find(call.finished, call.finished + B, 0) == call.finished + B;
       step_layers<Weights>(call, layers.get(), ids.get(), step, share, [&] {
-        if (!rows_apart) thread.wait();
+        if (!rows_apart) thread.meet();
       });
       if (step + 1 >= call.num_read) {
         step_head<Weights>(call, layers[call.layers - 1], step, padded, share);
-        if (!rows_apart) thread.wait();
+        if (!rows_apart) thread.meet();
       }
       if (last) {
         step++;

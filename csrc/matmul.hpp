@@ -39,7 +39,7 @@ class Product {
     const auto mark = arena.mark();
     const long at_once = std::min(panels_, kColumns / P), own = code_.product ? kLowered : depth_ * kRows;
     T* memory = arena.take<T>(whole(depth_) * at_once * P + own * threads_);
-    if (memory) together(threads_, [&](Member& member) { work(member, memory + own * member.index, memory + own * threads_, at_once); });
+    if (memory) together(threads_, [&](Member& member) { work(member, memory + own * member.slot, memory + own * threads_, at_once); });
     arena.rewind(mark);
     return memory;
   }
@@ -54,22 +54,27 @@ class Product {
   long whole(long depth) const { return code_.product ? (depth + P - 1) / P * P : depth; }
 
   void work(Member& member, T* rows, T* panels, long at_once) const {
-    const long first = tiles_ * member.index / member.count, last = tiles_ * (member.index + 1) / member.count;
     if (code_.begin) code_.begin();
+    blocks(member, rows, panels, at_once);
+    if (code_.end) code_.end();
+  }
+
+  void blocks(Member& member, T* rows, T* panels, long at_once) const {
     for (long j = 0; j < panels_; j += at_once)
       for (long k = 0; k < p_.depth; k += depth_) {
         const long count = std::min(at_once, panels_ - j), depth = std::min(depth_, p_.depth - k), size = whole(depth) * P;
-        if (j || k) member.wait();  // the panels of before are still read
+        if ((j || k) && !member.wait()) return;  // the panels of before are still read
         for (long i = member.index; i < count; i += member.count) {
           if (code_.product)
             lower_panel(j + i, k, depth, rows, reinterpret_cast<uint16_t*>(panels) + i * size);
           else
             pack_panel(j + i, k, depth, panels + i * size);
         }
-        member.wait();
+        if (!member.wait()) return;
+        const long first = tiles_ * member.index / member.count, last = tiles_ * (member.index + 1) / member.count;
         multiply(first, last, j, count, k, depth, rows, panels);
       }
-    if (code_.end) code_.end();
+    member.wait();
   }
 
   // The tiles [first, last) of rows times some panels, in blocks of A of about the same size.
