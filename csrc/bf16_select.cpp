@@ -23,7 +23,6 @@ bool has(unsigned leaf, int number, int bit) {
   unsigned found[4] = {};
   return __get_cpuid_count(7, leaf, &found[0], &found[1], &found[2], &found[3]) && (found[number] >> bit & 1);
 }
-
 #endif
 
 #ifdef THROUGHTIME_AMX

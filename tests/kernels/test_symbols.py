@@ -1,8 +1,8 @@
 """The objects of each instruction set hold no function that the linker may take for that of another one.
 
-A function of a template, and an inline one, is a weak symbol: of all with its name the linker keeps one, for whatever processor it was
-compiled. So `std::sort<float*>` from the object for AVX-512 would come to run on a processor without AVX-512. A name that contains
-`tt::<instruction set>::` is in the objects of that instruction set alone.
+A function of a template, and an inline one, is a weak symbol: of all with its name the linker keeps one, for whatever processor
+it was compiled. So `std::sort<float*>` from the object for AVX-512 would come to run on a processor without AVX-512. A name that
+contains `tt::<instruction set>::` is in the objects of that instruction set alone.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ A call is in low precision when its inputs are bfloat16, or under torch.autocast
     biases, gains, peepholes, masks and the state are not rounded: within a call the state, all sums and gradients are float32;
     outputs are returned in the low dtype, states in the dtype of the weights, gradients in that of their tensors.
 
-Where the processor has AVX-512-BF16, or THROUGHTIME_BF16 asks for AMX, the products inside a step also round their left factor, h or a
-gradient, and those over all steps are torch's in bfloat16. Elsewhere all arithmetic is float32, on the rounded numbers.
+Where the processor has AVX-512-BF16, or THROUGHTIME_BF16 asks for AMX, the products inside a step also round their left factor,
+h or a gradient, and those over all steps are torch's in bfloat16. Elsewhere all arithmetic is float32, on the rounded numbers.
 """
 
 from __future__ import annotations
