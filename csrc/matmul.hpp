@@ -37,7 +37,7 @@ class Product {
 
   bool run(Arena& arena) {
     const auto mark = arena.mark();
-    const long at_once = std::min(panels_, kColumns / P), own = code_.product ? kLowered : depth_ * kRows;
+    const long at_once = std::min<long>(panels_, kColumns / P), own = code_.product ? kLowered : depth_ * kRows;
     T* memory = arena.take<T>(whole(depth_) * at_once * P + own * threads_);
     if (memory) together(threads_, [&](Member& member) { work(member, memory + own * member.slot, memory + own * threads_, at_once); });
     arena.rewind(mark);
@@ -62,7 +62,7 @@ class Product {
   void blocks(Member& member, T* rows, T* panels, long at_once) const {
     for (long j = 0; j < panels_; j += at_once)
       for (long k = 0; k < p_.depth; k += depth_) {
-        const long count = std::min(at_once, panels_ - j), depth = std::min(depth_, p_.depth - k), size = whole(depth) * P;
+        const long count = std::min<long>(at_once, panels_ - j), depth = std::min<long>(depth_, p_.depth - k), size = whole(depth) * P;
         if ((j || k) && !member.wait()) return;  // the panels of before are still read
         for (long i = member.index; i < count; i += member.count) {
           if (code_.product)
@@ -83,7 +83,7 @@ class Product {
     for (long b = 0; b < blocks; b++) {
       const long from = first + (last - first) * b / blocks, to = first + (last - first) * (b + 1) / blocks;
       if (code_.product) {
-        lowered(from * R, std::min(to * R, p_.rows), panel, count, k, depth, rows, panels);
+        lowered(from * R, std::min<long>(to * R, p_.rows), panel, count, k, depth, rows, panels);
         continue;
       }
       for (long i = from; i < to; i++) {

@@ -59,8 +59,8 @@ class Barrier {
  public:
   explicit Barrier(int members) : members_(members) {}
 
-  // Until all members have come. Returns -1, or the member that goes on alone while the others leave, if they may.
-  int wait(int member, bool may_leave) {
+  // Until all members have come. Returns -1, or the member that goes on alone while the others leave.
+  int wait(int member) {
     const int round = passed_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) == members_ - 1) {
       arrived_.store(0, std::memory_order_relaxed);
@@ -78,7 +78,7 @@ class Barrier {
       if (now - start < kSpin) continue;
       sleep(round);
       int none = -1;
-      if (may_leave && nanoseconds() - start > kLate) late_.compare_exchange_strong(none, member);
+      if (nanoseconds() - start > kLate) late_.compare_exchange_strong(none, member);
     }
     return chosen_.load(std::memory_order_relaxed);
   }
@@ -153,16 +153,11 @@ class Member {
   // Until all have come here. False: this one leaves, and another does what is left to do.
   bool wait() {
     if (count == 1 || !barrier_) return true;
-    const int chosen = barrier_->wait(slot, true);
+    const int chosen = barrier_->wait(slot);
     if (chosen < 0) return true;
     index = 0;
     count = 1;
     return chosen == slot;
-  }
-
-  // The same, but nobody leaves.
-  void meet() {
-    if (count > 1) barrier_->wait(slot, false);
   }
 
  private:
@@ -172,7 +167,7 @@ class Member {
 // Runs work(member) on `threads` threads, or on one where they cannot be had: `member.count` says which. After each wait the rest must be
 // divided anew.
 template <class Work>
-void together(int threads, Work&& work) {
+void together([[maybe_unused]] int threads, Work&& work) {
 #ifdef _OPENMP
   if (threads > 1 && !forked() && !Contention::now()) {
     Barrier barrier(threads);
