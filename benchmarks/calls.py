@@ -49,12 +49,22 @@ def measure(plan: Plan, peak: float) -> list[dict[str, Any]]:
     cases += [Case(TRAINING, cell, 1, shape) for cell in ("LSTM", "GRU") for shape in plan.short]
     bandwidth = cache(lambda size: read_bandwidth(size, min(0.1, plan.seconds)))
     least = {case: arithmetic(case, peak, bandwidth) for case in cases}  # before anything is busy
-    results = []
-    for number in plan.calls_busy:
-        with busy(number):
-            for case in with_progress(f"calls, {number} busy", cases, lambda case: 1.0 + (case.mode == TRAINING)):
-                results.append(_compare(plan, case, number, least[case]))
-    return results
+    return [result for number in plan.calls_busy for result in _beside(plan, number, cases, least)]
+
+
+def _beside(
+    plan: Plan, number: int, cases: list[Case], least: dict[Case, dict[str, float]]
+) -> list[dict[str, Any]]:
+    """Every case beside that many busy processes."""
+
+    def weight(case: Case) -> float:
+        return 2.0 if case.mode == TRAINING else 1.0
+
+    with busy(number):
+        return [
+            _compare(plan, case, number, least[case])
+            for case in with_progress(f"calls, {number} busy", cases, weight)
+        ]
 
 
 def arithmetic(case: Case, peak: float, bandwidth: Callable[[int], float]) -> dict[str, float]:
@@ -137,7 +147,9 @@ def _inference(
     wanted = carried_outputs(exact.eval(), [x.double() for x in inputs])
     errors = {
         name: check(
-            f"{case.cell} {shape} of {name}", worst_error(carried_outputs(layer.eval(), inputs), wanted), LIMIT
+            f"{case.cell} {shape} of {name}",
+            worst_error(carried_outputs(layer.eval(), inputs), wanted),
+            LIMIT,
         )
         for name, layer in layers.items()
     }
@@ -179,7 +191,13 @@ def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     head = ["mode", "cell", "layers", "T,B,D,H", "arithmetic, us"]
     for load in loads:
         with_load = f", {load} busy" if load else ""
-        names = ["ours", "torch.nn", "torch.nn / ours", *(["JAX / ours"] if jax else []), "ours beyond arithmetic, us"]
+        names = [
+            "ours",
+            "torch.nn",
+            "torch.nn / ours",
+            *(["JAX / ours"] if jax else []),
+            "ours beyond arithmetic, us",
+        ]
         head += [name + with_load for name in names]
     rows = []
     for (mode, cell, layers, shape), by_load in _by_case(results).items():
@@ -213,7 +231,11 @@ def summary(results: list[dict[str, Any]]) -> str:
                 f"{','.join(map(str, lowest['shape']))})."
             )
     least = min(result["busy"] for result in results)
-    short = [r["beyond"] for r in results if r["busy"] == least and r["mode"] == INFERENCE and r["shape"][:2] == [1, 1]]
+    short = [
+        r["beyond"]
+        for r in results
+        if r["busy"] == least and r["mode"] == INFERENCE and r["shape"][:2] == [1, 1]
+    ]
     if short:
         said.append(
             f"A call of one step on one row costs {_micro(min(short))} to {_micro(max(short))} us beyond its arithmetic."

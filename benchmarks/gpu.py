@@ -1,4 +1,4 @@
-"""On a CUDA device: our layers, which hand the call to cuDNN, beside torch.nn's; and layers with options beside cuDNN's plain one.
+"""On a CUDA device: our layers, which hand the call to cuDNN, beside torch.nn's, and layers with options beside its plain ones.
 
 Each call is followed by a synchronization, so a time is that from the call to its last result. TF32 is off on all sides: with it
 cuDNN's products have 10 bits, and nothing could be verified closely.
@@ -20,7 +20,10 @@ from throughtime.bench.timing import Side, as_json, interleave
 from throughtime.bench.verify import check, outputs_and_gradients, worst_error
 
 PLAIN = "plain"
-RANDOM = ("recurrent dropout", "zoneout")  # verified in evaluation mode: devices draw different masks from one seed
+RANDOM = (
+    "recurrent dropout",
+    "zoneout",
+)  # verified in evaluation mode: devices draw different masks from one seed
 
 
 def measure(plan: Plan, device: str = "cuda") -> list[dict[str, Any]]:
@@ -34,7 +37,9 @@ def measure(plan: Plan, device: str = "cuda") -> list[dict[str, Any]]:
     for cell in CELLS:
         for shape in plan.gpu:
             cases += [(cell, shape, PLAIN, mode) for mode in ("training", "inference")]
-            cases += [(cell, shape, name, "training") for name, (cells, _) in OPTIONS.items() if cell in cells]
+            cases += [
+                (cell, shape, name, "training") for name, (cells, _) in OPTIONS.items() if cell in cells
+            ]
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         return [_compare(plan, device, *case) for case in with_progress("gpu", cases)]
 
@@ -87,7 +92,9 @@ def _checked(
     exact = CELLS[kind][0](x.shape[-1], dy.shape[-1], **arguments, dtype=torch.float64, backend="reference")
     exact.load_state_dict(layer.state_dict())
     layer.to(device)
-    steps = LAYER_NORM_STEPS if option == "layer norm" else len(x)  # chaotic over more; see `benchmarks.options`
+    steps = (
+        LAYER_NORM_STEPS if option == "layer norm" else len(x)
+    )  # chaotic over more; see `benchmarks.options`
     x, dy = x[:steps], dy[:steps]
     for each in (layer, exact):
         each.train(option not in RANDOM)
@@ -110,7 +117,17 @@ def _to_the_end(side: Side, device: str) -> Side:
 
 def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Head and rows."""
-    head = ["cell", "T,B,D,H", "option", "mode", "ours", "torch.nn, plain", "torch.nn / ours", "error", "runs on"]
+    head = [
+        "cell",
+        "T,B,D,H",
+        "option",
+        "mode",
+        "ours",
+        "torch.nn, plain",
+        "torch.nn / ours",
+        "error",
+        "runs on",
+    ]
     return head, [
         [
             result["cell"],

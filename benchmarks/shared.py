@@ -23,7 +23,9 @@ from throughtime.bench.timing import Side, as_json, interleave
 from throughtime.bench.verify import check, outputs_and_gradients, worst_error
 
 THREADS = (1, 2)
-SAMPLE = 0.05  # seconds: several time slices of the scheduler, so that every sample has its part of the waiting
+SAMPLE = (
+    0.05  # seconds: several time slices of the scheduler, so that every sample has its part of the waiting
+)
 PATIENCE = 3.0  # seconds for the samples of one side: a step of torch.nn may take seconds under load
 TOKENS = 100  # at most, in one call of generation
 STEPS = 7  # over which the probabilities of generation are compared
@@ -33,7 +35,9 @@ TRAINING, GENERATION = "training", "generation"
 def measure(plan: Plan) -> list[dict[str, Any]]:
     """Every case with every number of busy processes beside."""
     cases = [(TRAINING, cell, shape) for cell, shape in plan.shared]
-    cases += [(GENERATION, "LSTM", Shape(1, batch, hidden, hidden)) for hidden, batch in plan.shared_generated]
+    cases += [
+        (GENERATION, "LSTM", Shape(1, batch, hidden, hidden)) for hidden, batch in plan.shared_generated
+    ]
     threads = torch.get_num_threads()
     results = []
     try:
@@ -43,7 +47,9 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
             for number in plan.shared_busy:
                 with busy(number):
                     found = _time(plan, sides)
-                results.append({"what": what, "cell": cell, "shape": list(shape), "busy": number, **kept, **found})
+                results.append(
+                    {"what": what, "cell": cell, "shape": list(shape), "busy": number, **kept, **found}
+                )
     finally:
         torch.set_num_threads(threads)
     return results

@@ -49,9 +49,7 @@ SUITES = {
     ),
     "parts": Suite("Parts of the training time", parts.measure, parts.table),
     "calls": Suite("Cost of a call", calls.measure, calls.table, calls.summary),
-    "shared": Suite(
-        "Shared cores", lambda plan, peak: shared.measure(plan), shared.table, shared.summary
-    ),
+    "shared": Suite("Shared cores", lambda plan, peak: shared.measure(plan), shared.table, shared.summary),
     "ragged": Suite(
         "Rows of different lengths", lambda plan, peak: ragged.measure(plan), ragged.table, ragged.summary
     ),

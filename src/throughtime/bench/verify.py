@@ -21,7 +21,9 @@ def outputs_and_gradients(
     rows = layer.num_layers * (2 if layer.bidirectional else 1)  # type: ignore[operator]
     size = (rows, x.shape[1], layer.hidden_size)
 
-    def draw() -> Tensor:  # in float64 on the CPU, so that every dtype and device gets the same numbers up to rounding
+    def draw() -> (
+        Tensor
+    ):  # in float64 on the CPU, so that every dtype and device gets the same numbers up to rounding
         return torch.randn(size, generator=generator, dtype=torch.float64).to(x)  # type: ignore[arg-type]
 
     x = x.detach().clone().requires_grad_()
