@@ -42,7 +42,7 @@ def outputs_and_gradients(
 def worst_error(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     """The largest difference in any tensor, relative to that tensor's largest value; NaN if one holds NaN."""
     worst = torch.zeros((), dtype=torch.float64)
-    for ours, theirs in zip(got, wanted, strict=True):
+    for ours, theirs in zip((v.detach() for v in got), (v.detach() for v in wanted), strict=True):
         if ours.shape != theirs.shape:
             raise ValueError(f"expected shape {list(theirs.shape)}, got {list(ours.shape)}")
         if theirs.numel():
