@@ -25,6 +25,7 @@ from throughtime.bench.verify import check, outputs_and_gradients, worst_error
 
 CARRIED = 5  # calls that are compared with float64, each with the state of the one before
 FRACTION = 0.4  # of the plan's seconds for a row of inference: there are many
+PATIENCE = 1.5  # seconds for the samples of one side: there are many rows, and torch.nn may take half a second for a call
 LOADED_SAMPLE = 0.05  # seconds of a sample beside busy processes: several time slices of the scheduler
 INFERENCE, TRAINING = "inference", "training"
 
@@ -98,6 +99,7 @@ def _compare(plan: Plan, case: Case, number: int, least: dict[str, float]) -> di
             sides,
             seconds=plan.seconds * (FRACTION if case.mode == INFERENCE else 1.0),
             least=plan.least,
+            patience=PATIENCE,
             sample=LOADED_SAMPLE if number else SAMPLE,
             loaded=number > 0,
         )

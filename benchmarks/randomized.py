@@ -19,6 +19,7 @@ from throughtime.bench.timing import Side, as_json, interleave
 from throughtime.bench.verify import check, worst_error
 
 LENGTH = 35
+PATIENCE = 4.0  # seconds for the samples of one side
 STRATEGIES: dict[str, bptt.Strategy] = {
     "full": bptt.Full(),
     f"truncated:{LENGTH}": bptt.Truncated(LENGTH),
@@ -70,7 +71,7 @@ def _compare(plan: Plan, cell: str, shape: Shape) -> dict[str, Any]:
         return lambda: step(strategy, layer, x, dy, generator)
 
     sides = {name: side(strategy) for name, strategy in STRATEGIES.items()}
-    timings = interleave(sides, seconds=2 * plan.seconds, least=plan.least)
+    timings = interleave(sides, seconds=2 * plan.seconds, least=plan.least, patience=PATIENCE)
     full = timings["full"].median
     return {
         "cell": cell,
