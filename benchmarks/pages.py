@@ -81,6 +81,7 @@ def section(name: str, place: str, kept: dict[str, Any]) -> str:
 def draw(results: Path, plot: Path) -> bool:
     """Draw bars of torch.nn's time over ours in training, a panel for each processor; False without matplotlib or results."""
     try:
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError:
         print("no plot: matplotlib is not installed")
@@ -104,5 +105,6 @@ def draw(results: Path, plot: Path) -> bool:
         axes.set_ylabel("torch.nn's time / ours")
         axes.set_title(place)
         axes.legend()
-    figure.savefig(plot, metadata={"Date": None})
+    with rc_context({"svg.hashsalt": plot.name}):  # the same results give the same file
+        figure.savefig(plot, metadata={"Date": None})
     return True
