@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -103,6 +104,7 @@ class RecurrentLayer(nn.Module):
                 for name, shape in shapes.items():
                     setattr(self, names[name], nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
                 self._names.append(names)
+        self._attributes = [attribute for names in self._names for attribute in names.values()]
         self.reset_parameters()
 
     @property
@@ -115,7 +117,28 @@ class RecurrentLayer(nn.Module):
         return [[getattr(self, name) for name in names.values()] for names in self._names]
 
     def flatten_parameters(self) -> None:
-        """No effect: for callers of torch.nn's layers."""
+        """Lay the weights out as cuDNN reads them, for a plain layer on CUDA: else it copies them at each call. As in torch.nn."""
+        call = Call(self.recurrence.kind, self._extra_names(), "cuda", self.weight_ih_l0.dtype)
+        weights = [parameter for each in self.all_weights for parameter in each]
+        if dispatch.BACKENDS[0].refusal(call) or not all(w.is_cuda and type(w) is nn.Parameter for w in weights):
+            return
+        if dispatch.BACKENDS[0].unavailable() or len({w.data_ptr() for w in weights}) != len(weights):
+            return
+        if not torch._use_cudnn_rnn_flatten_weight():
+            return
+        from torch.backends.cudnn import rnn
+
+        with torch.no_grad(), torch.cuda.device_of(weights[0]):
+            torch._cudnn_rnn_flatten_weight(
+                weights, len(self._names[0]), self.input_size, rnn.get_cudnn_mode(self.mode), self.hidden_sizes[0],
+                self.proj_size, self.num_layers, self.batch_first, self.bidirectional,
+            )  # fmt: skip
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        found = super()._apply(fn, recurse)
+        if getattr(self, "_attributes", None) and self.weight_ih_l0.is_cuda:
+            self.flatten_parameters()
+        return found
 
     def reset_parameters(self) -> None:
         """Initialize all parameters again by the layer's `init`."""
@@ -124,14 +147,18 @@ class RecurrentLayer(nn.Module):
             size = self.hidden_sizes[number // self._directions]
             initialize(tensors, size, self.init, self.forget_bias)
 
-    def call(self, input: Tensor, lengths: Tensor | None = None, tensors: Sequence[Tensor] = ()) -> Call:
-        """This call as plain data, for `throughtime.backends(explain=...)`; `tensors`: others that it reads."""
+    def _extra_names(self) -> tuple[str, ...]:
+        """What torch.nn's layer does not have, as in `Call`."""
         extras = [name for name in ("layer_norm", "recurrent_dropout") if getattr(self, name)]
         extras += ["zoneout"] * any(self.zoneout)
         extras += ["different hidden sizes"] * (len(set(self.hidden_sizes)) > 1)
+        return (*extras, *self._extras)
+
+    def call(self, input: Tensor, lengths: Tensor | None = None, tensors: Sequence[Tensor] = ()) -> Call:
+        """This call as plain data, for `throughtime.backends(explain=...)`; `tensors`: others that it reads."""
         return Call(
             cell=self.recurrence.kind,
-            extras=(*extras, *self._extras),
+            extras=self._extra_names(),
             device=input.device.type,
             dtype=input.dtype,
             ragged=lengths is not None,
@@ -158,9 +185,18 @@ class RecurrentLayer(nn.Module):
         """
         if torch.compiler.is_compiling():
             return self._run(input, hx, lengths)
+        if isinstance(input, torch.fx.Proxy):
+            return checks.traced_call(self, input, hx, lengths)
         if self._direct is not None and lengths is None and (found := self._direct.run(self, input, hx)):
             return found
         return self._run(input, hx, lengths)
+
+    def to_torch(self) -> nn.Module:
+        """torch.nn's layer with this layer's weights, copied, and mode.
+
+        Raises: InputError naming what torch.nn's layer does not have.
+        """
+        return checks.to_torch(self, self._extra_names())
 
     def _run(self, input: Tensor | PackedSequence, hx: Any, lengths: Tensor | None) -> tuple[Any, Any]:
         """A call in any form, on any backend."""
@@ -171,8 +207,8 @@ class RecurrentLayer(nn.Module):
         backend = dispatch.choose(self.call(batch.x, batch.lengths, tensors), self.backend)
         named = dispatch.demanded(self.backend) is not None
         y, finals = backend.run(stack, batch.x, components, batch.lengths, named)
-        if backend.name == "native" and not torch.compiler.is_compiling():
-            self._direct = DirectCall.of(stack, self._names)
+        if backend.name == "native" and batch.lengths is None and not torch.compiler.is_compiling():
+            self._direct = DirectCall.of(stack, self._attributes, self._parameters)
         return batch.output(y), self._form.give(finals, batch)
 
     def trace(
@@ -214,10 +250,6 @@ class RecurrentLayer(nn.Module):
         if ragged is not None and values_known(ragged) and bool((ragged == batch.x.shape[0]).all()):
             batch = batch._replace(lengths=None)
         return batch, self._form.read(hx, batch)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Addresses in this process's memory.
-        return {**self.__dict__, "_direct": None}
 
     def extra_repr(self) -> str:
         """The sizes and the options that differ from torch.nn's defaults."""

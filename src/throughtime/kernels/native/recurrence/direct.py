@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,14 +28,18 @@ class DirectCall:
     def __init__(self, weights: Weights, attributes: Sequence[str]) -> None:
         self.weights = weights
         self.attributes = attributes
+        self.options = dict(weights.stack.options)
         self.states = 2 if weights.lstm else 1
         self.shapes = [
             (len(weights.hidden), sizes[0]) for sizes in (weights.columns, weights.hidden)[: self.states]
         ]
 
     @staticmethod
-    def of(stack: Stack, names: Sequence[dict[str, str]]) -> DirectCall | None:
-        """For a stack that native has run once; None where its calls need the general path."""
+    def of(stack: Stack, attributes: Sequence[str], parameters: Mapping[str, Any]) -> DirectCall | None:
+        """For a layer's stack that native has run once; None where its calls need the general path."""
+        tensors = [value for named in stack.weights for value in named.values()]
+        if any(parameters.get(name) is not value for name, value in zip(attributes, tensors, strict=True)):
+            return None
         library = load()
         dtype = stack.weights[0]["weight_hh"].dtype
         if stack.random or any(stack.zoneout) or not isinstance(library, Library):
@@ -43,15 +47,19 @@ class DirectCall:
         if dtype not in (torch.float32, torch.float64) or not dispatch.eager():
             return None
         weights = Weights(stack, library)
-        attributes = [attribute for each in names for attribute in each.values()]
         return DirectCall(weights, attributes) if weights.one_size and len(weights._seen) == len(attributes) else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Addresses in this process's memory: a copy of the layer finds its own.
+        return type(None), ()
 
     def run(self, layer: Any, x: Any, hx: Any) -> tuple[Tensor, Any] | None:
         """(outputs, final state), or None for a call that the general path must run."""
         weights = self.weights
         if type(x) is not Tensor or x.dtype is not weights.dtype or not dispatch.eager():
             return None
-        if layer.training and (layer.recurrent_dropout or (layer.dropout and layer.num_layers > 1)):
+        random = layer.recurrent_dropout or (layer.dropout and layer.num_layers > 1)
+        if (random and layer.training) or any(layer.zoneout) or layer.options != self.options:
             return None
         demanded = dispatch.demanded(layer.backend)
         if demanded is not None and demanded != "native":
