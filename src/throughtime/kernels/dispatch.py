@@ -17,7 +17,9 @@ from torch.autograd import forward_ad
 
 from throughtime.errors import BackendError, one_of
 from throughtime.kernels import aten
+from throughtime.kernels.native.library import load
 from throughtime.kernels.native.recurrence import autograd, operators, precision
+from throughtime.kernels.native.recurrence.rows import pool
 from throughtime.kernels.stack import Stack, Stacked, run_reference
 
 
@@ -58,7 +60,8 @@ def under_autocast(device: str) -> bool:
 
 def unreadable(tensors: Iterable[Tensor | None]) -> str:
     """Why some of these tensors are not dense numbers in memory, which a kernel could read by address; "" when all are."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+    tracing = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    if tracing or torch._C._len_torch_dispatch_stack():
         return ""  # operators of torch.library see them
     for value in tensors:
         if value is None:
@@ -325,6 +328,19 @@ def choose(call: Call, of_layer: str | None = None) -> Backend:
         if wanted is not None:
             raise BackendError(f"backend {wanted!r} was asked for by name: {reason}")
     raise AssertionError("the reference refuses nothing")
+
+
+def release_memory() -> int:
+    """Free the memory that native keeps for its next calls: at most 512 MB of unused tensors, and the scratch memory of its threads.
+
+    Returns: the bytes of the unused tensors.
+    """
+    found = pool.free_bytes
+    pool.release()
+    library = load()
+    if not isinstance(library, str):
+        library.handle.tt_release()
+    return found
 
 
 class Report:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-import torch.fx
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -21,7 +20,7 @@ from throughtime.kernels import dispatch
 from throughtime.kernels.dispatch import Call, active_transform, under_autocast, unreadable
 from throughtime.kernels.native.recurrence.direct import DirectCall
 from throughtime.kernels.stack import Stack, Stacked, run_reference
-from throughtime.layers import checks
+from throughtime.layers import checks, interop
 from throughtime.layers.sequence import PaddedBatch, StateForm, unpack, values_known
 from throughtime.layers.trace import Trace, Tracer
 
@@ -185,18 +184,19 @@ class RecurrentLayer(nn.Module):
         """
         if torch.compiler.is_compiling():
             return self._run(input, hx, lengths)
-        if isinstance(input, torch.fx.Proxy):
-            return checks.traced_call(self, input, hx, lengths)
+        if interop.is_symbolic(input):
+            symbolic: tuple[Any, Any] = interop.symbolic_call(self, input, hx, lengths)
+            return symbolic
         if self._direct is not None and lengths is None and (found := self._direct.run(self, input, hx)):
             return found
         return self._run(input, hx, lengths)
 
-    def to_torch(self) -> nn.Module:
+    def to_torch(self) -> nn.RNNBase:
         """torch.nn's layer with this layer's weights, copied, and mode.
 
         Raises: InputError naming what torch.nn's layer does not have.
         """
-        return checks.to_torch(self, self._extra_names())
+        return interop.to_torch(self, self._extra_names())
 
     def _run(self, input: Tensor | PackedSequence, hx: Any, lengths: Tensor | None) -> tuple[Any, Any]:
         """A call in any form, on any backend."""

@@ -189,7 +189,7 @@ def scan(
     if x.dim() < 2 or x.shape[0] == 0:
         raise ValueError(f"x must be [T, B, ...] with at least one step, got {list(x.shape)}")
     if lengths is not None:
-        lengths = check_lengths(lengths, x.shape[0], x.shape[1])
+        lengths = check_lengths(lengths, x.shape[0], x.shape[1], x.device)
     if state is not None:
         check_cell_state(state, x.shape[1])
     else:

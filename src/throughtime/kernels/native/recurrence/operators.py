@@ -12,11 +12,13 @@ Cost beyond an eager call: a copy of the outputs; for a ragged batch, what backw
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from throughtime.kernels.native.library import load
 from throughtime.kernels.native.recurrence import call
@@ -227,3 +229,18 @@ for _name, _kernel, _fake in (
     _library.impl(_name, _kernel, "CPU")
     torch.library.register_fake(f"throughtime::{_name}", _fake, lib=_library)
 _library.impl("recurrence", _autograd, "Autograd")
+
+
+def _count_operations(x: Any, h0: Any, c0: Any, weights: Any, *_: Any, **__: Any) -> int:
+    """Of the matrix products, for torch.utils.flop_counter: shapes in the place of tensors."""
+    products = sum(math.prod(weights[WEIGHTS.index(name)] or (0,)) for name in ("weight_ih", "weight_hh", "weight_hr"))
+    return int(2 * x[0] * x[1] * products)
+
+
+def _count_backward(x: Any, h0: Any, c0: Any, weights: Any, *_: Any, **__: Any) -> int:
+    return 2 * _count_operations(x, h0, c0, weights)
+
+
+_operations = torch.ops.throughtime
+register_flop_formula([_operations.recurrence, _operations.recurrence_kept])(_count_operations)
+register_flop_formula(_operations.recurrence_backward)(_count_backward)

@@ -175,6 +175,11 @@ class Pool:
         with self._lock:  # until the tensor holds it, the block counts as free for other threads
             return tensor.set_(self._take(size).storage, 0, shape)  # type: ignore[call-overload,no-any-return]
 
+    def release(self) -> None:
+        """Free the blocks that no tensor uses."""
+        with self._lock:
+            self._blocks = [block for block in self._blocks if not block.free]
+
     @property
     def free_bytes(self) -> int:
         """Bytes of the blocks that no tensor uses."""
