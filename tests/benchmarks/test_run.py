@@ -70,10 +70,7 @@ def test_what_is_shown_was_measured(results):
             median["ours"] / median["ours padded"] / result["real"]
         )
         assert result["ratio"] == pytest.approx(median["torch packed"] / median["ours"])
-    assert {result["option"] for result in kept(results, "options")["results"]} == {
-        *options.OPTIONS,
-        options.CELL_STATES,
-    }
+    assert {result["option"] for result in kept(results, "options")["results"]} == {*options.OPTIONS}
     for result in kept(results, "bf16")["results"]:
         median = {name: timing["median"] for name, timing in result["timings"].items()}
         assert result["over_fp32"] == pytest.approx(median["fp32"] / median["bf16"])
@@ -205,31 +202,6 @@ def test_the_onnx_graph_is_the_same_network(cell):
     ids = torch.randint(100, (5, 1))
     theirs = onnx_peer.Onnx(weights, 1).probabilities(ids)
     assert verify.worst_error([theirs], [Ours(weights).probabilities(ids)]) < 1e-5
-
-
-def test_the_cell_states_of_kernel_and_trace_agree():
-    """With the gradients of both; and the gradient of a cell state is not lost."""
-    from throughtime.bench.recurrences import Shape, data, runs_on
-    from throughtime.layers import LSTM
-
-    layer = LSTM(3, 5)
-    x, dy = data(Shape(6, 4, 3, 5), 10)
-    if runs_on(layer, x) != "native":
-        pytest.skip("native is not installed here")
-    reference = verify.outputs_and_gradients(layer, x, dy, options.ReferenceCellStates(layer))
-    assert (
-        verify.worst_error(
-            verify.outputs_and_gradients(layer, x, dy, options.NativeCellStates(layer)), reference
-        )
-        < 1e-5
-    )
-    dy[..., 5:] = 0
-    assert (
-        verify.worst_error(
-            verify.outputs_and_gradients(layer, x, dy, options.NativeCellStates(layer)), reference
-        )
-        > 1e-2
-    )
 
 
 def test_a_side_that_would_take_long_is_timed_over_few_steps(monkeypatch):

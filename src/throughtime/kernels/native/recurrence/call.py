@@ -16,6 +16,15 @@ NO_MEMORY = "no memory for a recurrent layer's call: take shorter sequences, a s
 # For tests: rows at a time (0: as many as stay in the cache), and how threads divide the work (0 choose, 1 rows, 2 units).
 chunk_rows = 0
 split = 0
+# For benchmarks: seconds of the loops over time, forward and backward, and of the products over all steps; or None.
+seconds: Any = None
+
+
+def count_seconds(on: bool) -> Any:
+    """Start counting in a new `seconds`, an array of 3, or stop."""
+    global seconds
+    seconds = (ctypes.c_double * 3)() if on else None
+    return seconds
 
 
 class Extras(NamedTuple):
@@ -59,7 +68,8 @@ def forward(
         c_n=None if c_n is None else c_n.data_ptr(),
         saved=None if saved is None else saved.data_ptr(),
     )
-    alive = () if extras is NONE and rows.offsets is None and not chunk_rows else set_extras(call, weights, rows, extras)
+    plain = extras is NONE and rows.offsets is None and seconds is None and not chunk_rows and not split
+    alive = None if plain else set_extras(call, weights, rows, extras)
     if library.tt_forward(ctypes.byref(call)):
         raise MemoryError(NO_MEMORY)
     del alive
@@ -127,6 +137,8 @@ def backward(
 def set_extras(call: Any, weights: Weights, rows: Rows, extras: Extras) -> list[Any]:
     """Set the fields of what only some calls have; returns what must live as long as the call."""
     call.chunk_rows, call.split = chunk_rows, split
+    if seconds is not None:
+        call.seconds = ctypes.addressof(seconds)
     alive: list[Any] = [rows.offsets]
     if rows.offsets is not None:
         call.offsets = rows.offsets.data_ptr()
