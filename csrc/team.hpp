@@ -13,7 +13,9 @@
 #endif
 #ifdef __linux__
 #include <linux/futex.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 #else
 #include <thread>
@@ -30,16 +32,43 @@ namespace tt::THROUGHTIME_ISA {
 
 constexpr int64_t kSpin = 50'000;   // nanoseconds at a barrier before a thread sleeps
 constexpr int64_t kLate = 300'000;  // after which the others go on without the one they wait for
-constexpr int64_t kFirstPause = 5'000'000, kLongestPause = 80'000'000;  // on one thread after that, doubled each time
+constexpr int64_t kLost = 700'000;  // without a core, of the thread that waits for the others
+constexpr int64_t kFirstPause = 20'000'000, kLongestPause = 320'000'000;  // on one thread after that, doubled each time
 
 static inline int64_t nanoseconds() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// When threads of this process last waited for one without a core.
+// Whether threads of this process have to wait for a core. Found where one was late at a barrier, or lost its core for long: torch's
+// own threads spin for milliseconds after their work, and may do so on the core that this thread needs.
 class Contention {
  public:
-  static bool now() { return until_.load(std::memory_order_relaxed) && nanoseconds() < until_.load(std::memory_order_relaxed); }
+  static bool now() {
+    const int64_t until = until_.load(std::memory_order_relaxed);
+    return until && nanoseconds() < until;
+  }
+
+  // Before and after the work of a team: `lost` says whether this thread has lost its core since then.
+  struct Moment {
+    int64_t wall = 0, running = 0, switches = 0;
+  };
+  static Moment moment() {
+    Moment now;
+#ifdef __linux__
+    timespec running;
+    rusage used;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &running);
+    getrusage(RUSAGE_THREAD, &used);
+    now.running = running.tv_sec * 1'000'000'000 + running.tv_nsec;
+    now.switches = used.ru_nivcsw;
+#endif
+    now.wall = nanoseconds();
+    return now;
+  }
+  static bool lost(const Moment& from, const Moment& to) {
+    return to.switches > from.switches && (to.wall - from.wall) - (to.running - from.running) > kLost;
+  }
+
   static void found() {
     const int64_t pause = pause_.load(std::memory_order_relaxed);
     until_.store(nanoseconds() + pause, std::memory_order_relaxed);
@@ -47,8 +76,11 @@ class Contention {
   }
   static void not_found() {
     if (!until_.load(std::memory_order_relaxed)) return;
-    until_.store(0, std::memory_order_relaxed);
-    pause_.store(kFirstPause, std::memory_order_relaxed);
+    const int64_t pause = pause_.load(std::memory_order_relaxed);
+    if (pause > kFirstPause)
+      pause_.store(pause / 2, std::memory_order_relaxed);
+    else
+      until_.store(0, std::memory_order_relaxed);
   }
 
  private:
@@ -171,6 +203,7 @@ void together([[maybe_unused]] int threads, Work&& work) {
 #ifdef _OPENMP
   if (threads > 1 && !forked() && !Contention::now()) {
     Barrier barrier(threads);
+    const Contention::Moment start = Contention::moment();
 #pragma omp parallel num_threads(threads)
     {
       FlushDenormals flush;
@@ -183,7 +216,10 @@ void together([[maybe_unused]] int threads, Work&& work) {
         work(alone);
       }
     }
-    barrier.was_late() ? Contention::found() : Contention::not_found();
+    if (barrier.was_late() || Contention::lost(start, Contention::moment()))
+      Contention::found();
+    else
+      Contention::not_found();
     return;
   }
 #endif

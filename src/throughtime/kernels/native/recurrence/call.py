@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from ctypes import byref
 from typing import Any, NamedTuple
 
 import torch
@@ -50,7 +51,7 @@ def forward(
     """
     library, batch = weights.library, rows.batch
     shape = (rows.steps, batch, weights.outputs) if rows.offsets is None else (rows.total, weights.outputs)
-    y = pool.empty_like(x, shape)
+    y = x.new_empty(shape) if rows.total < 64 else pool.empty_like(x, shape)
     h_n, c_n = final_states(weights, batch, x)
     saved = pool.empty_like(x, (rows.total, weights.saved_row)) if training else None
     call = library.call(
@@ -68,12 +69,15 @@ def forward(
         c_n=None if c_n is None else c_n.data_ptr(),
         saved=None if saved is None else saved.data_ptr(),
     )
-    plain = extras is NONE and rows.offsets is None and seconds is None and not chunk_rows and not split
-    alive = None if plain else set_extras(call, weights, rows, extras)
-    if library.tt_forward(ctypes.byref(call)):
+    alive = None if _plain(rows, extras) else set_extras(call, weights, rows, extras)
+    if library.tt_forward(byref(call)):
         raise MemoryError(NO_MEMORY)
     del alive
     return y, h_n, c_n, saved
+
+
+def _plain(rows: Rows, extras: Extras) -> bool:
+    return extras is NONE and rows.offsets is None and seconds is None and not chunk_rows and not split
 
 
 def final_states(weights: Weights, batch: int, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -99,14 +103,14 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """The gradients of x, h0, c0 and `weights.tensors` from those of y, h_T and c_T; `needs`: which to compute."""
     library = weights.library
-    dy, dh, dc = (None if g is None else g.resolve_neg().contiguous() for g in gradients)
+    dy, dh, dc = [None if g is None else g.resolve_neg().contiguous() for g in gradients]
     dh0, dc0 = final_states(weights, rows.batch, x)
-    dx = torch.empty_like(x) if needs[0] else None
+    dx = x.new_empty(x.shape) if needs[0] else None
     found = [
-        torch.empty_like(value, memory_format=torch.contiguous_format) if need else None
+        value.new_empty(value.shape) if need else None
         for value, need in zip(weights.tensors, needs[3:], strict=True)
     ]
-    structs = weights.structs(weights.split(found))
+    structs = weights.structs(found)
     call = library.call(
         stack=weights.address,
         steps=rows.steps,
@@ -127,8 +131,8 @@ def backward(
         dc0=None if dc0 is None else dc0.data_ptr(),
         gradients=ctypes.addressof(structs),
     )
-    alive = set_extras(call, weights, rows, extras)
-    if library.tt_backward(ctypes.byref(call)):
+    alive = None if _plain(rows, extras) else set_extras(call, weights, rows, extras)
+    if library.tt_backward(byref(call)):
         raise MemoryError(NO_MEMORY)
     del alive
     return dx, dh0, dc0, *found

@@ -29,10 +29,11 @@ class DirectCall:
         self.weights = weights
         self.attributes = attributes
         self.options = dict(weights.stack.options)
-        self.states = 2 if weights.lstm else 1
+        self.lstm = weights.lstm
         self.shapes = [
-            (len(weights.hidden), sizes[0]) for sizes in (weights.columns, weights.hidden)[: self.states]
+            (len(weights.hidden), sizes[0]) for sizes in (weights.columns, weights.hidden)[: 1 + self.lstm]
         ]
+        self._rows = Rows(1, 1, 1)  # of the last call
 
     @staticmethod
     def of(stack: Stack, attributes: Sequence[str], parameters: Mapping[str, Any]) -> DirectCall | None:
@@ -55,11 +56,11 @@ class DirectCall:
 
     def run(self, layer: Any, x: Any, hx: Any) -> tuple[Tensor, Any] | None:
         """(outputs, final state), or None for a call that the general path must run."""
-        weights = self.weights
-        if type(x) is not Tensor or x.dtype is not weights.dtype or not dispatch.eager():
+        weights, dtype = self.weights, self.weights.dtype
+        if type(x) is not Tensor or x.dtype is not dtype or not dispatch.eager():
             return None
-        random = layer.recurrent_dropout or (layer.dropout and layer.num_layers > 1)
-        if (random and layer.training) or any(layer.zoneout) or layer.options != self.options:
+        random = layer.training and (layer.recurrent_dropout or (layer.dropout and layer.num_layers > 1))
+        if random or any(layer.zoneout) or layer.options != self.options:
             return None
         demanded = dispatch.demanded(layer.backend)
         if demanded is not None and demanded != "native":
@@ -68,56 +69,49 @@ class DirectCall:
         tensors = [parameters.get(name) for name in self.attributes]
         if not weights.current(tensors):
             return None
-        shape = x.shape
-        if len(shape) == 3 and layer.batch_first:
-            batch, steps, features = shape
-            x = x.transpose(0, 1)
-        elif len(shape) == 3:
+        shape, batch_first = x.shape, layer.batch_first
+        if len(shape) == 3:
             steps, batch, features = shape
+            if batch_first:
+                steps, batch, x = batch, steps, x.transpose(0, 1)
         elif len(shape) == 2:
             (steps, features), batch = shape, 1
         else:
             return None
         if features != weights.features or not steps or not batch or not _readable(x):
             return None
-        states = self._states(hx, batch, len(shape) == 3)
-        if states is None:
-            return None
-        h0, c0 = states
-        rows, x = Rows(steps, batch, steps * batch), x.contiguous()
+        h0 = c0 = None
+        if hx is not None:
+            if self.lstm:
+                if type(hx) is not tuple or len(hx) != 2:
+                    return None
+                h0, c0 = hx
+            else:
+                h0 = hx
+            for value, (rows, size) in zip((h0, c0), self.shapes, strict=False):
+                expected = (rows, batch, size) if len(shape) == 3 else (rows, size)
+                if type(value) is not Tensor or value.dtype is not dtype or value.shape != expected or not _readable(value):
+                    return None
+            h0, c0 = h0.contiguous(), None if c0 is None else c0.contiguous()
+        full = self._rows
+        if full.steps != steps or full.batch != batch:
+            full = self._rows = Rows(steps, batch, steps * batch)
+        x = x.contiguous()
         if torch.is_grad_enabled() and any(
-            value is not None and value.requires_grad for value in (x, h0, c0, *tensors)
+            [value.requires_grad for value in (x, h0, c0, *tensors) if value is not None]
         ):
-            x = x.view(rows.total, features)
+            x = x.view(full.total, features)
             y, h_n, *c = NativeStack.apply(  # type: ignore[no-untyped-call]
-                weights, rows, NONE, demanded is not None, x, h0, c0, *tensors
+                weights, full, NONE, demanded is not None, x, h0, c0, *tensors
             )
             c_n = c[0] if c else None
         else:
-            y, h_n, c_n, _ = call.forward(weights, rows, NONE, x, h0, c0, False)
+            y, h_n, c_n, _ = call.forward(weights, full, NONE, x, h0, c0, False)
         if len(shape) == 2:
             y, h_n, c_n = y.squeeze(1), h_n.squeeze(1), None if c_n is None else c_n.squeeze(1)
-        elif layer.batch_first:
+        elif batch_first:
             y = y.transpose(0, 1)
         return y, h_n if c_n is None else (h_n, c_n)
-
-    def _states(self, hx: Any, batch: int, batched: bool) -> tuple[Tensor | None, Tensor | None] | None:
-        """The initial state as the library reads it, None for zeros; or None if it is not of the expected form."""
-        if hx is None:
-            return None, None
-        if self.states == 1:
-            values = (hx,)
-        elif type(hx) is tuple and len(hx) == 2:
-            values = hx
-        else:
-            return None
-        for value, (rows, size) in zip(values, self.shapes, strict=True):
-            expected = (rows, batch, size) if batched else (rows, size)
-            if type(value) is not Tensor or value.dtype is not self.weights.dtype or value.shape != expected:
-                return None
-            if not _readable(value):
-                return None
-        return values[0].contiguous(), values[1].contiguous() if self.states == 2 else None
 
 
 def _readable(value: Tensor) -> bool:

@@ -60,8 +60,16 @@ class Weights:
         self._memory = [
             {name: value.resolve_neg().contiguous() for name, value in named.items()} for named in stack.weights
         ]
-        self._sizes = sizes
-        self._array = self.structs(self._memory)
+        fields = [name for name, _ in library.structs["weights"]._fields_]
+        self._fields = [0] * (len(fields) * len(sizes))
+        self._places = []  # of each tensor among the fields of all structs, which are 8 bytes each
+        for number, (named, each) in enumerate(zip(stack.weights, sizes, strict=True)):
+            first_field = number * len(fields)
+            for name, size in zip(("inputs", "units", "columns"), each, strict=True):
+                self._fields[first_field + fields.index(name)] = size
+            self._places += [first_field + fields.index(name) for name in named]
+        self._array_type = ctypes.c_int64 * len(self._fields)
+        self._array = self.structs([value for named in self._memory for value in named.values()])
         self._struct = library.structs["stack"](
             wide=self.dtype == torch.float64,
             cell=library.cells[stack.recurrence.kind],
@@ -84,30 +92,27 @@ class Weights:
         )
         self.one_size = len(set(self.columns)) == len(set(self.hidden)) == 1
 
-    def structs(self, tensors: Sequence[Mapping[str, Tensor | None]]) -> Any:
-        """An array of C structs of these tensors, the weights or their gradients."""
-        array = (self.library.structs["weights"] * len(tensors))()
-        for struct, (inputs, units, columns), named in zip(array, self._sizes, tensors, strict=True):
-            struct.inputs, struct.units, struct.columns = inputs, units, columns
-            for name, value in named.items():
-                if value is not None:
-                    setattr(struct, name, value.data_ptr())
-        return array
+    def structs(self, tensors: Sequence[Tensor | None]) -> Any:
+        """The C structs of these tensors, in the order of `tensors`: the weights or their gradients."""
+        fields = self._fields.copy()
+        for place, value in zip(self._places, tensors, strict=True):
+            if value is not None:
+                fields[place] = value.data_ptr()
+        return self._array_type(*fields)
 
     def current(self, parameters: Sequence[Tensor | None]) -> bool:
         """Whether these, in the order of `tensors`, are still the tensors and the memory that the structs point to."""
-        if len(parameters) != len(self._seen):
-            return False
-        for value, (seen, pointer, numbers) in zip(parameters, self._seen, strict=True):
+        dtype = self.dtype
+        for value, (seen, pointer, numbers) in zip(parameters, self._seen, strict=False):
             if (
                 value is not seen
                 or seen.data_ptr() != pointer
                 or seen.numel() != numbers
-                or seen.dtype is not self.dtype
+                or seen.dtype is not dtype
                 or not seen.is_contiguous()
             ):
                 return False
-        return True
+        return len(parameters) == len(self._seen)
 
     def split(self, flat: Sequence[Any]) -> tuple[dict[str, Any], ...]:
         """Values in the order of `tensors`, by name for each layer and direction."""
