@@ -31,6 +31,7 @@ class Call(NamedTuple):
     transform: str = ""
     autocast: bool = False  # under torch.autocast on the CPU
     projected: bool = False  # an LSTM whose output is projected, proj_size > 0
+    carry_scale: bool = False  # the backward pass multiplies the gradient of the carried state at some steps
 
 
 def active_transform() -> str:
@@ -97,6 +98,8 @@ def _torch_refusal(name: str, call: Call) -> str | None:
         return f"{name} has no kernel for {call.cell}"
     if call.extras:
         return f"{name} has no kernel for {call.cell} with {', '.join(call.extras)}"
+    if call.carry_scale:
+        return f"{name} does not multiply the gradient of the carried state"
     if call.transform:
         return f"{name} cannot run under {call.transform}"
     return None
@@ -138,6 +141,8 @@ class NativeBackend:
         unknown = [extra for extra in call.extras if extra not in _NATIVE_EXTRAS]
         if unknown:
             return f"native has no kernel for {call.cell} with {', '.join(unknown)}"
+        if call.carry_scale:
+            return "native does not multiply the gradient of the carried state"
         if call.dtype not in (torch.float32, torch.float64, torch.bfloat16):
             name = str(call.dtype).removeprefix("torch.")
             return f"native computes in float32, float64 and bfloat16, this call is in {name}"

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from throughtime.bptt.carry import ACTIVE
+from throughtime.cells.contract import State
 from throughtime.cells.init import initialize
 from throughtime.cells.recurrence import Recurrence
-from throughtime.errors import one_of
+from throughtime.errors import BackendError, one_of
 from throughtime.kernels import aten, dispatch
 from throughtime.kernels.aten import Stack
 from throughtime.kernels.dispatch import Call, active_transform, under_autocast
@@ -155,15 +157,39 @@ class RecurrentLayer(nn.Module):
         Raises: torch.nn's errors for wrong shapes; BackendError if a backend asked for by name cannot run the call.
         """
         batch, components = self._read(input, hx, lengths)
-        backend = dispatch.choose(self.call(batch.x, batch.lengths), self.backend).name
+        call = self.call(batch.x, batch.lengths)
+        carry = None if torch.compiler.is_compiling() else ACTIVE.get()
+        scale = None
+        if carry is not None:
+            scale = carry.enter(self, input, hx, len(batch.x), able=self._scales(call))
+            call = call._replace(carry_scale=scale is not None)
+        backend = dispatch.choose(call, self.backend).name
         stack, form = self._stack(), self._form
+        finals: Sequence[Stacked]
         if backend in ("aten", "cudnn"):
             tensors = [c for c in components if isinstance(c, Tensor)]
             y, finals = aten.run(stack, batch.x, tensors, batch.lengths)
-            return batch.output(y), form.give(finals, batch)
-        run = on_native if backend == "native" else on_reference
-        y, states = run(stack, batch, form.split(components, self.state_type))
-        return batch.output(y), form.give(form.join(states), batch)
+        else:
+            states: Sequence[State] = form.split(components, self.state_type)
+            if backend == "native":
+                y, states = on_native(stack, batch, states)
+            else:
+                y, states = on_reference(stack, batch, states, carry_scale=scale)
+            finals = form.join(states)
+        output, final = batch.output(y), form.give(finals, batch)
+        if carry is not None:
+            carry.leave(self, output, final)
+        return output, final
+
+    def _scales(self, call: Call) -> bool:
+        """Whether the backend of this call can multiply the gradient of the carried state at each step."""
+        if self.bidirectional or call.transform:
+            return False
+        try:
+            dispatch.choose(call._replace(carry_scale=True), self.backend)
+        except BackendError:  # one that was asked for by name cannot
+            return False
+        return True
 
     def trace(
         self, input: Tensor | PackedSequence, hx: Any = None, *, lengths: Tensor | None = None

@@ -53,7 +53,11 @@ def run_stack(
 
 
 def on_reference(
-    stack: Stack, batch: PaddedBatch, states: Sequence[State], tracer: Tracer | None = None
+    stack: Stack,
+    batch: PaddedBatch,
+    states: Sequence[State],
+    tracer: Tracer | None = None,
+    carry_scale: Tensor | None = None,
 ) -> tuple[Tensor, list[State]]:
     """Every layer and direction as a loop in plain torch."""
 
@@ -67,6 +71,7 @@ def on_reference(
             reverse=reverse,
             zoneout=zoneout_masks(state, x.shape[0], stack.zoneout, stack.training),
             observe=None if tracer is None else tracer.watch(number, recurrence),
+            carry_scale=carry_scale,
         )
 
     return _through(stack, batch.x, states, run)
