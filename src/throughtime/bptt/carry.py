@@ -120,7 +120,7 @@ class Carry:
             return False
         after = _places([visit.final for visit in visits])
         found = [after.get(id(tensor)) for tensor in _floating(end)]
-        if None in found or len(found) != len(after) or len(set(found)) != len(after):
+        if set(found) != set(after.values()):
             return False
         if not self._given:
             return True
