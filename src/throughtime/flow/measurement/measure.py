@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,9 +21,11 @@ from throughtime.flow.measurement.curves import (
     sizes_of,
 )
 from throughtime.flow.measurement.gates import cell_path, gate_statistics, spectra
+from throughtime.flow.measurement.jacobian import most_pairs
 from throughtime.flow.measurement.jacobian import products as jacobian_products
-from throughtime.flow.measurement.model_copy import measurable
+from throughtime.flow.measurement.model_copy import layers_of, measurable
 from throughtime.flow.measurement.recording import SEGMENT, Recorded, record
+from throughtime.flow.measurement.threads import recurrent_weights, threads_for
 from throughtime.flow.result import Flow, LayerFlow, Products
 from throughtime.layers.base import RecurrentLayer
 
@@ -104,6 +107,7 @@ def measure(
         Memory: states and their gradients, 32 * T * B * H bytes for each layer and tensor
         of its state, the activations of one segment, and what the model holds outside its layers; H = 128, B = 16, T = 5,000
         stays below 2 GB. `Flow.seconds` is the time it took.
+        Where a step is small, the work is done by one thread, whatever `torch.set_num_threads` was; it is restored.
     Raises: InputError, on one line: no recurrent layer, lengths for a model that takes none, a layer that runs twice, a loss of
         another shape, a sequence too short for the lags.
     Source: Bengio, Simard & Frasconi 1994, IEEE Transactions on Neural Networks 5(2); Pascanu, Mikolov & Bengio 2013, ICML.
@@ -112,7 +116,8 @@ def measure(
     _check(examples, fraction, segment)
     copied = measurable(model)
     case = read_batch(copied, batch, state, examples, lengths)
-    with torch.enable_grad():
+    few_threads = partial(threads_for, case.rows(copied), recurrent_weights(layers_of(copied).values()))
+    with torch.enable_grad(), few_threads():
         result, recorded = record(copied, lambda: case.run(copied), segment)
         steps, rows = _one_shape(recorded)
         if steps < 2:
@@ -138,27 +143,28 @@ def measure(
         work.done()
     layers: dict[str, LayerFlow] = {}
     for each, by_lag, gradients, at_ends in zip(recorded, samples, whole, starts, strict=True):
-        path = cell_path(each, chosen, aim.at_end, count, at_ends)
         found = None
         if with_products:
             found = _products(each, chosen, aim.at_end, count, work.within(_PRODUCT_PARTS))
-        real = gradients[0] if each.active is None else gradients[0][each.active]
-        layers[each.name] = LayerFlow(
-            name=each.name,
-            cell=_kind(each),
-            units=each.states[0][0].shape[-1],
-            reverse=each.reverse,
-            gradient_h=_norms(each, gradients[0]),
-            gradient_c=_norms(each, gradients[1]) if each.parts > 1 else None,
-            lag_h=lag_curve(by_lag[0], fraction),
-            lag_c=lag_curve(by_lag[1], fraction) if each.parts > 1 else None,
-            products=found,
-            weights=spectra(each.recurrence),
-            gates=gate_statistics(each),
-            cell_path=None if path is None else path[0],
-            denormal_fraction=_denormal_fraction(real / rows),
-            cell_path_gradient=None if path is None else path[1],
-        )
+        with few_threads():
+            path = cell_path(each, chosen, aim.at_end, count, at_ends)
+            real = gradients[0] if each.active is None else gradients[0][each.active]
+            layers[each.name] = LayerFlow(
+                name=each.name,
+                cell=_kind(each),
+                units=each.states[0][0].shape[-1],
+                reverse=each.reverse,
+                gradient_h=_norms(each, gradients[0]),
+                gradient_c=_norms(each, gradients[1]) if each.parts > 1 else None,
+                lag_h=lag_curve(by_lag[0], fraction),
+                lag_c=lag_curve(by_lag[1], fraction) if each.parts > 1 else None,
+                products=found,
+                weights=spectra(each.recurrence),
+                gates=gate_statistics(each),
+                cell_path=None if path is None else path[0],
+                denormal_fraction=_denormal_fraction(real / rows),
+                cell_path_gradient=None if path is None else path[1],
+            )
         work.done()
     return Flow(
         layers=layers,
@@ -286,16 +292,19 @@ def _products(
         cut = [s.detach()[rows] for s in state]
         states.append(type(state)(*cut) if hasattr(state, "_fields") else tuple(cut))
     inputs = each.project(each.x[first:, rows]).detach().unbind(0)
-    return jacobian_products(
-        each,
-        states,
-        inputs,
-        lags=count - 1,
-        ends=sorted({place for place, _ in pairs}),
-        pairs=pairs,
-        trajectory=shared,
-        progress=progress,
-    )
+    size = sum(part[0].numel() for part in states[0])
+    # Each pair is followed back with 8 vectors.
+    with threads_for(8 * min(len(pairs), most_pairs(size)), recurrent_weights([each.module])):
+        return jacobian_products(
+            each,
+            states,
+            inputs,
+            lags=count - 1,
+            ends=sorted({place for place, _ in pairs}),
+            pairs=pairs,
+            trajectory=shared,
+            progress=progress,
+        )
 
 
 def _kind(each: Recorded) -> str:
