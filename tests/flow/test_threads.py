@@ -60,33 +60,13 @@ def test_a_measurement_has_one_thread_and_leaves_the_caller_s() -> None:
     tt.flow.measure(
         model, x, ends=1, lags=3, progress=lambda done, total: seen.append(torch.get_num_threads())
     )
-    assert seen[0] == 1
+    assert len(seen) > 2
+    assert set(seen) == {1}
     assert torch.get_num_threads() == 3
     seen.clear()
     tt.flow.snapshot(model, lambda y, batch: y.sum(), Batch.of(x, torch.zeros(9, 3)), None)
     assert set(seen) == {1}
     assert torch.get_num_threads() == 3
-
-
-def test_the_jacobian_products_have_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    from throughtime.flow.measurement import jacobian
-
-    seen = []
-    before = jacobian._lyapunov
-
-    def watched(*arguments: object) -> object:
-        seen.append(torch.get_num_threads())
-        return before(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(jacobian, "_lyapunov", watched)
-    tt.flow.measure(tt.GRU(5, 7), torch.randn(9, 3, 5), ends=1, lags=3)
-    monkeypatch.setattr(
-        threads, "SMALL", 8 * 3 * 3 * 7 * 7
-    )  # 3 pairs of one end and an example, 8 vectors for each
-    tt.flow.measure(tt.GRU(5, 7), torch.randn(9, 3, 5), ends=1, lags=3)
-    monkeypatch.setattr(threads, "SMALL", 1 + 8 * 3 * 3 * 7 * 7)
-    tt.flow.measure(tt.GRU(5, 7), torch.randn(9, 3, 5), ends=1, lags=3)
-    assert seen == [1, 3, 1]
 
 
 @pytest.mark.parametrize("batch_first", [False, True])

@@ -83,7 +83,7 @@ def products(
         generator = torch.Generator(device=states[0][0].device)
         generator.manual_seed(0)
     size = sum(part[0].numel() for part in states[0])
-    number = pairs if isinstance(pairs, int) else most_pairs(size)
+    number = pairs if isinstance(pairs, int) else min(8, max(2, _NUMBERS // size))
     every = _pairs(ends, states[0][0].shape[0]) if pairs is None or isinstance(pairs, int) else list(pairs)
     if len(every) > number:
         every = [every[index * len(every) // number] for index in range(number)]
@@ -105,11 +105,6 @@ def products(
             del at[-2]
         logs = largest_values(links.at, at, min(largest, size), generator, rest)
     return Products(torch.tensor(at), geometric_mean(logs), exponent, error)
-
-
-def most_pairs(size: int) -> int:
-    """Pairs of an end and an example that are used for a state of `size` numbers."""
-    return min(8, max(2, _NUMBERS // size))
 
 
 def spaced(last: int, per_octave: int) -> list[int]:

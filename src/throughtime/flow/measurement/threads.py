@@ -1,8 +1,8 @@
 """How many threads torch uses in a measurement.
 
 A measurement runs a recurrence step by step: thousands of operations, each of which ends only when its last thread does. Where an
-operation is small, waiting for the threads takes longer than what they save, and where other processes use the cores, hundreds of
-times longer, as a thread that waits for a core holds up all the others.
+operation is small, waiting for the threads takes longer than what they save; where other processes use the cores, many times
+longer, as a thread that waits for a core holds up all the others.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import torch
 
 from throughtime.flow.measurement.model_copy import Layer
 
-# Multiplications in the largest matrix product of a step. An LSTM of 512 units has 2^20 recurrent weights: the
-# gradients of 8 examples (2^23) take less time with one thread than with two, its Jacobian products on 32 rows (2^25) more.
-SMALL = 2**24
+# Multiplications in the recurrent matrix product of a step. An LSTM of 512 units on 8 examples (2^23) takes less time with one
+# thread than with two also on idle cores, one of 1024 units (2^25) where other processes use them.
+SMALL = 2**26
 
 
 @contextmanager
 def threads_for(rows: int, weights: int) -> Iterator[None]:
     """One thread in this block if `rows` times `weights` is below `SMALL`, else as many as the caller set.
 
-    rows: of the state, all that go through a step at once. weights: numbers in the largest recurrent matrix.
+    rows: examples, which go through a step at once. weights: numbers in the largest recurrent matrix.
     The number of before is restored at the end, also by an exception. torch.set_num_threads is not for the calling Python thread
     alone: one that uses torch for the first time meanwhile starts with one thread, too.
     """
