@@ -37,6 +37,7 @@ class Call(NamedTuple):
     autocast: bool = False  # under torch.autocast on the CPU
     projected: bool = False  # an LSTM whose output is projected, proj_size > 0
     unreadable: str = ""  # why the tensors are not plain memory, see `unreadable`
+    carry_scale: bool = False  # the backward pass multiplies the gradient of the carried state at some steps
 
 
 def active_transform() -> str:
@@ -149,6 +150,8 @@ def _torch_refusal(name: str, call: Call) -> str | None:
         return f"{name} has no kernel for {call.cell}"
     if call.extras:
         return f"{name} has no kernel for {call.cell} with {', '.join(call.extras)}"
+    if call.carry_scale:
+        return f"{name} does not multiply the gradient of the carried state"
     # A trace of torch's own operation holds for any number of steps.
     if call.transform and call.transform != "torch.jit.trace":
         return f"{name} cannot run under {call.transform}"
@@ -191,6 +194,8 @@ class NativeBackend:
         unknown = [extra for extra in call.extras if extra not in _NATIVE_EXTRAS]
         if unknown:
             return f"native has no kernel for {call.cell} with {', '.join(unknown)}"
+        if call.carry_scale and torch._C._len_torch_dispatch_stack():
+            return "native multiplies the gradient of the carried state in eager calls only"
         if call.dtype not in (torch.float32, torch.float64, torch.bfloat16):
             name = str(call.dtype).removeprefix("torch.")
             return f"native computes in float32, float64 and bfloat16, this call is in {name}"

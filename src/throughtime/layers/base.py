@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from throughtime.bptt.carry import ACTIVE, Carry
 from throughtime.cells.init import initialize
 from throughtime.cells.recurrence import Recurrence
-from throughtime.errors import one_of
+from throughtime.errors import BackendError, one_of
 from throughtime.kernels import dispatch
 from throughtime.kernels.dispatch import Call, active_transform, under_autocast, unreadable
 from throughtime.kernels.native.recurrence.direct import DirectCall
@@ -119,7 +120,9 @@ class RecurrentLayer(nn.Module):
         """Lay the weights out as cuDNN reads them, for a plain layer on CUDA: else it copies them at each call. As in torch.nn."""
         call = Call(self.recurrence.kind, self._extra_names(), "cuda", self.weight_ih_l0.dtype)
         weights = [parameter for each in self.all_weights for parameter in each]
-        if dispatch.BACKENDS[0].refusal(call) or not all(w.is_cuda and type(w) is nn.Parameter for w in weights):
+        if dispatch.BACKENDS[0].refusal(call) or not all(
+            w.is_cuda and type(w) is nn.Parameter for w in weights
+        ):
             return
         if dispatch.BACKENDS[0].unavailable() or len({w.data_ptr() for w in weights}) != len(weights):
             return
@@ -187,6 +190,9 @@ class RecurrentLayer(nn.Module):
         if interop.is_symbolic(input):
             symbolic: tuple[Any, Any] = interop.symbolic_call(self, input, hx, lengths)
             return symbolic
+        carry = ACTIVE.get()
+        if carry is not None:
+            return self._run(input, hx, lengths, carry)
         if self._direct is not None and lengths is None and (found := self._direct.run(self, input, hx)):
             return found
         return self._run(input, hx, lengths)
@@ -198,18 +204,41 @@ class RecurrentLayer(nn.Module):
         """
         return interop.to_torch(self, self._extra_names())
 
-    def _run(self, input: Tensor | PackedSequence, hx: Any, lengths: Tensor | None) -> tuple[Any, Any]:
+    def _run(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any,
+        lengths: Tensor | None,
+        carry: Carry | None = None,
+    ) -> tuple[Any, Any]:
         """A call in any form, on any backend."""
         stack = self._stack()
         batch, components = self._read(input, hx, lengths, stack)
         tensors = [t for c in components for t in ((c,) if isinstance(c, Tensor) else c)]
         tensors += [t for named in stack.weights for t in named.values()]
-        backend = dispatch.choose(self.call(batch.x, batch.lengths, tensors), self.backend)
+        call = self.call(batch.x, batch.lengths, tensors)
+        if carry is not None:
+            scale = carry.enter(self, input, hx, len(batch.x), able=self._scales(call))
+            call, stack = call._replace(carry_scale=scale is not None), stack._replace(carry_scale=scale)
+        backend = dispatch.choose(call, self.backend)
         named = dispatch.demanded(self.backend) is not None
         y, finals = backend.run(stack, batch.x, components, batch.lengths, named)
         if backend.name == "native" and batch.lengths is None and not torch.compiler.is_compiling():
             self._direct = DirectCall.of(stack, self._attributes, self._parameters)
-        return batch.output(y), self._form.give(finals, batch)
+        output, final = batch.output(y), self._form.give(finals, batch)
+        if carry is not None:
+            carry.leave(self, output, final)
+        return output, final
+
+    def _scales(self, call: Call) -> bool:
+        """Whether the backend of this call can multiply the gradient of the carried state at each step."""
+        if self.bidirectional or call.transform:
+            return False
+        try:
+            dispatch.choose(call._replace(carry_scale=True), self.backend)
+        except BackendError:  # one that was asked for by name cannot
+            return False
+        return True
 
     def trace(
         self, input: Tensor | PackedSequence, hx: Any = None, *, lengths: Tensor | None = None
@@ -237,7 +266,13 @@ class RecurrentLayer(nn.Module):
         )
         options = self.dropout, self.training, self.recurrent_dropout, self.zoneout
         return Stack(
-            self.recurrence, self.state_type, self.options, weights, self.num_layers, self.bidirectional, *options
+            self.recurrence,
+            self.state_type,
+            self.options,
+            weights,
+            self.num_layers,
+            self.bidirectional,
+            *options,
         )
 
     def _read(

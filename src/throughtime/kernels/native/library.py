@@ -80,7 +80,9 @@ def load() -> Library | str:
     if isa is None:
         return f"THROUGHTIME_ISA={os.environ.get('THROUGHTIME_ISA')} cannot run on this processor"
     library = Library(handle, isa.decode())
-    missing = [f for name, needed in _NEEDED.items() for f in needed if not hasattr(library.structs.get(name), f)]
+    missing = [
+        f for name, needed in _NEEDED.items() for f in needed if not hasattr(library.structs.get(name), f)
+    ]
     if missing:
         return f"{path.name} is of another version, without {', '.join(missing)}: install throughtime again"
     return library

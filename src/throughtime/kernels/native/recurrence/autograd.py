@@ -83,7 +83,6 @@ def run(
     components: Sequence[Stacked],
     lengths: Tensor | None,
     named: bool = False,
-    carry_scale: Tensor | None = None,
 ) -> tuple[Tensor, list[Stacked]]:
     """Run a stack: x [T, B, D] and the components of the state to outputs [T, B, H] and final components.
 
@@ -95,13 +94,13 @@ def run(
         components = [_reordered(c, rows.order) for c in components]
     low = low_dtype(x)
     if low is None:
-        y, finals = _through(stack, rows, x, components, named, carry_scale, 0)
+        y, finals = _through(stack, rows, x, components, named, 0)
     else:
         with precision.without_autocast():
             lowered = precision.lower(stack, low)
             states = [c.float() if isinstance(c, Tensor) else tuple(v.float() for v in c) for c in components]
             number = precision.number_for(low)
-            y, finals = _through(lowered, rows, precision.rounded(x, low), states, named, carry_scale, number)
+            y, finals = _through(lowered, rows, precision.rounded(x, low), states, named, number)
         dtype = stack.weights[0]["weight_hh"].dtype
         y = y.to(low)
         finals = [c.to(dtype) if isinstance(c, Tensor) else tuple(v.to(dtype) for v in c) for c in finals]
@@ -131,7 +130,6 @@ def _through(
     x: Tensor,
     components: Sequence[Stacked],
     named: bool,
-    carry_scale: Tensor | None,
     bf16: int,
 ) -> tuple[Tensor, list[Stacked]]:
     """All layers in one call; with dropout between them, in one call each."""
@@ -144,7 +142,7 @@ def _through(
             weights=stack.weights[first : first + per_call], num_layers=per_call // stack.directions
         )
         states = [c[first : first + per_call] for c in components]
-        x, final = _run_layers(part, rows, x, states, named, carry_scale, bf16)
+        x, final = _run_layers(part, rows, x, states, named, bf16)
         finals.append(final)
     if len(finals) == 1:
         return x, list(finals[0])
@@ -160,15 +158,14 @@ def _run_layers(
     x: Tensor,
     components: Sequence[Stacked],
     named: bool,
-    carry_scale: Tensor | None,
     bf16: int,
 ) -> tuple[Tensor, list[Stacked]]:
     library = load()
     assert isinstance(library, Library)  # dispatch has asked
     weights = Weights(stack, library, bf16)
     extras = NONE
-    if stack.recurrent_dropout or any(stack.zoneout) or carry_scale is not None:
-        extras = _extras(stack, rows, components, carry_scale)
+    if stack.recurrent_dropout or any(stack.zoneout) or stack.carry_scale is not None:
+        extras = _extras(stack, rows, components)
     x = x.resolve_neg().contiguous()
     flat = [_flat(c) for c in components]
     for name, value in zip(("x", "h0", "c0"), (x, *flat), strict=False):
@@ -203,9 +200,7 @@ def _like(value: Tensor, component: Stacked, batch: int, sizes: Sequence[int]) -
     return tuple(part.view(batch, size) for part, size in zip(parts, sizes, strict=True))
 
 
-def _extras(
-    stack: Stack, rows: Rows, components: Sequence[Stacked], carry_scale: Tensor | None
-) -> Extras:
+def _extras(stack: Stack, rows: Rows, components: Sequence[Stacked]) -> Extras:
     """The random masks of a call: drawn in the caller's order of sequences, as for the reference, so the same seed gives the same."""
     masks, order = [], rows.order
     for number, state in enumerate(stack.states(components)):
@@ -216,7 +211,7 @@ def _extras(
             h_mask = h_mask.index_select(0, order)
         masks.append((h_mask, packed[0], packed[1] if len(packed) > 1 else None))
     present = any(mask is not None for each in masks for mask in each)
-    return Extras(tuple(masks) if present else None, stack.zoneout, carry_scale)
+    return Extras(tuple(masks) if present else None, stack.zoneout, stack.carry_scale)
 
 
 def _reference_gradients(
@@ -235,13 +230,9 @@ def _reference_gradients(
     parts = [h0] if c0 is None else [h0, c0]
     sizes = [weights.columns, weights.hidden]
     if weights.one_size:
-        components = [
-            p.view(len(each), rows.batch, each[0]) for p, each in zip(parts, sizes, strict=False)
-        ]
+        components = [p.view(len(each), rows.batch, each[0]) for p, each in zip(parts, sizes, strict=False)]
     else:
-        components = [
-            _like(p, (), rows.batch, each) for p, each in zip(parts, sizes, strict=False)
-        ]
+        components = [_like(p, (), rows.batch, each) for p, each in zip(parts, sizes, strict=False)]
     y = in_order.unpack(x)
     finals = []
     for layer in range(stack.num_layers):
@@ -256,7 +247,7 @@ def _reference_gradients(
                 lengths=lengths,
                 reverse=extras.reverse or side == 1,
                 zoneout=_zoneout(extras, keep, in_order),
-                **({} if extras.carry_scale is None else {"carry_scale": extras.carry_scale}),
+                carry_scale=extras.carry_scale,
             )
             outputs.append(out)
             finals.append(final)

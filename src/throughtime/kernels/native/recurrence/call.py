@@ -13,7 +13,9 @@ from torch import Tensor
 from throughtime.kernels.native.recurrence.rows import Rows, pool
 from throughtime.kernels.native.recurrence.weights import Weights
 
-NO_MEMORY = "no memory for a recurrent layer's call: take shorter sequences, a smaller batch, or BPTT with windows"
+NO_MEMORY = (
+    "no memory for a recurrent layer's call: take shorter sequences, a smaller batch, or BPTT with windows"
+)
 # For tests: rows at a time (0: as many as stay in the cache), and how threads divide the work (0 choose, 1 rows, 2 units).
 chunk_rows = 0
 split = 0
@@ -42,7 +44,13 @@ NONE = Extras()
 
 
 def forward(
-    weights: Weights, rows: Rows, extras: Extras, x: Tensor, h0: Tensor | None, c0: Tensor | None, training: bool
+    weights: Weights,
+    rows: Rows,
+    extras: Extras,
+    x: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    training: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Run a stack over x [N, D], all tensors contiguous; states are None for zero.
 

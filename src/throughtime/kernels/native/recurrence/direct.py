@@ -48,7 +48,11 @@ class DirectCall:
         if dtype not in (torch.float32, torch.float64) or not dispatch.eager():
             return None
         weights = Weights(stack, library)
-        return DirectCall(weights, attributes) if weights.one_size and len(weights._seen) == len(attributes) else None
+        return (
+            DirectCall(weights, attributes)
+            if weights.one_size and len(weights._seen) == len(attributes)
+            else None
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Addresses in this process's memory: a copy of the layer finds its own.
@@ -90,7 +94,12 @@ class DirectCall:
                 h0 = hx
             for value, (rows, size) in zip((h0, c0), self.shapes, strict=False):
                 expected = (rows, batch, size) if len(shape) == 3 else (rows, size)
-                if type(value) is not Tensor or value.dtype is not dtype or value.shape != expected or not _readable(value):
+                if (
+                    type(value) is not Tensor
+                    or value.dtype is not dtype
+                    or value.shape != expected
+                    or not _readable(value)
+                ):
                     return None
             h0, c0 = h0.contiguous(), None if c0 is None else c0.contiguous()
         full = self._rows
@@ -116,6 +125,4 @@ class DirectCall:
 
 def _readable(value: Tensor) -> bool:
     """Whether it is dense numbers in the CPU's memory, as `dispatch.unreadable` asks in words."""
-    return (
-        value.is_cpu and value.layout is torch.strided and value.data_ptr() != 0 and not value.is_neg()
-    )
+    return value.is_cpu and value.layout is torch.strided and value.data_ptr() != 0 and not value.is_neg()

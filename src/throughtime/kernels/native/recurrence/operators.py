@@ -59,7 +59,9 @@ def run(
 ) -> tuple[Tensor, list[Stacked]]:
     """Every layer and direction as one operator in the graph that is being recorded."""
 
-    def run_direction(number: int, recurrence: Any, x: Tensor, state: Any, reverse: bool) -> tuple[Tensor, Any]:
+    def run_direction(
+        number: int, recurrence: Any, x: Tensor, state: Any, reverse: bool
+    ) -> tuple[Tensor, Any]:
         h_mask, zoneout = stack.masks(number, state, x.shape[0])
         return _run_direction(stack.bind(number, h_mask), x, state, lengths, reverse, zoneout)
 
@@ -138,15 +140,24 @@ def _run_backward(*arguments: Any) -> list[Tensor]:
     if rows.order is not None:
         dh, dc = (None if value is None else value.index_select(0, rows.order) for value in (dh, dc))
     dy = None if dy is None else rows.pack(dy)
-    wanted = [need for need, name, value in zip(needs[3:], WEIGHTS, a.weights, strict=True) if value is not None and name != "h_mask"]
+    wanted = [
+        need
+        for need, name, value in zip(needs[3:], WEIGHTS, a.weights, strict=True)
+        if value is not None and name != "h_mask"
+    ]
     needed = [needs[0], True, True, *wanted]
     y, saved = (value[: rows.total] for value in kept)
-    dx, dh0, dc0, *dweights = call.backward(weights, rows, extras, x, (h0, c0), y, saved, (dy, dh, dc), needed)
+    dx, dh0, dc0, *dweights = call.backward(
+        weights, rows, extras, x, (h0, c0), y, saved, (dy, dh, dc), needed
+    )
     states = [None if v is None else v.view(rows.batch, -1) for v in (dh0, dc0)]
     if rows.restore is not None:
         states = [None if v is None else v.index_select(0, rows.restore) for v in states]
     each = iter(dweights)
-    of_weights = [next(each) if value is not None and name != "h_mask" else None for name, value in zip(WEIGHTS, a.weights, strict=True)]
+    of_weights = [
+        next(each) if value is not None and name != "h_mask" else None
+        for name, value in zip(WEIGHTS, a.weights, strict=True)
+    ]
     found = [None if dx is None else rows.unpack(dx), *states, *of_weights]
     return [v.contiguous() for v, need in zip(found, needs, strict=True) if need and v is not None]
 
@@ -193,8 +204,7 @@ class _Differentiable(torch.autograd.Function):
         a = Arguments(x, h0, c0, weights, lengths, keep, *ctx.options)
         # The mask of recurrent dropout is random, not a parameter.
         needs = [
-            need and name != "h_mask"
-            for need, name in zip(ctx.needs_input_grad[1:], TENSORS, strict=True)
+            need and name != "h_mask" for need, name in zip(ctx.needs_input_grad[1:], TENSORS, strict=True)
         ]
         if torch.is_grad_enabled():
             found = iter(_reference_gradients(a, gradients, needs))
@@ -233,7 +243,9 @@ _library.impl("recurrence", _autograd, "Autograd")
 
 def _count_operations(x: Any, h0: Any, c0: Any, weights: Any, *_: Any, **__: Any) -> int:
     """Of the matrix products, for torch.utils.flop_counter: shapes in the place of tensors."""
-    products = sum(math.prod(weights[WEIGHTS.index(name)] or (0,)) for name in ("weight_ih", "weight_hh", "weight_hr"))
+    products = sum(
+        math.prod(weights[WEIGHTS.index(name)] or (0,)) for name in ("weight_ih", "weight_hh", "weight_hr")
+    )
     return int(2 * x[0] * x[1] * products)
 
 

@@ -58,7 +58,8 @@ class Weights:
         self.outputs = self.columns[-1] * directions
         # As memory has them: contiguous, without a lazy negative.
         self._memory = [
-            {name: value.resolve_neg().contiguous() for name, value in named.items()} for named in stack.weights
+            {name: value.resolve_neg().contiguous() for name, value in named.items()}
+            for named in stack.weights
         ]
         fields = [name for name, _ in library.structs["weights"]._fields_]
         self._fields = [0] * (len(fields) * len(sizes))
