@@ -269,7 +269,7 @@ def _reference_gradients(
 def _zoneout(extras: Extras, keep: Sequence[Tensor | None], rows: Rows) -> Zoneout | None:
     if not any(extras.rates):
         return None
-    if extras.masks is None:
+    if all(mask is None for mask in keep):
         return Zoneout(extras.rates, None)
     masks = (None if mask is None else rows.unpack(mask) for mask in keep[: len(extras.rates)])
     return Zoneout(extras.rates, tuple(masks))
