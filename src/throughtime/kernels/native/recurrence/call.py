@@ -91,7 +91,7 @@ def backward(
     """The gradients of x, h0, c0 and `weights.tensors` from those of y, h_T and c_T; `needs`: which to compute."""
     library = weights.library
     dy, dh, dc = (None if g is None else g.resolve_neg().contiguous() for g in gradients)
-    dh0, dc0 = final_states(weights, rows.batch, x, *states)
+    dh0, dc0 = (None if value is None else value.new_empty(value.shape) for value in states)
     dx = torch.empty_like(x) if needs[0] else None
     found = [
         torch.empty_like(value, memory_format=torch.contiguous_format) if need else None
@@ -114,7 +114,7 @@ def backward(
         dh_n=None if dh is None else dh.data_ptr(),
         dc_n=None if dc is None else dc.data_ptr(),
         dx=None if dx is None else dx.data_ptr(),
-        dh0=dh0.data_ptr(),
+        dh0=None if dh0 is None else dh0.data_ptr(),
         dc0=None if dc0 is None else dc0.data_ptr(),
         gradients=ctypes.addressof(structs),
     )
