@@ -138,8 +138,8 @@ def _through(
     per_call = stack.directions if stack.dropout and stack.training else len(stack.weights)
     finals: list[Sequence[Stacked]] = []
     for first in range(0, len(stack.weights), per_call):
-        if first:
-            x = F.dropout(x, stack.dropout, True)
+        if first:  # over the padded batch: the same seed drops what the reference drops
+            x = rows.pack(F.dropout(rows.unpack(x), stack.dropout, True))
         part = stack._replace(
             weights=stack.weights[first : first + per_call], num_layers=per_call // stack.directions
         )
