@@ -104,15 +104,6 @@ def assert_close(reference, natives, dtype):
             torch.testing.assert_close(got.double() / scale, wanted / scale, rtol=0, atol=TOLERANCE[dtype])
 
 
-def same_bits(first, second):
-    """Whether two results of `both` are equal, on every instruction set."""
-    return all(
-        torch.equal(a, b)
-        for one, two in zip(first, second, strict=True)
-        for a, b in zip(one, two, strict=True)
-    )
-
-
 # Of full or ragged, forward or reverse, plain or (no bias, recurrent dropout): each pair of values once.
 WAYS = (
     {"ragged": False, "reverse": False},
@@ -145,20 +136,6 @@ def test_peepholes(ragged, reverse):
         "lstm", (7, 5, 3, 13), torch.float64, ragged=ragged, reverse=reverse, peepholes=True, masked=True
     )
     assert_close(*result, torch.float64)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("batch", [2, 24])
-def test_two_threads_give_the_same_bits_each_time(kind, batch, threads):
-    """Divided by units (few rows) and by rows (many); and right with two threads."""
-    threads(2)
-    results = []
-    for _ in range(2):
-        torch.manual_seed(3)
-        reference, native = both(kind, (6, batch, 5, 64), torch.float32, ragged=batch == 24)
-        assert_close(reference, native, torch.float32)
-        results.append(native)
-    assert same_bits(*results)
 
 
 def leaves(kind, features=3, hidden=5, dtype=torch.float64, **options):
