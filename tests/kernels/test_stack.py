@@ -78,11 +78,11 @@ def numbers(layer, backend, x, state, lengths=None, weighing=None):
     return [*found, *torch.autograd.grad(loss, [x, *flat(state), *layer.parameters()])]
 
 
-def assert_close(found, wanted):
+def assert_close(found, wanted, atol=1e-11):
     for got, expected in zip(found, wanted, strict=True):
         # Not below 0.1, as in test_native.py.
         scale = expected.detach().abs().max().clamp_min(0.1) if expected.numel() else 1
-        torch.testing.assert_close(got / scale, expected / scale, rtol=0, atol=1e-11)
+        torch.testing.assert_close(got / scale, expected / scale, rtol=0, atol=atol)
 
 
 def poisoned(x, lengths):
@@ -209,6 +209,26 @@ def test_only_one_gradient_or_only_one_result(name, instruction_set):
             found = sum((v * w).sum() for v, w in zip(results(), weighing, strict=True))
             assert torch.equal(torch.autograd.grad(found, value)[0], wanted)
             value.requires_grad_(False)
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
+@pytest.mark.parametrize("name", STACKS)
+def test_second_derivatives(name, lengths):
+    """By the reference, over the same masks, of a call that native ran."""
+    layer = layer_of(name, True, 0.4)
+    x, state = torch.randn(T, B, D, dtype=torch.float64), state_of(layer)
+    tensors = [x, *flat(state), *layer.parameters()]
+    for value in tensors:
+        value.requires_grad_()
+    hx, results = tuple(state) if len(layer.state_type._fields) > 1 else state[0], []
+    for backend in ("reference", None):
+        torch.manual_seed(5)
+        with tt.use_backend(backend):
+            y, final = layer(x, hx, lengths=lengths)
+        loss = y.sin().sum() + sum(v.square().sum() for v in flat(final if isinstance(final, tuple) else [final]))
+        once = torch.autograd.grad(loss, tensors, create_graph=True)
+        results.append([*once, *torch.autograd.grad(sum(g.square().sum() for g in once), tensors)])
+    assert_close(results[1], results[0], atol=1e-9)  # through large weights twice
 
 
 @pytest.mark.parametrize("kind", [tt.RNN, tt.GRU, tt.LSTM])
