@@ -463,13 +463,15 @@ class Direction {
     if (to && to != state) narrow(state, padded, to, columns, call_.batch, columns);
   }
 
-  // What leaves through the initial state.
+  // What leaves through the initial state: backward in time a shorter sequence enters at a later one of the steps.
   void scale_initial_gradient() const {
-    if (!loop_.carry_scale) return;
-    const T factor = T(loop_.carry_scale[step(0)]);
-    const long rows = loop_.offsets[step(0) + 1] - loop_.offsets[step(0)];
-    for (long i = 0; i < rows * size_.P; i++) loop_.dh_state[i] *= factor;
-    for (long i = 0; size_.lstm && i < rows * size_.H; i++) loop_.dc_state[i] *= factor;
+    for (long s = 0, first = 0; loop_.carry_scale && s < loop_.steps; s++) {
+      const long t = step(s), last = std::max(first, long(loop_.offsets[t + 1] - loop_.offsets[t]));
+      const T factor = T(loop_.carry_scale[t]);
+      for (long i = first * size_.P; i < last * size_.P; i++) loop_.dh_state[i] *= factor;
+      for (long i = first * size_.H; size_.lstm && i < last * size_.H; i++) loop_.dc_state[i] *= factor;
+      first = last;
+    }
   }
 
   template <class U>

@@ -10,7 +10,6 @@ from torch import Tensor
 
 import throughtime as tt
 from throughtime.kernels import aten
-from throughtime.kernels.aten import Stack
 
 T, B, D, H = 7, 4, 5, 13
 LENGTHS = torch.tensor([4, 7, 1, 5])
@@ -44,8 +43,7 @@ def test_it_runs_what_the_reference_runs(name: str, options: dict[str, Any], len
     states += [torch.randn(4, B, H, dtype=torch.float64)] * (name == "LSTM")
     wanted = [x.requires_grad_(), *(s.requires_grad_() for s in states), *layer.parameters()]
 
-    stack = Stack(tuple(layer._bind(number) for number in range(4)), 2, True, 0.0, True)
-    y, finals = aten.run(stack, x, states, lengths)
+    y, finals = aten.run(layer._stack(), x, states, lengths)
     found = [y, *finals]
     expected = leaves(layer(x, tuple(states) if name == "LSTM" else states[0], lengths=lengths))
     torch.testing.assert_close(found, expected)

@@ -5,24 +5,24 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from unittest import mock
 
 import pytest
 import torch
+from tests.kernels import one_direction
 from tests.kernels.instruction_sets import libraries
 
+import throughtime as tt
 from throughtime.cells.gru import GRURecurrence
 from throughtime.cells.lstm import LSTMRecurrence
 from throughtime.cells.rnn import RNNRecurrence
 from throughtime.kernels.native import library
-from throughtime.kernels.native.recurrence import autograd, rows
 from throughtime.kernels.reference import unroll
 from throughtime.kernels.stack import zoneout_masks
 
 KINDS = {"rnn": RNNRecurrence, "gru": GRURecurrence, "lstm": LSTMRecurrence}
 # Relative to the largest value of a tensor: sums of up to 10^3 rounded products in float32, and through large weights.
 TOLERANCE = {torch.float32: 3e-5, torch.float64: 1e-11}
-# T, B, D, H: tiny, odd, just below and above a panel, more rows than a tile, one row.
+# T, B, D, H: tiny, odd, just below and above a panel, more rows than a tile, one row, as many steps as rows.
 SIZES = [
     (5, 3, 7, 16),
     (7, 1, 1, 33),
@@ -31,6 +31,7 @@ SIZES = [
     (1, 2, 3, 5),
     (11, 40, 5, 96),
     (6, 17, 3, 31),
+    (6, 6, 1, 9),
 ]
 
 pytestmark = pytest.mark.skipif(isinstance(library.load(), str), reason=f"native: {library.load()}")
@@ -68,41 +69,28 @@ def both(
     options = {"rnn": {"nonlinearity": nonlinearity}, "gru": {"reset_after": reset_after}, "lstm": {}}[kind]
     zone = None if zoneout is None else zoneout_masks(tuple(states), steps, zoneout[: len(states)], training)
 
-    def run(dtype, native):
+    def run(dtype, library=None):
         leaf = lambda value: value.to(dtype, copy=True).requires_grad_()  # noqa: E731
         parameters = {name: leaf(value) for name, value in weights.items()}
         inputs, start = leaf(x), [leaf(s) for s in states]
         h_mask = None if mask is None else mask.to(dtype)
         recurrence = KINDS[kind].bind({**parameters, "h_mask": h_mask}, **options)
-        if native:
+        call = {"lengths": lengths, "reverse": reverse, "zoneout": zone}
+        if library is None:
+            y, final = unroll(recurrence, inputs, tuple(start), **call)
+        else:
             padded = inputs
             if lengths is not None:
                 padding = torch.arange(steps)[:, None] >= lengths
                 padded = inputs.masked_fill(padding[..., None], float("nan"))
-            where = rows.rows_of(padded, lengths)
-            order = torch.arange(batch) if where.order is None else where.order
-            if h_mask is not None:
-                recurrence.h_mask = h_mask[order]
-            y, final, _ = autograd.run(
-                recurrence, where, where.pack(padded), tuple(s[order] for s in start), reverse, zone
-            )
-            y = where.unpack(y)
-            final = tuple(s if where.restore is None else s[where.restore] for s in final)
-        else:
-            y, final = unroll(
-                recurrence, inputs, tuple(start), lengths=lengths, reverse=reverse, zoneout=zone
-            )
+            y, final = one_direction.run(recurrence, padded, tuple(start), **call, library=library)
         loss = (y * dy.to(dtype)).sum() + sum(
             (s * d.to(dtype)).sum() for s, d in zip(final, dstates, strict=True)
         )
         loss.backward()
         return [y, *final, inputs.grad, *(s.grad for s in start), *(p.grad for p in parameters.values())]
 
-    natives = []
-    for library_of_a_set in libraries():
-        with mock.patch.object(autograd, "load", lambda found=library_of_a_set: found):
-            natives.append(run(dtype, True))
-    return run(torch.float64, False), natives
+    return run(torch.float64), [run(dtype, library) for library in libraries()]
 
 
 def assert_close(reference, natives, dtype):
@@ -115,15 +103,6 @@ def assert_close(reference, natives, dtype):
             torch.testing.assert_close(got.double() / scale, wanted / scale, rtol=0, atol=TOLERANCE[dtype])
 
 
-def same_bits(first, second):
-    """Whether two results of `both` are equal, on every instruction set."""
-    return all(
-        torch.equal(a, b)
-        for one, two in zip(first, second, strict=True)
-        for a, b in zip(one, two, strict=True)
-    )
-
-
 # Of full or ragged, forward or reverse, plain or (no bias, recurrent dropout): each pair of values once.
 WAYS = (
     {"ragged": False, "reverse": False},
@@ -131,14 +110,6 @@ WAYS = (
     {"ragged": False, "reverse": True, "bias": False, "masked": True},
     {"ragged": True, "reverse": False, "bias": False, "masked": True},
 )
-
-
-@pytest.fixture(params=range(3), ids=("first", "avx2", "portable"))
-def instruction_set(request, monkeypatch):
-    """Each instruction set that runs here, for a test that does not compare them by `both`."""
-    if request.param >= len(libraries()):
-        pytest.skip("does not run here")
-    monkeypatch.setattr(autograd, "load", lambda: libraries()[request.param])
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -166,48 +137,44 @@ def test_peepholes(ragged, reverse):
     assert_close(*result, torch.float64)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("batch", [2, 24])
-def test_two_threads_give_the_same_bits_each_time(kind, batch):
-    """Divided by units (few rows) and by rows (many); and right with two threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        results = []
-        for _ in range(2):
-            torch.manual_seed(3)
-            reference, native = both(kind, (6, batch, 5, 64), torch.float32, ragged=batch == 24)
-            assert_close(reference, native, torch.float32)
-            results.append(native)
-    finally:
-        torch.set_num_threads(before)
-    assert same_bits(*results)
+def leaves(kind, features=3, hidden=5, dtype=torch.float64, **options):
+    """A recurrence over random leaves of its own, and those leaves."""
+    terms = {name: options.get(name, False) for name in ("layer_norm", "peepholes", "proj_size")}
+    shapes = KINDS[kind].shapes(features, hidden, **terms)
+    weights = {n: torch.randn(s, dtype=dtype, requires_grad=True) for n, s in shapes.items()}
+    equation = {"rnn": {"nonlinearity": options.get("nonlinearity", "tanh")}, "lstm": {}}
+    equation["gru"] = {"reset_after": options.get("reset_after", True)}
+    return KINDS[kind].bind(weights, **equation[kind]), list(weights.values())
 
 
-@pytest.mark.usefixtures("instruction_set")
-def test_a_graph_can_be_used_twice_and_differentiated_twice():
-    torch.manual_seed(0)
-    recurrence = LSTMRecurrence.bind(
-        {
-            name: torch.randn(s, dtype=torch.float64, requires_grad=True)
-            for name, s in LSTMRecurrence.shapes(3, 5).items()
-        }
-    )
+@pytest.mark.parametrize("ways", ["create_graph", "is_grads_batched"])
+def test_what_had_to_run_native_refuses_second_and_vectorized_derivatives(ways):
+    recurrence, weights = leaves("lstm")
     x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
-    state = (torch.randn(2, 5, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64))
-    where = rows.rows_of(x, None)
-    y, _, _ = autograd.run(recurrence, where, where.pack(x), state, False)
-    first = torch.autograd.grad(y.sin().sum(), x, retain_graph=True)[0]
-    assert torch.equal(first, torch.autograd.grad(y.sin().sum(), x, retain_graph=True)[0])
-    once = torch.autograd.grad(y.sin().sum(), x, create_graph=True)[0]
-    torch.testing.assert_close(once, first)
-    twice = torch.autograd.grad(once.square().sum(), [x, recurrence.weight_hh])
-    y, _ = unroll(recurrence, x, state)
-    once = torch.autograd.grad(y.sin().sum(), x, create_graph=True)[0]
-    for got, wanted in zip(
-        twice, torch.autograd.grad(once.square().sum(), [x, recurrence.weight_hh]), strict=True
-    ):
-        torch.testing.assert_close(got, wanted)
+    y, _ = one_direction.run(recurrence, x, None, named=True)
+    torch.autograd.grad(y.sum(), x, retain_graph=True)
+    with pytest.raises(tt.BackendError, match="asked for by name: native has no second or vectorized deriv"):
+        if ways == "create_graph":
+            torch.autograd.grad(y.sum(), [x, *weights], create_graph=True)
+        else:
+            torch.autograd.grad(y, x, torch.ones(2, *y.shape, dtype=y.dtype), is_grads_batched=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lengths", [None, torch.tensor([2, 0, 6, 6])], ids=["full", "ragged"])
+@pytest.mark.parametrize("size", [(6, 4, 3, 5), (8, 4, 3, 16)], ids=str)
+def test_no_state_is_a_state_of_zeros(kind, lengths, size):
+    steps, batch, features, hidden = size
+    recurrence, weights = leaves(kind, features, hidden)
+    x = torch.randn(steps, batch, features, dtype=torch.float64, requires_grad=True)
+    zeros = tuple(torch.zeros(batch, hidden).double() for _ in range(1 + (kind == "lstm")))
+    for library in libraries():
+        results = []
+        for state in (None, zeros):
+            y, final = one_direction.run(recurrence, x, state, lengths=lengths, library=library)
+            loss = y.sin().sum() + sum(v.square().sum() for v in final)
+            results.append([y, *final, *torch.autograd.grad(loss, [x, *weights])])
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_vanishing_gradients_leave_the_caller_mode_as_it_was():
@@ -237,8 +204,3 @@ def test_an_instruction_set_that_is_not_there_is_a_reason():
         check=True,
     )
     assert "native     no   THROUGHTIME_ISA=mmx cannot run on this processor" in done.stdout
-
-
-def test_an_unknown_choice_of_products_is_a_reason(monkeypatch):
-    monkeypatch.setenv("THROUGHTIME_PRODUCTS", "mmx")
-    assert library.load.__wrapped__() == "THROUGHTIME_PRODUCTS must be native or torch, got 'mmx'"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.kernels.test_native import KINDS, assert_close, both
+from tests.kernels import one_direction
+from tests.kernels.test_native import KINDS
 
 import throughtime as tt
 from throughtime.kernels.native import library
-from throughtime.kernels.native.recurrence import autograd, call, rows
-from throughtime.kernels.reference import unroll
+from throughtime.kernels.native.recurrence import call
 
 pytestmark = pytest.mark.skipif(isinstance(library.load(), str), reason=f"native: {library.load()}")
 
@@ -110,7 +110,7 @@ def test_chunks_and_inference_give_the_same(name, lengths, monkeypatch):
     with torch.no_grad():
         y, _ = layer(x, hx_of(states), lengths=lengths)
     assert torch.equal(y, whole[0])
-    monkeypatch.setattr(call, "CHUNK_BYTES", 7 * 200 * 8)  # a few rows
+    monkeypatch.setattr(call, "chunk_rows", 7)
     for one, other in zip(whole, numbers(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
     with torch.no_grad():
@@ -120,52 +120,17 @@ def test_chunks_and_inference_give_the_same(name, lengths, monkeypatch):
 
 @pytest.mark.parametrize("batch", [7, 24])
 @pytest.mark.parametrize("name", ["rnn", "gru", "lstm"])
-def test_inference_on_two_threads(name, batch):
+def test_inference_on_two_threads(name, batch, threads):
     """Divided by units (few rows) and by rows (many)."""
-    torch.manual_seed(0)
     layer = layer_of(name, 131)
-    x = torch.randn(6, batch, 3, dtype=torch.float64)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with torch.no_grad():
-            found = []
-            for backend in ("native", "reference"):
-                layer.backend = backend
-                found.append(layer(x)[0])
-    finally:
-        torch.set_num_threads(before)
+    x = torch.randn(21, batch, 3, dtype=torch.float64)
+    threads(2)
+    with torch.no_grad():
+        found = []
+        for backend in ("native", "reference"):
+            layer.backend = backend
+            found.append(layer(x)[0])
     torch.testing.assert_close(*found, rtol=1e-11, atol=1e-11)
-
-
-def test_the_cell_states_of_inference():
-    torch.manual_seed(0)
-    shapes = KINDS["lstm"].shapes(3, 5, layer_norm=True)
-    recurrence = KINDS["lstm"].bind({n: torch.randn(s, dtype=torch.float64) for n, s in shapes.items()})
-    x, state = torch.randn(4, 3, 3).double(), (torch.randn(3, 5).double(), torch.randn(3, 5).double())
-    every = [None] * 4
-
-    def observe(t, before, u, after):
-        every[t] = after[-1]
-
-    wanted, _ = unroll(recurrence, x, state, observe=observe)
-    where = rows.rows_of(x, None)
-    y, _, cell_states = autograd.run(recurrence, where, where.pack(x), state, False, cell_states=True)
-    torch.testing.assert_close(where.unpack(y), wanted)
-    torch.testing.assert_close(where.unpack(cell_states), torch.stack(every))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_threads_sum_the_gains(kind):
-    """Each thread sums its own rows; odd numbers of rows and units, and large enough that two threads are used."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        for batch in (7, 25):
-            torch.manual_seed(batch)
-            assert_close(*both(kind, (6, batch, 5, 131), torch.float64, layer_norm=True), torch.float64)
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_native_runs_it_and_says_so():
@@ -179,9 +144,7 @@ def test_native_runs_it_and_says_so():
 def test_half_a_norm_is_refused(missing):
     shapes = KINDS["lstm"].shapes(3, 5, layer_norm=True)
     recurrence = KINDS["lstm"].bind({n: torch.randn(s) for n, s in shapes.items() if n != missing})
-    x, state = torch.randn(4, 2, 3), (torch.zeros(2, 5), torch.zeros(2, 5))
-    where = rows.rows_of(x, None)
     with pytest.raises(
         RuntimeError, match="layer norm must have gain_ih, gain_hh and in an LSTM gain_c, got "
     ):
-        autograd.run(recurrence, where, where.pack(x), state, False)
+        one_direction.run(recurrence, torch.randn(4, 2, 3), None)

@@ -12,7 +12,7 @@ from throughtime.cells.lstm import LSTMRecurrence
 from throughtime.cells.rnn import RNNRecurrence
 from throughtime.kernels.native import library
 from throughtime.kernels.native.recurrence import operators
-from throughtime.kernels.native.recurrence.call import CallTensors
+from throughtime.kernels.native.recurrence.operator_arguments import TENSORS, WEIGHTS
 from throughtime.kernels.reference import Zoneout, unroll
 
 pytestmark = [
@@ -51,6 +51,11 @@ def make(kind, *, masks=False, x=None):
     return recurrence.bind(weights, **options), x, state, zoneout, leaves
 
 
+def run_operator(recurrence, x, state, *, lengths=None, reverse=False, zoneout=None):
+    """One direction of one layer as an operator, with the arguments of `unroll`."""
+    return operators._run_direction(recurrence, x, state, lengths, reverse, zoneout)
+
+
 def weigh(y, final):
     return y.sin().sum() + sum((value * value).sum() for value in final)
 
@@ -58,10 +63,10 @@ def weigh(y, final):
 @pytest.mark.parametrize("masks", [False, True], ids=["plain", "masks"])
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_they_are_the_reference_to_the_second_derivative(kind, lengths, masks):
+def test_they_are_the_reference_to_the_second_derivative(kind, lengths, masks, instruction_set):
     recurrence, x, state, zoneout, leaves = make(kind, masks=masks)
     results = []
-    for run in (unroll, operators.run):
+    for run in (unroll, run_operator):
         y, final = run(recurrence, x, state, lengths=lengths, reverse=masks, zoneout=zoneout)
         first = torch.autograd.grad(weigh(y, final), leaves, create_graph=True)
         plain = torch.autograd.grad(
@@ -81,7 +86,7 @@ def test_compiled_with_random_masks_in_one_graph(kind, lengths):
     def loss(run, x):
         return weigh(*run(recurrence, x, state, lengths=lengths, reverse=True, zoneout=zoneout))
 
-    compiled = torch.compile(lambda x: loss(operators.run, x), fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(lambda x: loss(run_operator, x), fullgraph=True, backend="aot_eager")
     found = torch.autograd.grad(compiled(x), leaves)
     wanted = torch.autograd.grad(loss(unroll, x), leaves)
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
@@ -90,7 +95,7 @@ def test_compiled_with_random_masks_in_one_graph(kind, lengths):
 def arguments(kind, lengths=None, dtype=torch.float64):
     recurrence, x, state, _, _ = make(kind)
     cast = lambda v: None if v is None else v.detach().to(dtype).requires_grad_()  # noqa: E731
-    weights = [cast(getattr(recurrence, name, None)) for name in CallTensors._fields[3:]]
+    weights = [cast(getattr(recurrence, name, None)) for name in WEIGHTS]
     c0 = cast(state[1]) if len(state) > 1 else None
     name = kind.split(" with ")[0]
     return [cast(x), cast(state[0]), c0, weights, lengths, [], [], name, "tanh", False]
@@ -109,7 +114,7 @@ def test_torch_finds_them_well_behaved(kind, lengths):
         )
         y, h, c, *kept = torch.ops.throughtime.recurrence_kept.default(*call)
         needs = [value is not None for value in (*call[:3], *call[3])]
-        needs[CallTensors._fields.index("h_mask")] = False
+        needs[TENSORS.index("h_mask")] = False
         gradients = [torch.randn_like(y), torch.randn_like(h), torch.randn_like(c) if c.numel() else None]
         torch.library.opcheck(
             torch.ops.throughtime.recurrence_backward.default, (*call, kept, gradients, needs)
@@ -132,7 +137,7 @@ def test_no_two_results_share_memory(kind, monkeypatch):
 
 def test_a_graph_kept_for_a_second_pass_gives_the_same_gradients():
     recurrence, x, state, _, leaves = make("lstm")
-    loss = weigh(*operators.run(recurrence, x, state, lengths=LENGTHS))
+    loss = weigh(*run_operator(recurrence, x, state, lengths=LENGTHS))
     first = torch.autograd.grad(loss, leaves, retain_graph=True)
     assert all(torch.equal(a, b) for a, b in zip(first, torch.autograd.grad(loss, leaves), strict=True))
 
@@ -141,7 +146,7 @@ def test_only_what_is_asked_for_is_computed_and_padding_is_never_read():
     _, x, state, _, _ = made = make("gru")
     padding = torch.arange(T)[:, None] >= LENGTHS
     poisoned = x.detach().masked_fill(padding[..., None], torch.nan).requires_grad_()
-    y, (h,) = operators.run(made[0], poisoned, state, lengths=LENGTHS)
+    y, (h,) = run_operator(made[0], poisoned, state, lengths=LENGTHS)
     (dx,) = torch.autograd.grad(y.sin().sum(), poisoned)
     (wanted,) = torch.autograd.grad(unroll(made[0], x, state, lengths=LENGTHS)[0].sin().sum(), x)
     assert (dx[padding] == 0).all() and (y[padding] == 0).all() and not h.isnan().any()
@@ -154,7 +159,11 @@ def test_only_what_is_asked_for_is_computed_and_padding_is_never_read():
         (0, torch.randn(T, B), "x must be [T, B, D]"),
         (0, torch.randn(T, B, D, dtype=torch.float16), "x must be float32 or float64"),
         (0, torch.randn(T, B, D), "h0 must be torch.float32"),
-        (0, torch.randn(T, B, D + 1, dtype=torch.float64), "weight_ih must be of shape [39, 6]"),
+        (
+            0,
+            torch.randn(T, B, D + 1, dtype=torch.float64),
+            "weight_ih must have 6 columns, as x has, got [39, 5]",
+        ),
         (1, torch.randn(B - 1, H, dtype=torch.float64), "h0 must be of shape [3, 13], got [2, 13]"),
         (2, torch.randn(B, H, dtype=torch.float64), "c0 must be given for an lstm"),
         (3, [], "weights must be"),

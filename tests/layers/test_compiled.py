@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -241,7 +242,10 @@ def test_a_model_goes_on_from_its_state_in_one_graph() -> None:
     not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch's inductor needs a C++ compiler"
 )
 @pytest.mark.filterwarnings("ignore")  # inductor warns of itself, in words that change with torch
-def test_inductor_trains_a_model() -> None:
+def test_inductor_trains_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "TORCHINDUCTOR_CACHE_DIR", str(tmp_path)
+    )  # code that another library left is not this one's
     torch.compiler.reset()
     model = tt.ManyToMany(
         torch.nn.Embedding(11, D), tt.GRU(D, H, num_layers=2, bidirectional=True), 2 * H, 11

@@ -64,7 +64,7 @@ def test_outputs_states_and_gradients(name: str, options: dict[str, Any], backen
     torch.testing.assert_close(results[0], results[1])
 
 
-@pytest.mark.parametrize("backend", ["aten", "reference", None])
+@pytest.mark.parametrize("backend", [*BACKENDS, None])
 def test_projection(backend: str | None) -> None:
     ours, theirs = both("LSTM", backend, num_layers=2, bidirectional=True, proj_size=4)
     x, hx = torch.randn(T, B, D, dtype=torch.float64), states("LSTM", 4, proj_size=4)

@@ -71,9 +71,9 @@ def unreadable(tensors: Iterable[Tensor | None]) -> str:
             return f"a tensor is a {type(value).__name__}"
         if value.layout is not torch.strided or value.is_nested or value._is_zerotensor():
             return "a tensor is not dense"
-        if value.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(value):
-            if value.numel() and value.untyped_storage().nbytes() == 0:
-                return "a tensor has no memory"
+        wrapped = torch._C._functorch.is_functorch_wrapped_tensor(value)
+        if value.is_cpu and not wrapped and value.numel() and value.untyped_storage().nbytes() == 0:
+            return "a tensor has no memory"
     return ""
 
 
@@ -336,9 +336,9 @@ def choose(call: Call, of_layer: str | None = None) -> Backend:
 
 
 def release_memory() -> int:
-    """Free the memory that native keeps for its next calls: at most 512 MB of unused tensors, and the scratch memory of its threads.
+    """Free what native keeps for its next calls: at most 512 MB of unused tensors, and the scratch memory of its threads.
 
-    Returns: the bytes of the unused tensors.
+    Returns: the bytes of those tensors.
     """
     found = pool.free_bytes
     pool.release()

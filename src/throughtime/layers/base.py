@@ -106,6 +106,12 @@ class RecurrentLayer(nn.Module):
                 self._names.append(names)
         self._attributes = [attribute for names in self._names for attribute in names.values()]
         self.reset_parameters()
+        self.flatten_parameters()
+
+    @property
+    def mode(self) -> str:
+        """torch.nn's name for this kind of layer."""
+        raise NotImplementedError
 
     @property
     def _directions(self) -> int:
@@ -117,29 +123,12 @@ class RecurrentLayer(nn.Module):
         return [[getattr(self, name) for name in names.values()] for names in self._names]
 
     def flatten_parameters(self) -> None:
-        """Lay the weights out as cuDNN reads them, for a plain layer on CUDA: else it copies them at each call. As in torch.nn."""
-        call = Call(self.recurrence.kind, self._extra_names(), "cuda", self.weight_ih_l0.dtype)
-        weights = [parameter for each in self.all_weights for parameter in each]
-        if dispatch.BACKENDS[0].refusal(call) or not all(
-            w.is_cuda and type(w) is nn.Parameter for w in weights
-        ):
-            return
-        if dispatch.BACKENDS[0].unavailable() or len({w.data_ptr() for w in weights}) != len(weights):
-            return
-        if not torch._use_cudnn_rnn_flatten_weight():
-            return
-        from torch.backends.cudnn import rnn
-
-        with torch.no_grad(), torch.cuda.device_of(weights[0]):
-            torch._cudnn_rnn_flatten_weight(
-                weights, len(self._names[0]), self.input_size, rnn.get_cudnn_mode(self.mode), self.hidden_sizes[0],
-                self.proj_size, self.num_layers, self.batch_first, self.bidirectional,
-            )  # fmt: skip
+        """Lay the weights of a plain layer on CUDA out as cuDNN reads them, or it copies them at each call. As in torch.nn."""
+        interop.flatten_parameters(self, self._extra_names())
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        found = super()._apply(fn, recurse)
-        if getattr(self, "_attributes", None) and self.weight_ih_l0.is_cuda:
-            self.flatten_parameters()
+        found = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.flatten_parameters()
         return found
 
     def reset_parameters(self) -> None:

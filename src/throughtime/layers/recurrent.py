@@ -13,6 +13,7 @@ from throughtime.bptt.carry import ACTIVE, Carry
 from throughtime.cells.contract import Cell, State
 from throughtime.kernels.dispatch import active_transform
 from throughtime.kernels.reference import Steppable, rebuild, unroll
+from throughtime.kernels.stack import reorder, run_stack
 from throughtime.layers.checks import (
     CheckedCell,
     check_arguments,
@@ -22,7 +23,6 @@ from throughtime.layers.checks import (
     make_cell,
 )
 from throughtime.layers.sequence import check_lengths, unpack
-from throughtime.kernels.stack import reorder, run_stack
 from throughtime.layers.trace import Trace, Tracer
 
 

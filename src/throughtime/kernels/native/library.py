@@ -38,7 +38,9 @@ class Library:
                 names[kind].append(name)
             else:
                 fields[list(fields)[-1]].append((name, _TYPES[kind]))
-        self.structs = {name: type(name, (ctypes.Structure,), {"_fields_": f}) for name, f in fields.items()}
+        self.structs: dict[str, Any] = {
+            name: type(name, (ctypes.Structure,), {"_fields_": f}) for name, f in fields.items()
+        }
         self.cells = {name: number for number, name in enumerate(names["cell"])}
         self.activations = {name: number for number, name in enumerate(names["activation"])}
         self.call: Any = self.structs["call"]  # constructed for every call

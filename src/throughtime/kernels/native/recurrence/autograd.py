@@ -136,8 +136,8 @@ def _through(
     per_call = stack.directions if stack.dropout and stack.training else len(stack.weights)
     finals: list[Sequence[Stacked]] = []
     for first in range(0, len(stack.weights), per_call):
-        if first:
-            x = F.dropout(x, stack.dropout, True)
+        if first:  # over the padded batch: the same seed drops what the reference drops
+            x = rows.pack(F.dropout(rows.unpack(x), stack.dropout, True))
         part = stack._replace(
             weights=stack.weights[first : first + per_call], num_layers=per_call // stack.directions
         )
@@ -196,12 +196,12 @@ def _like(value: Tensor, component: Stacked, batch: int, sizes: Sequence[int]) -
     """The inverse of `_flat`."""
     if isinstance(component, Tensor):
         return value.view(component.shape)
-    parts = value.reshape(-1).split([batch * size for size in sizes])
+    parts = torch.split(value.reshape(-1), [batch * size for size in sizes])
     return tuple(part.view(batch, size) for part, size in zip(parts, sizes, strict=True))
 
 
 def _extras(stack: Stack, rows: Rows, components: Sequence[Stacked]) -> Extras:
-    """The random masks of a call: drawn in the caller's order of sequences, as for the reference, so the same seed gives the same."""
+    """The random masks of a call: drawn in the caller's order of sequences, so the same seed gives those of the reference."""
     masks, order = [], rows.order
     for number, state in enumerate(stack.states(components)):
         h_mask, zoneout = stack.masks(number, state, rows.steps)
@@ -218,7 +218,7 @@ def _reference_gradients(
     weights: Weights,
     rows: Rows,
     extras: Extras,
-    inputs: tuple[Tensor, ...],
+    inputs: Sequence[Any],
     gradients: Sequence[Tensor | None],
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
@@ -227,12 +227,11 @@ def _reference_gradients(
     # The sequences stay in the order of the rows, from long to short.
     in_order, lengths = rows.sorted_rows(), rows.lengths
     stack = weights.stack._replace(weights=weights.split(tensors))
-    parts = [h0] if c0 is None else [h0, c0]
-    sizes = [weights.columns, weights.hidden]
-    if weights.one_size:
-        components = [p.view(len(each), rows.batch, each[0]) for p, each in zip(parts, sizes, strict=False)]
-    else:
-        components = [_like(p, (), rows.batch, each) for p, each in zip(parts, sizes, strict=False)]
+    sizes = [weights.columns, weights.hidden][: 1 + weights.lstm]
+    components = []
+    for value, each in zip((h0, c0), sizes, strict=False):
+        flat = x.new_zeros(rows.batch * sum(each)) if value is None else value
+        components.append(_like(flat, (), rows.batch, each))
     y = in_order.unpack(x)
     finals = []
     for layer in range(stack.num_layers):
@@ -262,7 +261,7 @@ def _reference_gradients(
 def _zoneout(extras: Extras, keep: Sequence[Tensor | None], rows: Rows) -> Zoneout | None:
     if not any(extras.rates):
         return None
-    if extras.masks is None:
+    if all(mask is None for mask in keep):
         return Zoneout(extras.rates, None)
     masks = (None if mask is None else rows.unpack(mask) for mask in keep[: len(extras.rates)])
     return Zoneout(extras.rates, tuple(masks))

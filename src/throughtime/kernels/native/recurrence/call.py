@@ -54,8 +54,8 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Run a stack over x [N, D], all tensors contiguous; states are None for zero.
 
-    Returns: y [N, outputs], of a full batch [T, B, outputs]; h_T and, of an LSTM, c_T, for all layers and directions one behind the other; and when training what
-    backward needs.
+    Returns: y [N, outputs], of a full batch [T, B, outputs]; h_T and, of an LSTM, c_T, for all layers and directions one behind
+    the other; and when training what backward needs.
     """
     library, batch = weights.library, rows.batch
     shape = (rows.steps, batch, weights.outputs) if rows.offsets is None else (rows.total, weights.outputs)
@@ -112,7 +112,10 @@ def backward(
     """The gradients of x, h0, c0 and `weights.tensors` from those of y, h_T and c_T; `needs`: which to compute."""
     library = weights.library
     dy, dh, dc = [None if g is None else g.resolve_neg().contiguous() for g in gradients]
-    dh0, dc0 = final_states(weights, rows.batch, x)
+    dh0, dc0 = [
+        value.new_empty(value.shape) if need and value is not None else None
+        for value, need in zip(states, needs[1:3], strict=True)
+    ]
     dx = x.new_empty(x.shape) if needs[0] else None
     found = [
         value.new_empty(value.shape) if need else None
@@ -135,7 +138,7 @@ def backward(
         dh_n=None if dh is None else dh.data_ptr(),
         dc_n=None if dc is None else dc.data_ptr(),
         dx=None if dx is None else dx.data_ptr(),
-        dh0=dh0.data_ptr(),
+        dh0=None if dh0 is None else dh0.data_ptr(),
         dc0=None if dc0 is None else dc0.data_ptr(),
         gradients=ctypes.addressof(structs),
     )
@@ -165,7 +168,7 @@ def set_extras(call: Any, weights: Weights, rows: Rows, extras: Extras) -> list[
         call.carry_scale = extras.carry_scale.data_ptr()
         alive.append(extras.carry_scale)
     if extras.masks is not None:
-        structs = (weights.library.structs["masks"] * len(extras.masks))()
+        structs: Any = (weights.library.structs["masks"] * len(extras.masks))()
         for struct, masks in zip(structs, extras.masks, strict=True):
             for name, mask in zip(("h_mask", "keep_h", "keep_c"), masks, strict=True):
                 if mask is not None:

@@ -107,7 +107,7 @@ class DirectCall:
             full = self._rows = Rows(steps, batch, steps * batch)
         x = x.contiguous()
         if torch.is_grad_enabled() and any(
-            [value.requires_grad for value in (x, h0, c0, *tensors) if value is not None]
+            value.requires_grad for value in (x, h0, c0, *tensors) if value is not None
         ):
             x = x.view(full.total, features)
             y, h_n, *c = NativeStack.apply(  # type: ignore[no-untyped-call]

@@ -134,7 +134,7 @@ def check_arguments(a: Arguments) -> None:
             check_memory(name, value, a.x.dtype)
             if value.shape != (batch, size):
                 raise RuntimeError(f"{name} must be of shape {[batch, size]}, got {list(value.shape)}")
-    check_memory("weight_hh", a.weights[1], a.x.dtype)  # type: ignore[arg-type]
+    check_memory("weight_hh", a.weights[1], a.x.dtype)
     if len(a.rates) not in (0, 1 + (a.kind == "lstm")):
         raise RuntimeError(f"rates must be one for each tensor of the state, or none, got {len(a.rates)}")
     for mask, size in zip(a.keep, (columns, hidden), strict=False):

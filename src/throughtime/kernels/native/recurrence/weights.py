@@ -160,7 +160,7 @@ def check_memory(name: str, value: Tensor, dtype: torch.dtype) -> None:
     """Raises: RuntimeError unless it is a dense tensor of this dtype in the CPU's memory."""
     if value.dtype != dtype or not value.is_cpu or value.layout is not torch.strided:
         raise RuntimeError(
-            f"{name} must be {dtype} on the CPU, as the input is, got {value.dtype} on {value.device}: "
+            f"{name} must be {dtype} on the CPU, as the other tensors are, got {value.dtype} on {value.device}: "
             "convert it with .to()"
         )
     if value.numel() and value.data_ptr() == 0:
