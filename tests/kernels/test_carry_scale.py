@@ -94,7 +94,7 @@ def gradients(run, layer, lengths, scale, results=slice(None)):
 
 
 def native(stack, x, components, lengths, scale):
-    return autograd.run(stack, x, components, lengths, carry_scale=scale)
+    return autograd.run(stack._replace(carry_scale=scale), x, components, lengths)
 
 
 def random_scale():
