@@ -51,7 +51,9 @@ class DirectCall:
         weights = self.weights
         if type(x) is not Tensor or x.dtype is not weights.dtype or not dispatch.eager():
             return None
-        if layer.training and (layer.recurrent_dropout or (layer.dropout and layer.num_layers > 1)):
+        if any(layer.zoneout) or (
+            layer.training and (layer.recurrent_dropout or (layer.dropout and layer.num_layers > 1))
+        ):
             return None
         demanded = dispatch.demanded(layer.backend)
         if demanded is not None and demanded != "native":
