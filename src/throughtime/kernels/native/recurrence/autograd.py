@@ -61,6 +61,10 @@ class NativeStack(torch.autograd.Function):
                     weights, rows, extras, (x, h0, c0, *tensors), (dy, dh, dc), needs
                 )
         else:
+            weights = weights.for_backward(tensors)
+            for name, value in (("x", x), ("h0", h0), ("c0", c0), ("an output", y), ("what was saved", saved)):
+                if value is not None:
+                    check_memory(name, value, weights.dtype)
             found = call.backward(weights, rows, extras, x, (h0, c0), y, saved, (dy, dh, dc), needs)
         return (None, None, None, None, *(g if need else None for g, need in zip(found, needs, strict=True)))
 

@@ -63,12 +63,12 @@ class Weights:
         ]
         fields = [name for name, _ in library.structs["weights"]._fields_]
         self._fields = [0] * (len(fields) * len(sizes))
-        self._places = []  # of each tensor among the fields of all structs, which are 8 bytes each
+        self._slots = []  # of each tensor among the fields of all structs, which are 8 bytes each
         for number, (named, each) in enumerate(zip(stack.weights, sizes, strict=True)):
             first_field = number * len(fields)
             for name, size in zip(("inputs", "units", "columns"), each, strict=True):
                 self._fields[first_field + fields.index(name)] = size
-            self._places += [first_field + fields.index(name) for name in named]
+            self._slots += [first_field + fields.index(name) for name in named]
         self._array_type = ctypes.c_int64 * len(self._fields)
         self._array = self.structs([value for named in self._memory for value in named.values()])
         self._struct = library.structs["stack"](
@@ -83,37 +83,61 @@ class Weights:
         )
         self.address = ctypes.addressof(self._struct)
         self.saved_row = int(library.handle.tt_saved_row(ctypes.byref(self._struct)))
-        # What `current` compares; tensors that had to be copied are never current.
+        read = [value for named in self._memory for value in named.values()]
+        # Where each of `tensors` lies, and None for one that had to be copied: the copy stays where it is.
+        self._places = tuple(
+            (value.data_ptr(), value.shape) if value is memory else None
+            for value, memory in zip(self.tensors, read, strict=True)
+        )
+        # Only parameters can be current: other tensors, of `torch.func.functional_call`, are not the layer's own.
         self._seen = tuple(
-            (value, value.data_ptr(), value.numel())
-            for value, read in zip(
-                self.tensors, (v for named in self._memory for v in named.values()), strict=True
-            )
-            if value is read and type(value) in (Tensor, Parameter)
+            (value, *place)
+            for value, place in zip(self.tensors, self._places, strict=True)
+            if place is not None and type(value) is Parameter
         )
         self.one_size = len(set(self.columns)) == len(set(self.hidden)) == 1
 
     def structs(self, tensors: Sequence[Tensor | None]) -> Any:
         """The C structs of these tensors, in the order of `tensors`: the weights or their gradients."""
         fields = self._fields.copy()
-        for place, value in zip(self._places, tensors, strict=True):
+        for slot, value in zip(self._slots, tensors, strict=True):
             if value is not None:
-                fields[place] = value.data_ptr()
+                fields[slot] = value.data_ptr()
         return self._array_type(*fields)
 
     def current(self, parameters: Sequence[Tensor | None]) -> bool:
         """Whether these, in the order of `tensors`, are still the tensors and the memory that the structs point to."""
         dtype = self.dtype
-        for value, (seen, pointer, numbers) in zip(parameters, self._seen, strict=False):
+        for value, (seen, pointer, shape) in zip(parameters, self._seen, strict=False):
             if (
                 value is not seen
                 or seen.data_ptr() != pointer
-                or seen.numel() != numbers
+                or seen.shape != shape
                 or seen.dtype is not dtype
                 or not seen.is_contiguous()
+                or seen.is_neg()
             ):
                 return False
         return len(parameters) == len(self._seen)
+
+    def for_backward(self, tensors: Sequence[Tensor]) -> Weights:
+        """These, or weights of the same shapes that point to where `tensors` lie by now: a parameter's `.data` may have been replaced.
+
+        Raises: RuntimeError for a tensor that is of another shape or dtype than in forward, or whose memory was freed.
+        """
+        moved = False
+        for value, place in zip(tensors, self._places, strict=True):
+            if place is None:
+                continue
+            if value.dtype is not self.dtype or value.shape != place[1]:
+                raise RuntimeError(
+                    f"a weight must be {self.dtype} {list(place[1])} in backward as it was in forward, got {value.dtype} "
+                    f"{list(value.shape)}: call backward before the layer is converted"
+                )
+            moved = moved or value.data_ptr() != place[0]
+        if not moved:
+            return self
+        return Weights(self.stack._replace(weights=self.split(tensors)), self.library, self.bf16)
 
     def split(self, flat: Sequence[Any]) -> tuple[dict[str, Any], ...]:
         """Values in the order of `tensors`, by name for each layer and direction."""
