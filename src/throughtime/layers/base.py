@@ -176,15 +176,15 @@ class RecurrentLayer(nn.Module):
         """
         if torch.compiler.is_compiling():
             return self._run(input, hx, lengths)
+        carry = ACTIVE.get()
+        if self._direct is not None and lengths is None and carry is None:
+            found = self._direct.run(self, input, hx)
+            if found is not None:
+                return found
         if interop.is_symbolic(input):
             symbolic: tuple[Any, Any] = interop.symbolic_call(self, input, hx, lengths)
             return symbolic
-        carry = ACTIVE.get()
-        if carry is not None:
-            return self._run(input, hx, lengths, carry)
-        if self._direct is not None and lengths is None and (found := self._direct.run(self, input, hx)):
-            return found
-        return self._run(input, hx, lengths)
+        return self._run(input, hx, lengths, carry)
 
     def to_torch(self) -> nn.RNNBase:
         """torch.nn's layer with this layer's weights, copied, and mode.

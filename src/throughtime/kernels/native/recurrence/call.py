@@ -57,45 +57,35 @@ def forward(
     Returns: y [N, outputs], of a full batch [T, B, outputs]; h_T and, of an LSTM, c_T, for all layers and directions one behind
     the other; and when training what backward needs.
     """
-    library, batch = weights.library, rows.batch
+    batch = rows.batch
     shape = (rows.steps, batch, weights.outputs) if rows.offsets is None else (rows.total, weights.outputs)
     y = x.new_empty(shape) if rows.total < 64 else pool.empty_like(x, shape)
-    h_n, c_n = final_states(weights, batch, x)
-    saved = pool.empty_like(x, (rows.total, weights.saved_row)) if training else None
-    call = library.call(
-        stack=weights.address,
-        steps=rows.steps,
-        batch=batch,
-        total=rows.total,
-        training=training,
-        threads=torch.get_num_threads(),
-        x=x.data_ptr(),
-        y=y.data_ptr(),
-        h0=None if h0 is None else h0.data_ptr(),
-        c0=None if c0 is None else c0.data_ptr(),
-        h_n=h_n.data_ptr(),
-        c_n=None if c_n is None else c_n.data_ptr(),
-        saved=None if saved is None else saved.data_ptr(),
-    )
-    alive = None if _plain(rows, extras) else set_extras(call, weights, rows, extras)
-    if library.tt_forward(byref(call)):
+    h_n = x.new_empty(_flat_state(weights, batch, weights.columns)) if h0 is None else torch.empty_like(h0)
+    call = weights.call_for(rows.steps, batch, rows.total, x, y)
+    call.h_n = h_n.data_ptr()
+    if h0 is not None:
+        call.h0 = h0.data_ptr()
+    c_n = saved = None
+    if weights.lstm:
+        c_n = x.new_empty(_flat_state(weights, batch, weights.hidden)) if c0 is None else torch.empty_like(c0)
+        call.c_n = c_n.data_ptr()
+        if c0 is not None:
+            call.c0 = c0.data_ptr()
+    if training:
+        saved = pool.empty_like(x, (rows.total, weights.saved_row))
+        call.training, call.saved = 1, saved.data_ptr()
+    alive = None
+    if extras is not NONE or rows.offsets is not None or seconds or chunk_rows or split:
+        alive = set_extras(call, weights, rows, extras)
+    if weights.library.tt_forward(byref(call)):
         raise MemoryError(NO_MEMORY)
     del alive
     return y, h_n, c_n, saved
 
 
-def _plain(rows: Rows, extras: Extras) -> bool:
-    return extras is NONE and rows.offsets is None and seconds is None and not chunk_rows and not split
-
-
-def final_states(weights: Weights, batch: int, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Uninitialized memory for the states of all layers and directions."""
-    if weights.one_size:
-        rows = len(weights.hidden)
-        h_n = x.new_empty((rows, batch, weights.columns[0]))
-        return h_n, x.new_empty((rows, batch, weights.hidden[0])) if weights.lstm else None
-    h_n = x.new_empty(batch * sum(weights.columns))
-    return h_n, x.new_empty(batch * sum(weights.hidden)) if weights.lstm else None
+def _flat_state(weights: Weights, batch: int, sizes: Sequence[int]) -> tuple[int, ...]:
+    """The shape of a component of the state, for all layers and directions."""
+    return (len(sizes), batch, sizes[0]) if weights.one_size else (batch * sum(sizes),)
 
 
 def backward(
@@ -110,7 +100,6 @@ def backward(
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
     """The gradients of x, h0, c0 and `weights.tensors` from those of y, h_T and c_T; `needs`: which to compute."""
-    library = weights.library
     dy, dh, dc = [None if g is None else g.resolve_neg().contiguous() for g in gradients]
     dh0, dc0 = [
         value.new_empty(value.shape) if need and value is not None else None
@@ -122,28 +111,16 @@ def backward(
         for value, need in zip(weights.tensors, needs[3:], strict=True)
     ]
     structs = weights.structs(found)
-    call = library.call(
-        stack=weights.address,
-        steps=rows.steps,
-        batch=rows.batch,
-        total=rows.total,
-        training=True,
-        threads=torch.get_num_threads(),
-        x=x.data_ptr(),
-        y=y.data_ptr(),
-        h0=None if states[0] is None else states[0].data_ptr(),
-        c0=None if states[1] is None else states[1].data_ptr(),
-        saved=saved.data_ptr(),
-        dy=None if dy is None else dy.data_ptr(),
-        dh_n=None if dh is None else dh.data_ptr(),
-        dc_n=None if dc is None else dc.data_ptr(),
-        dx=None if dx is None else dx.data_ptr(),
-        dh0=None if dh0 is None else dh0.data_ptr(),
-        dc0=None if dc0 is None else dc0.data_ptr(),
-        gradients=ctypes.addressof(structs),
-    )
-    alive = None if _plain(rows, extras) else set_extras(call, weights, rows, extras)
-    if library.tt_backward(byref(call)):
+    call = weights.call_for(rows.steps, rows.batch, rows.total, x, y)
+    call.training, call.saved, call.gradients = 1, saved.data_ptr(), ctypes.addressof(structs)
+    named = {"h0": states[0], "c0": states[1], "dy": dy, "dh_n": dh, "dc_n": dc, "dx": dx, "dh0": dh0, "dc0": dc0}
+    for name, value in named.items():
+        if value is not None:
+            setattr(call, name, value.data_ptr())
+    alive = None
+    if extras is not NONE or rows.offsets is not None or seconds or chunk_rows or split:
+        alive = set_extras(call, weights, rows, extras)
+    if weights.library.tt_backward(byref(call)):
         raise MemoryError(NO_MEMORY)
     del alive
     return dx, dh0, dc0, *found

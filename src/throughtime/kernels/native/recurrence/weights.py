@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,11 @@ KINDS: dict[str, tuple[type[Recurrence], type[Any]]] = {
     "gru": (GRURecurrence, HiddenState),
     "lstm": (LSTMRecurrence, LSTMState),
 }
+
+
+# A loop in Python over a layer's tensors would take as long as the arithmetic of a short call.
+_pointer, _shape = torch._C.TensorBase.data_ptr, operator.attrgetter("shape")
+_is_contiguous, _is_neg = torch._C.TensorBase.is_contiguous, torch._C.TensorBase.is_neg
 
 
 class Weights:
@@ -90,11 +96,13 @@ class Weights:
             for value, memory in zip(self.tensors, read, strict=True)
         )
         # Only parameters can be current: other tensors, of `torch.func.functional_call`, are not the layer's own.
-        self._seen = tuple(
-            (value, *place)
+        self.can_be_current = all(
+            place is not None and type(value) is Parameter
             for value, place in zip(self.tensors, self._places, strict=True)
-            if place is not None and type(value) is Parameter
         )
+        self._pointers = [value.data_ptr() for value in self.tensors]
+        self._shapes = [value.shape for value in self.tensors]
+        self._call = bytes(library.call(stack=self.address))
         self.one_size = len(set(self.columns)) == len(set(self.hidden)) == 1
 
     def structs(self, tensors: Sequence[Tensor | None]) -> Any:
@@ -105,20 +113,23 @@ class Weights:
                 fields[slot] = value.data_ptr()
         return self._array_type(*fields)
 
-    def current(self, parameters: Sequence[Tensor | None]) -> bool:
+    def call_for(self, steps: int, batch: int, total: int, x: Tensor, y: Tensor) -> Any:
+        """The C struct of a call with these weights; the other fields are zero."""
+        call = self.library.call.from_buffer_copy(self._call)
+        call.steps, call.batch, call.total = steps, batch, total
+        call.threads = torch.get_num_threads()
+        call.x, call.y = x.data_ptr(), y.data_ptr()
+        return call
+
+    def current(self, parameters: Sequence[Tensor]) -> bool:
         """Whether these, in the order of `tensors`, are still the tensors and the memory that the structs point to."""
-        dtype = self.dtype
-        for value, (seen, pointer, shape) in zip(parameters, self._seen, strict=False):
-            if (
-                value is not seen
-                or seen.data_ptr() != pointer
-                or seen.shape != shape
-                or seen.dtype is not dtype
-                or not seen.is_contiguous()
-                or seen.is_neg()
-            ):
-                return False
-        return len(parameters) == len(self._seen)
+        return (
+            all(map(operator.is_, parameters, self.tensors))
+            and list(map(_pointer, parameters)) == self._pointers
+            and list(map(_shape, parameters)) == self._shapes
+            and all(map(_is_contiguous, parameters))
+            and not any(map(_is_neg, parameters))
+        )
 
     def for_backward(self, tensors: Sequence[Tensor]) -> Weights:
         """These, or weights of the same shapes that point to where `tensors` lie by now: a parameter's `.data` may have been replaced.
