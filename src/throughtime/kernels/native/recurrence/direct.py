@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,8 @@ class DirectCall:
 
     def __init__(self, weights: Weights, attributes: Sequence[str]) -> None:
         self.weights = weights
-        self.attributes = attributes
+        self.parameters_in = operator.itemgetter(*attributes)
+        self.zoneout = weights.stack.zoneout
         self.options = dict(weights.stack.options)
         self.lstm = weights.lstm
         self.shapes = [
@@ -48,11 +50,7 @@ class DirectCall:
         if dtype not in (torch.float32, torch.float64) or not dispatch.eager():
             return None
         weights = Weights(stack, library)
-        return (
-            DirectCall(weights, attributes)
-            if weights.one_size and len(weights._seen) == len(attributes)
-            else None
-        )
+        return DirectCall(weights, attributes) if weights.one_size and weights.can_be_current else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Addresses in this process's memory: a copy of the layer finds its own.
@@ -64,13 +62,15 @@ class DirectCall:
         if type(x) is not Tensor or x.dtype is not dtype or not dispatch.eager():
             return None
         random = layer.training and (layer.recurrent_dropout or (layer.dropout and layer.num_layers > 1))
-        if random or any(layer.zoneout) or layer.options != self.options:
+        if random or layer.zoneout != self.zoneout or layer.options != self.options:
             return None
         demanded = dispatch.demanded(layer.backend)
         if demanded is not None and demanded != "native":
             return None
-        parameters = layer._parameters
-        tensors = [parameters.get(name) for name in self.attributes]
+        try:
+            tensors = self.parameters_in(layer._parameters)
+        except KeyError:
+            return None
         if not weights.current(tensors):
             return None
         shape, batch_first = x.shape, layer.batch_first
