@@ -56,7 +56,7 @@ sanitize: .venv/installed
 narrow: .venv/installed
 	cmake -S . -B build/narrow -DTHROUGHTIME_NARROW=ON -DTHROUGHTIME_WERROR=ON
 	cmake --build build/narrow -j2
-	THROUGHTIME_LIBRARY=$(CURDIR)/build/narrow/libthroughtime_native.so THROUGHTIME_ISA=avx512 THROUGHTIME_PRODUCTS=native \
+	THROUGHTIME_LIBRARY=$(CURDIR)/build/narrow/libthroughtime_native.so THROUGHTIME_ISA=avx512 \
 	  $(BIN)/python -m pytest -n 2 $(NATIVE_TESTS)
 
 # Weak symbols in the objects as they are shipped; then types of one name that differ, which the linker sees with -flto alone.
