@@ -7,7 +7,11 @@
 namespace tt::THROUGHTIME_ISA {
 
 constexpr long kCoreCache = 2 << 20;   // bytes, about the second level of today's processors
-constexpr long kUnpackedRows = 24;     // of a whole call: with fewer the weights are not packed
+
+// Whether weights that `rows` rows are multiplied by in a call, over K numbers, are packed first. Measured with AVX-512: packing pays from
+// about 4 rows of K = 32, 16 of 128 and 24 of 512, since a product without it ends with the sum of each register.
+constexpr long kUnpackedRows = 24;
+static inline bool pays_to_pack(long rows, long K) { return rows > (K / 8 < kUnpackedRows ? K / 8 : kUnpackedRows); }
 
 // The running order of the steps, the rows of each, and what each thread does.
 template <class T>
@@ -26,7 +30,7 @@ struct Plan {
 
   Plan(const Loop<T>& l, bool backward, long rows, Arena& arena)
       : loop(l), back(backward), parts(parts_of<T>(l, backward)), ldh(l.hidden + 16), panels(int(l.hidden / kPanel<T>)),
-        packs(must_pack() || rows > kUnpackedRows), threads(useful_threads()) {
+        packs(must_pack() || pays_to_pack(rows, l.columns)), threads(useful_threads()) {
     for (int p = 0; p < parts.count && packs; p++)
       if (parts.part[p].matrix.weights) packed[p] = arena.take<T>(size(parts.part[p]));
   }

@@ -243,7 +243,7 @@ class Direction {
   void project(const T* x, long ldx, T* gates, long rows) {
     Clock clock(call_.seconds, kSecondsOfProducts);
     const T* weights = static_cast<T*>(weights_.weight_ih);
-    if (total_ > kUnpackedRows || loop_.bf16) {
+    if (pays_to_pack(total_, size_.inputs) || loop_.bf16) {
       tt_product product{};
       product.rows = rows;
       product.columns = size_.gates * size_.units;
