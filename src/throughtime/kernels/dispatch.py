@@ -57,7 +57,10 @@ def under_autocast(device: str) -> bool:
 
 
 def unreadable(tensors: Iterable[Tensor | None]) -> str:
-    """Why some of these tensors are not dense numbers in memory, which a kernel could read by address; "" when all are."""
+    """Why some of these tensors are not dense numbers in memory, which a kernel could read by address; "" when all are.
+
+    Raises: RuntimeError for one whose memory was freed: torch's own kernels would read it.
+    """
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return ""  # operators of torch.library see them
     for value in tensors:
@@ -68,8 +71,13 @@ def unreadable(tensors: Iterable[Tensor | None]) -> str:
         if value.layout is not torch.strided or value.is_nested or value._is_zerotensor():
             return "a tensor is not dense"
         if value.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(value):
-            if value.numel() and value.untyped_storage().nbytes() == 0:
-                return "a tensor has no memory"
+            if torch._is_functional_tensor(value):
+                return "a tensor is a functional one"
+            if value.numel() and value.data_ptr() == 0:
+                raise RuntimeError(
+                    f"inputs, states and weights must have memory, got a tensor {list(value.shape)} whose storage is empty: "
+                    "was it freed?"
+                )
     return ""
 
 
