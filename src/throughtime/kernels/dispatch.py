@@ -68,7 +68,9 @@ def unreadable(tensors: Iterable[Tensor | None]) -> str:
             continue
         if type(value) not in _PLAIN:
             return f"a tensor is a {type(value).__name__}"
-        if value.layout is not torch.strided or value.is_nested or value._is_zerotensor():
+        if value._is_zerotensor():
+            return _ZEROS
+        if value.layout is not torch.strided or value.is_nested:
             return "a tensor is not dense"
         if value.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(value):
             if torch._is_functional_tensor(value):
@@ -82,6 +84,7 @@ def unreadable(tensors: Iterable[Tensor | None]) -> str:
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
+_ZEROS = "a tensor is zeros without memory"  # torch._efficientzerotensor
 
 
 def eager() -> bool:
@@ -251,6 +254,8 @@ class AtenBackend:
             return f"aten runs on the CPU, this call is on {call.device}"
         if call.ragged:
             return "aten runs full batches only: torch's packed loop on the CPU is many times slower than the padded one"
+        if call.unreadable == _ZEROS:  # oneDNN reads it all the same
+            return f"aten reads memory, and {call.unreadable}"
         if call.autocast and call.cell == "lstm":
             # oneDNN has no such primitive on processors without bfloat16 instructions, and torch does not ask it first.
             return "aten does not run an LSTM under autocast: torch's kernel fails there on many processors"
