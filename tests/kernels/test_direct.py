@@ -275,6 +275,23 @@ def test_a_layer_whose_weights_change_computes_with_the_new_ones(kind, change):
         assert not torch.allclose(found[0], before)
 
 
+@pytest.mark.parametrize("change", [lambda v: v[:2], lambda v: v[..., :3], lambda v: v.view(2, -1), lambda v: v[:0]])
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"])
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_weight_of_another_shape_at_the_same_address_is_not_read(kind, name, change):
+    """What a fresh layer says of it; the library would read beyond."""
+    layer, fresh, x = CELLS[kind](D, H - 1), CELLS[kind](D, H - 1), torch.randn(T, B, D)
+    layer(x)
+    messages = []
+    for each in (layer, fresh):
+        value = getattr(each, name)
+        value.data = change(value.data)
+        with pytest.raises(RuntimeError, match=r"must be|must have") as error:
+            each(x)
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
+
+
 @pytest.mark.parametrize("kind", CELLS)
 def test_an_optimizer_step_stays_on_the_direct_path(kind, taken):
     layer, x = CELLS[kind](D, H), torch.randn(T, B, D)
