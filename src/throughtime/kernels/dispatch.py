@@ -60,7 +60,10 @@ def under_autocast(device: str) -> bool:
 
 
 def unreadable(tensors: Iterable[Tensor | None]) -> str:
-    """Why some of these tensors are not dense numbers in memory, which a kernel could read by address; "" when all are."""
+    """Why some of these tensors are not dense numbers in memory, which a kernel could read by address; "" when all are.
+
+    Raises: RuntimeError for one whose memory was freed: torch's own kernels would read it.
+    """
     tracing = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
     if tracing or torch._C._len_torch_dispatch_stack():
         return ""  # operators of torch.library see them
@@ -69,15 +72,23 @@ def unreadable(tensors: Iterable[Tensor | None]) -> str:
             continue
         if type(value) not in _PLAIN:
             return f"a tensor is a {type(value).__name__}"
-        if value.layout is not torch.strided or value.is_nested or value._is_zerotensor():
+        if value._is_zerotensor():
+            return _ZEROS
+        if value.layout is not torch.strided or value.is_nested:
             return "a tensor is not dense"
-        wrapped = torch._C._functorch.is_functorch_wrapped_tensor(value)
-        if value.is_cpu and not wrapped and value.numel() and value.untyped_storage().nbytes() == 0:
-            return "a tensor has no memory"
+        if value.is_cpu and not torch._C._functorch.is_functorch_wrapped_tensor(value):
+            if torch._is_functional_tensor(value):
+                return "a tensor is a functional one"
+            if value.numel() and value.data_ptr() == 0:
+                raise RuntimeError(
+                    f"inputs, states and weights must have memory, got a tensor {list(value.shape)} whose storage is empty: "
+                    "was it freed?"
+                )
     return ""
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
+_ZEROS = "a tensor is zeros without memory"  # torch._efficientzerotensor
 
 
 def eager() -> bool:
@@ -251,6 +262,8 @@ class AtenBackend:
             return f"aten runs on the CPU, this call is on {call.device}"
         if call.ragged:
             return "aten runs full batches only: torch's packed loop on the CPU is many times slower than the padded one"
+        if call.unreadable == _ZEROS:  # oneDNN reads it all the same
+            return f"aten reads memory, and {call.unreadable}"
         if call.autocast and call.cell == "lstm":
             # oneDNN has no such primitive on processors without bfloat16 instructions, and torch does not ask it first.
             return "aten does not run an LSTM under autocast: torch's kernel fails there on many processors"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import Parameter
 
 from throughtime.errors import BackendError
 from throughtime.kernels.native.library import Library, load
@@ -50,23 +51,35 @@ class NativeStack(torch.autograd.Function):
         x, h0, c0, y, saved, *tensors = ctx.saved_tensors
         needs = ctx.needs_input_grad[4:]
         dy, dh, dc = gradients if len(gradients) == 3 else (*gradients, None)
-        if torch.is_grad_enabled() or any(g is not None and is_batched(g) for g in gradients):
+        gradients = tuple(None if g is None or g._is_zerotensor() else g for g in (dy, dh, dc))
+        if torch.is_grad_enabled() or any(g is not None and not _is_memory(g) for g in gradients):
             if named:
                 raise BackendError(
                     "backend 'native' was asked for by name: native has no second or vectorized derivatives "
-                    "(create_graph, is_grads_batched); leave backend= out, and the reference computes them"
+                    "(create_graph, is_grads_batched) and reads no tensor subclass; leave backend= out, and the reference "
+                    "computes them"
                 )
             with torch.enable_grad(), precision.without_autocast():
-                found = _reference_gradients(
-                    weights, rows, extras, (x, h0, c0, *tensors), (dy, dh, dc), needs
-                )
+                found = _reference_gradients(weights, rows, extras, (x, h0, c0, *tensors), gradients, needs)
         else:
             weights = weights.for_backward(tensors)
-            for name, value in (("x", x), ("h0", h0), ("c0", c0), ("an output", y), ("what was saved", saved)):
+            read = dict(
+                x=x, h0=h0, c0=c0, output=y, saved=saved, dy=gradients[0], dh=gradients[1], dc=gradients[2]
+            )
+            for name, value in read.items():
                 if value is not None:
                     check_memory(name, value, weights.dtype)
-            found = call.backward(weights, rows, extras, x, (h0, c0), y, saved, (dy, dh, dc), needs)
+            found = call.backward(weights, rows, extras, x, (h0, c0), y, saved, gradients, needs)
         return (None, None, None, None, *(g if need else None for g, need in zip(found, needs, strict=True)))
+
+
+def _is_memory(gradient: Tensor) -> bool:
+    """Whether it is dense numbers, not a batch of gradients (`is_grads_batched`) nor a subclass, whose operations torch calls."""
+    return (
+        type(gradient) in (Tensor, Parameter)
+        and gradient.layout is torch.strided
+        and not is_batched(gradient)
+    )
 
 
 def apply(

@@ -113,7 +113,16 @@ def backward(
     structs = weights.structs(found)
     call = weights.call_for(rows.steps, rows.batch, rows.total, x, y)
     call.training, call.saved, call.gradients = 1, saved.data_ptr(), ctypes.addressof(structs)
-    named = {"h0": states[0], "c0": states[1], "dy": dy, "dh_n": dh, "dc_n": dc, "dx": dx, "dh0": dh0, "dc0": dc0}
+    named = {
+        "h0": states[0],
+        "c0": states[1],
+        "dy": dy,
+        "dh_n": dh,
+        "dc_n": dc,
+        "dx": dx,
+        "dh0": dh0,
+        "dc0": dc0,
+    }
     for name, value in named.items():
         if value is not None:
             setattr(call, name, value.data_ptr())

@@ -125,4 +125,10 @@ class DirectCall:
 
 def _readable(value: Tensor) -> bool:
     """Whether it is dense numbers in the CPU's memory, as `dispatch.unreadable` asks in words."""
-    return value.is_cpu and value.layout is torch.strided and value.data_ptr() != 0 and not value.is_neg()
+    return (
+        value.is_cpu
+        and value.layout is torch.strided
+        and not torch._C._functorch.is_functorch_wrapped_tensor(value)
+        and value.data_ptr() != 0
+        and not value.is_neg()
+    )

@@ -85,7 +85,7 @@ def _place(source: Tensor, padded: int) -> Tensor:
 
 def _gather(rows: Tensor, more: Tensor, index: Tensor) -> Tensor:
     """Rows `index` of the concatenation of both."""
-    if is_batched(rows):
+    if is_batched(rows) or type(rows) is not Tensor:
         return torch.cat([rows, more]).index_select(0, index)
     if len(more):
         both = pool.empty(len(rows) + len(more), rows.shape[1], dtype=rows.dtype)
