@@ -560,7 +560,9 @@ def test_hooks_are_called(kind, taken):
 
 @pytest.mark.parametrize("kind", CELLS)
 def test_backward_meets_weights_that_changed_after_forward(kind):
-    """In place: torch refuses. Replaced or moved behind torch's back: the new numbers count, as in torch.nn. Freed, converted: an error."""
+    """In place: torch refuses. Replaced or moved behind torch's back: the new numbers count, as in torch.nn. Freed,
+    converted: an error.
+    """
     layer, x = CELLS[kind](D, 40), torch.randn(T, B, D)
     theirs = getattr(nn, kind.upper())(D, 40)
     theirs.load_state_dict(layer.state_dict())
@@ -598,7 +600,7 @@ def test_backward_meets_weights_that_changed_after_forward(kind):
     y, _ = layer(x)
     layer.weight_hh_l0.data = layer.weight_hh_l0.data[:2]
     with pytest.raises(
-        RuntimeError, match="a weight must be torch.float32 .* in backward as it was in forward, got"
+        RuntimeError, match=r"a weight must be torch.float32 .* in backward as it was in forward, got"
     ):
         torch.autograd.grad(y.sum(), layer.weight_ih_l0)
 

@@ -37,7 +37,7 @@ def library(request):
 
 
 class Matrices:
-    """x [n, D], W [gates * H, D], rows of gates whose blocks of H are padded with NaN, each with NaN behind it, and what is real."""
+    """x [n, D], W [gates * H, D], rows of gates, their blocks of H padded with NaN and NaN behind them, and what is real."""
 
     def __init__(self, library, sizes, dtype):
         self.library, self.sizes, self.dtype = library, sizes, dtype

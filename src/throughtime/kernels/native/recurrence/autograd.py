@@ -20,6 +20,9 @@ from throughtime.kernels.reference import Zoneout, unroll
 from throughtime.kernels.stack import Stack, Stacked
 
 
+_READ = ("x", "h0", "c0", "the output", "what was saved", "dy", "dh", "dc")  # in backward
+
+
 class NativeStack(torch.autograd.Function):
     """(weights, rows, extras, named, x [N, D], h0, c0, *weights.tensors) -> y, h_T, c_T, as of `call.forward`.
 
@@ -63,10 +66,8 @@ class NativeStack(torch.autograd.Function):
                 found = _reference_gradients(weights, rows, extras, (x, h0, c0, *tensors), gradients, needs)
         else:
             weights = weights.for_backward(tensors)
-            read = dict(
-                x=x, h0=h0, c0=c0, output=y, saved=saved, dy=gradients[0], dh=gradients[1], dc=gradients[2]
-            )
-            for name, value in read.items():
+            read = (x, h0, c0, y, saved, *gradients)
+            for name, value in zip(_READ, read, strict=True):
                 if value is not None:
                     check_memory(name, value, weights.dtype)
             found = call.backward(weights, rows, extras, x, (h0, c0), y, saved, gradients, needs)

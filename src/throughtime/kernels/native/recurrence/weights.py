@@ -132,7 +132,7 @@ class Weights:
         )
 
     def for_backward(self, tensors: Sequence[Tensor]) -> Weights:
-        """These, or weights of the same shapes that point to where `tensors` lie by now: a parameter's `.data` may have been replaced.
+        """These, or weights that point to where `tensors` of the same shapes lie by now: a `.data` may have been replaced.
 
         Raises: RuntimeError for a tensor that is of another shape or dtype than in forward, or whose memory was freed.
         """
