@@ -2,53 +2,61 @@
 
 Ours with float32, bf16 and int8 weights, torch.nn, its cells, onnxruntime, all in float32 arithmetic on the same weights. Ours
 with quantized weights is verified against a float64 model with the quantized values.
+
+All sides are timed in turn in one process; one row is timed a second time with every side in a process of its own (`apart`).
 """
 
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from benchmarks import onnx_peer
-from benchmarks.generators import SYMBOLS, CellStack, Generates, Loop, Native, Ours, Weights, ours, quantized
+from benchmarks.apart import STEPS, OwnProcess, compare_apart, tokens_of_a_sample
+from benchmarks.generators import SYMBOLS, Generates, Loop, Native, Ours, Weights, make, ours, quantized
 from benchmarks.plan import Plan
+from benchmarks.progress import with_progress
 from throughtime.bench.recurrences import LIMIT
 from throughtime.bench.timing import as_json, interleave
 from throughtime.bench.verify import check, worst_error
 
-STEPS = 7  # over which the probabilities are compared
 GREEDY = 40  # most probable symbols, which must be the same
-SAMPLE = 0.03  # seconds that one call should take: a slow side generates fewer symbols in it
-FEWEST = 8
 FRACTION = 0.5  # of the plan's seconds: there are forty rows with six sides each
 QUANTIZED = ("bf16", "int8")
+PEERS = ("torch.nn", "cells", "onnxruntime")
+APART = ("torch.nn", "onnxruntime")  # peers that are timed in processes of their own too
 
 
 def measure(plan: Plan) -> list[dict[str, Any]]:
     """Every cell, depth, width and batch."""
-    return [
-        _compare(plan, cell, layers, hidden, batch)
+    cases = [
+        (cell, layers, hidden, batch)
         for batch in plan.batches
         for cell in ("LSTM", "GRU")
         for layers, hidden in plan.generated
     ]
+    results = [_compare(plan, *case) for case in with_progress("generation", cases)]
+    names = [name for name in ("ours", *APART) if name not in results[0]["skipped"]]
+    sides = {name: OwnProcess(name, torch.get_num_threads()) for name in names}
+    try:
+        single = [case for case in cases if case[-1] == 1]
+        for case in with_progress("generation, processes of their own", single):
+            results[cases.index(case)]["apart"] = compare_apart(plan, sides, *case)
+    finally:
+        for side in sides.values():
+            side.end()
+    return results
 
 
 def _compare(plan: Plan, cell: str, layers: int, hidden: int, batch: int) -> dict[str, Any]:
     weights = Weights(cell, layers, hidden).eval()
     side, backend = ours(weights, batch)
-    sides: dict[str, Generates] = {
-        "ours": side,
-        "torch.nn": Loop(weights, batch),
-        "cells": Loop(CellStack(weights), batch),
-    }
     reason = onnx_peer.missing()
-    if reason is None:
-        sides["onnxruntime"] = onnx_peer.Onnx(weights, batch)
+    sides: dict[str, Generates] = {"ours": side} | {
+        name: make(name, weights, batch) for name in PEERS if name != "onnxruntime" or reason is None
+    }
     ids = torch.randint(SYMBOLS, (STEPS, batch))
     exact = Loop(copy.deepcopy(weights).double(), batch)
     wanted = exact.probabilities(ids)
@@ -59,13 +67,13 @@ def _compare(plan: Plan, cell: str, layers: int, hidden: int, batch: int) -> dic
     }
     if isinstance(side, Native):
         for form in QUANTIZED:
-            sides[f"ours, {form}"] = own = Native(weights, batch, form)
+            sides[f"ours, {form}"] = own = make(f"ours, {form}", weights, batch)
             values = Loop(quantized(weights, form).double(), batch).probabilities(ids)
             error = worst_error([own.probabilities(ids)], [values])
             errors[f"ours, {form}"] = check(f"{form}: {what}", error, LIMIT)
     if batch == 1 and isinstance(side, Native | Ours):
         errors["ours, greedy"] = check(what, float((side.greedy(1, GREEDY) != _greedy(exact)).sum()), 0)
-    tokens = {name: _tokens(side.generate, plan.tokens) for name, side in sides.items()}
+    tokens = {name: tokens_of_a_sample(side.generate, plan.tokens) for name, side in sides.items()}
     calls = {name: (lambda side=side, n=tokens[name]: side.generate(n)) for name, side in sides.items()}
     timings = interleave(calls, seconds=FRACTION * plan.seconds, least=plan.least)
     symbol = {name: timing.median / tokens[name] for name, timing in timings.items()}
@@ -83,17 +91,6 @@ def _compare(plan: Plan, cell: str, layers: int, hidden: int, batch: int) -> dic
     }
 
 
-def _tokens(generate: Callable[[int], None], most: int) -> int:
-    """Symbols that a call should generate: `most`, so that the cost of a call hardly counts, or fewer if that takes long."""
-    few, seconds = min(most, FEWEST), []
-    generate(few)  # allocates its workspaces
-    for _ in range(3):
-        start = time.perf_counter()
-        generate(few)
-        seconds.append(time.perf_counter() - start)
-    return max(few, min(most, int(SAMPLE * few / min(seconds))))
-
-
 def _greedy(loop: Loop) -> torch.Tensor:
     """The most probable symbols after symbol 1, without symbol 0."""
     ids, state, found = torch.ones(1, 1, dtype=torch.int64), None, []
@@ -103,9 +100,6 @@ def _greedy(loop: Loop) -> torch.Tensor:
             ids = logits[..., 1:].argmax(-1) + 1
             found.append(int(ids))
     return torch.tensor(found)
-
-
-PEERS = ("torch.nn", "cells", "onnxruntime")
 
 
 def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -119,17 +113,25 @@ def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
         "ours, us a symbol",
         *columns[1:],
         *(f"{peer} / ours" for peer in PEERS),
+        "ours, own process",
+        *(f"{peer} / ours, own processes" for peer in APART),
     ]
     return [*head, "runs on"], [
         [
             result["cell"],
             *(str(result[name]) for name in ("layers", "hidden", "batch")),
             *(_micro(result, name) for name in columns),
-            *(f"{result['ratios'][peer]:.1f}" if peer in result["ratios"] else "" for peer in PEERS),
+            *(_ratio(result, peer) for peer in PEERS),
+            _micro(result["apart"], "ours") if "apart" in result else "",
+            *(_ratio(result.get("apart"), peer) for peer in APART),
             result["backend"],
         ]
         for result in results
     ]
+
+
+def _ratio(result: dict[str, Any] | None, peer: str) -> str:
+    return f"{result['ratios'][peer]:.1f}" if result and peer in result["ratios"] else ""
 
 
 def _micro(result: dict[str, Any], name: str) -> str:

@@ -12,6 +12,7 @@ from throughtime.data.char import CharVocabulary
 from throughtime.errors import BackendError
 from throughtime.models.many_to_many import ManyToMany
 from throughtime.runtime import Session, generate, with_quantized_weights
+from throughtime.runtime.native import generator_of
 
 SYMBOLS = 100
 
@@ -103,6 +104,24 @@ def ours_model(weights: Weights) -> ManyToMany:
     return model.eval()
 
 
+def make(name: str, weights: Weights, batch: int) -> Generates:
+    """One implementation, by the name of its side.
+
+    Raises: BackendError or ImportError where there is none.
+    """
+    if name == "ours":
+        return ours(weights, batch)[0]
+    if name == "torch.nn":
+        return Loop(weights, batch)
+    if name == "cells":
+        return Loop(CellStack(weights), batch)
+    if name == "onnxruntime":
+        from benchmarks.onnx_peer import Onnx
+
+        return Onnx(weights, batch)
+    return Native(weights, batch, name.removeprefix("ours, "))
+
+
 def ours(weights: Weights, batch: int) -> tuple[Generates, str]:
     """This library's fastest implementation here, and the name of its backend."""
     try:
@@ -120,15 +139,14 @@ class Native:
     """The native loop; its weights are packed once, in the constructor."""
 
     def __init__(self, weights: Weights, batch: int, form: str = "float32") -> None:
-        from throughtime.runtime.engine import Engine
-
-        self.generator = Engine(ours_model(weights), form).generator
+        self.generator = generator_of(ours_model(weights), form)
         self.state = self.generator.initial(batch)
 
     def probabilities(self, ids: Tensor) -> Tensor:
         state, found = None, []
         for row in ids.unsqueeze(1):
             state = self.generator.feed(row, state)
+            assert state.logits is not None  # something was fed
             found.append(state.logits.softmax(-1))
         return torch.stack(found)
 

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from benchmarks.plan import Plan
+from benchmarks.plan import Plan, Unavailable
 from benchmarks.progress import with_progress
 from throughtime.bench.recurrences import CELLS, LIMIT, Shape, data, training
 from throughtime.bench.table import format_timing
-from throughtime.bench.timing import as_json, interleave
+from throughtime.bench.timing import Side, as_json, interleave
 from throughtime.bench.verify import check, worst_error
 
 
 def measure(plan: Plan) -> list[dict[str, Any]]:
-    """LSTM and GRU at every shape; one result that says so where jax is not installed.
+    """LSTM and GRU at every shape.
 
     XLA uses every core that the process may run on: compare where that is as many as torch's threads.
+
+    Raises: Unavailable where jax is not installed.
     """
-    try:
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
-        import jax  # noqa: F401
-    except ImportError:
-        return [{"skipped": "not measured: jax is not installed"}]
+    if not installed():
+        raise Unavailable("jax is not installed")
     cases = [(cell, shape) for cell in ("LSTM", "GRU") for shape in plan.shapes]
     return [
         _compare(plan, *case)
         for case in with_progress("jax", cases, lambda case: plan.seconds + case[1].flops(4, True) / 5e9)
     ]
+
+
+def installed() -> bool:
+    """Whether jax can be imported; it runs on the CPU."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    return importlib.util.find_spec("jax") is not None
 
 
 def _gradients(cell: str) -> Any:
@@ -65,21 +72,21 @@ def _gradients(cell: str) -> Any:
     return jax.jit(run)
 
 
-def _compare(plan: Plan, cell: str, shape: Shape) -> dict[str, Any]:
+def side(cell: str, layer: nn.Module, x: Tensor, dy: Tensor) -> tuple[Side, float]:
+    """The compiled training call with a layer's weights, and its error.
+
+    Raises: ArithmeticError if it differs from torch.nn in float64.
+    """
     import jax
     import numpy as np
 
-    ours_type, theirs_type, _ = CELLS[cell]
-    torch.manual_seed(0)
-    ours = ours_type(shape.features, shape.hidden)
-    exact = theirs_type(shape.features, shape.hidden, dtype=torch.float64)
-    exact.load_state_dict(ours.state_dict())
-    x, dy = data(shape)
+    exact = CELLS[cell][1](x.shape[-1], dy.shape[-1], dtype=torch.float64)
+    exact.load_state_dict(layer.state_dict())
     wide = x.double().requires_grad_()
     y = exact(wide)[0]
     wanted = [y.detach(), *torch.autograd.grad(y, [wide, *exact.parameters()], dy.double())]
     run = _gradients(cell)
-    weights = [jax.numpy.asarray(p.detach().numpy()) for p in ours.parameters()]
+    weights = [jax.numpy.asarray(p.detach().numpy()) for p in layer.parameters()]
     arguments = (weights, jax.numpy.asarray(x.numpy()), jax.numpy.asarray(dy.numpy()))
 
     def call() -> Any:
@@ -87,7 +94,16 @@ def _compare(plan: Plan, cell: str, shape: Shape) -> dict[str, Any]:
 
     y_jax, (dweights, dx) = call()
     got = [torch.from_numpy(np.array(value)) for value in (y_jax, dx, *dweights)]
-    error = check(f"jax {cell} {shape}", worst_error(got, wanted), LIMIT)
+    return call, check(f"jax {cell} {list(x.shape)}", worst_error(got, wanted), LIMIT)
+
+
+def _compare(plan: Plan, cell: str, shape: Shape) -> dict[str, Any]:
+    import jax
+
+    torch.manual_seed(0)
+    ours = CELLS[cell][0](shape.features, shape.hidden)
+    x, dy = data(shape)
+    call, error = side(cell, ours, x, dy)
     timings = interleave({"ours": training(ours, x, dy), "jax": call}, seconds=plan.seconds, least=plan.least)
     return {
         "cell": cell,
@@ -101,8 +117,6 @@ def _compare(plan: Plan, cell: str, shape: Shape) -> dict[str, Any]:
 
 def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Head and rows."""
-    if "skipped" in results[0]:
-        return ["JAX"], [[results[0]["skipped"]]]
     head = ["cell", "T,B,D,H", "ours", "JAX", "JAX / ours", "version"]
     return head, [
         [

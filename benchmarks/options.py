@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from benchmarks.plan import Plan
 from benchmarks.progress import with_progress
@@ -13,9 +12,6 @@ from throughtime.bench.recurrences import CELLS, LIMIT, Shape, data, runs_on, tr
 from throughtime.bench.table import format_timing
 from throughtime.bench.timing import as_json, interleave
 from throughtime.bench.verify import check, outputs_and_gradients, worst_error
-from throughtime.kernels.native.recurrence.autograd import run as run_native
-from throughtime.kernels.native.recurrence.rows import rows_of
-from throughtime.layers import LSTM
 
 OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {  # the cells that have it, and its arguments
     "layer norm": (("RNN", "GRU", "LSTM"), {"layer_norm": True}),
@@ -25,42 +21,6 @@ OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {  # the cells that
     "reset before": (("GRU",), {"reset_after": False}),
 }
 LAYER_NORM_STEPS = 8  # of the verification with layer norm
-CELL_STATES = "all cell states"  # the LSTM's of every step, differentiable; not an argument of the layer
-WEIGHT_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-
-
-class NativeCellStates(nn.Module):
-    """One layer on the native kernel: `(x, (h, c)) -> (outputs and cell states [T, B, 2 H], final states)`."""
-
-    def __init__(self, layer: LSTM) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
-        layer = self.layer
-        recurrence = layer.recurrence.bind(
-            {name: getattr(layer, f"{name}_l0") for name in WEIGHT_NAMES}, **layer.options
-        )
-        zero = x.new_zeros(1, x.shape[1], layer.hidden_sizes[0])
-        h, c = (zero, zero) if hx is None else hx
-        rows = rows_of(x, None)
-        y, finals, cell_states = run_native(
-            recurrence, rows, rows.pack(x), (h[0], c[0]), False, cell_states=True
-        )
-        both = torch.cat([rows.unpack(y), rows.unpack(cell_states)], -1)
-        return both, tuple(value.unsqueeze(0) for value in finals)
-
-
-class ReferenceCellStates(nn.Module):
-    """The same by `LSTM.trace`."""
-
-    def __init__(self, layer: LSTM) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
-        y, finals, steps = self.layer.trace(x, hx)
-        return torch.cat([y, steps["l0"]["c"]], -1), finals
 
 
 def measure(plan: Plan) -> list[dict[str, Any]]:
@@ -68,7 +28,7 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
     cases = [
         (cell, shape, option)
         for shape in plan.options
-        for option, (cells, _) in {**OPTIONS, CELL_STATES: (("LSTM",), {})}.items()
+        for option, (cells, _) in OPTIONS.items()
         for cell in cells
     ]
     return [
@@ -79,7 +39,7 @@ def measure(plan: Plan) -> list[dict[str, Any]]:
 
 def _compare(plan: Plan, cell: str, shape: Shape, option: str) -> dict[str, Any]:
     layer = CELLS[cell][0]
-    arguments = OPTIONS[option][1] if option in OPTIONS else {}
+    arguments = OPTIONS[option][1]
     sizes = (shape.features, shape.hidden)
     torch.manual_seed(0)
     plain, ours = layer(*sizes), layer(*sizes, **arguments)
@@ -89,21 +49,12 @@ def _compare(plan: Plan, cell: str, shape: Shape, option: str) -> dict[str, Any]
     exact.load_state_dict(ours.state_dict())
     x, dy = data(shape)
     backend = runs_on(ours, x)
-    run: nn.Module = ours
-    reference: nn.Module = exact
-    if option == CELL_STATES:
-        run, reference = (
-            NativeCellStates(ours) if backend == "native" else ReferenceCellStates(ours),
-            ReferenceCellStates(exact),
-        )
-        backend = "native" if backend == "native" else "reference"
-    gradient = torch.cat([dy, dy.flip(0)], -1) if option == CELL_STATES else dy
     # Over some hundred steps a recurrence with layer norm is chaotic: in float32 the reference itself ends far from float64.
     steps = LAYER_NORM_STEPS if arguments.get("layer_norm") else shape.steps
-    wanted = outputs_and_gradients(exact, x[:steps].to(dtype), gradient[:steps].to(dtype), reference)
-    got = outputs_and_gradients(ours, x[:steps], gradient[:steps], run)
+    wanted = outputs_and_gradients(exact, x[:steps].to(dtype), dy[:steps].to(dtype))
+    got = outputs_and_gradients(ours, x[:steps], dy[:steps])
     error = check(f"{cell} {shape} with {option}", worst_error(got, wanted), LIMIT)
-    sides = {"plain": training(plain, x, dy), "option": training(run, x, gradient)}
+    sides = {"plain": training(plain, x, dy), "option": training(ours, x, dy)}
     timings = interleave(sides, seconds=plan.seconds, least=plan.least)
     return {
         "cell": cell,

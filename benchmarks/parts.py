@@ -6,27 +6,16 @@ Means over all calls, so that the fractions add up to 1.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 import torch
 
 from benchmarks.plan import Plan
 from benchmarks.progress import with_progress
 from throughtime.bench.recurrences import CELLS, Shape, data, runs_on, training
-from throughtime.kernels.native.library import Library
-from throughtime.kernels.native.recurrence import compute
+from throughtime.kernels.native.recurrence import call
 
-PARTS = {  # name: functions, as (owner, attribute)
-    "loop, forward": ((Library, "forward"),),
-    "loop, backward": ((Library, "backward"),),
-    "matrix products": tuple(
-        (compute, name) for name in ("input_projection", "input_gradient", "accumulate_weight_gradient")
-    ),
-}
+PARTS = ("loop, forward", "loop, backward", "matrix products")  # in the order of `call.seconds`
 WARM = 2
 
 
@@ -45,16 +34,18 @@ def _measure(plan: Plan, peak: float, cell: str, shape: Shape) -> dict[str, Any]
     layer = layer_type(shape.features, shape.hidden)
     x, dy = data(shape)
     side = training(layer, x, dy)
-    spent: defaultdict[str, float] = defaultdict(float)
     for _ in range(WARM):
         side()
-    calls, start = 0, time.perf_counter()
-    with _timed(spent):
+    spent = call.count_seconds(True)
+    try:
+        calls, start = 0, time.perf_counter()
         while calls < plan.least or time.perf_counter() - start < plan.seconds:
             side()
             calls += 1
-    total = (time.perf_counter() - start) / calls
-    seconds = {name: spent[name] / calls for name in PARTS}
+        total = (time.perf_counter() - start) / calls
+    finally:
+        call.count_seconds(False)
+    seconds = {name: value / calls for name, value in zip(PARTS, spent, strict=True)}
     seconds["other"] = total - sum(seconds.values())
     steps = 2.0 * shape.steps * shape.batch * gates * shape.hidden
     work = {
@@ -71,34 +62,6 @@ def _measure(plan: Plan, peak: float, cell: str, shape: Shape) -> dict[str, Any]
         "fraction": {name: value / total for name, value in seconds.items()},
         "of_peak": {name: work[name] / max(seconds[name], 1e-9) / peak for name in work},
     }
-
-
-@contextmanager
-def _timed(spent: defaultdict[str, float]) -> Iterator[None]:
-    """Add the seconds of every call of a part to its entry."""
-
-    def around(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **keywords: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return original(*arguments, **keywords)
-            finally:
-                spent[name] += time.perf_counter() - start
-
-        return call
-
-    patches = [
-        patch.object(owner, attribute, around(name, getattr(owner, attribute)))
-        for name, places in PARTS.items()
-        for owner, attribute in places
-    ]
-    for each in patches:
-        each.start()
-    try:
-        yield
-    finally:
-        for each in patches:
-            each.stop()
 
 
 def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:

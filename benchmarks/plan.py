@@ -7,6 +7,10 @@ from typing import NamedTuple
 from throughtime.bench.recurrences import SHAPES, Shape
 
 
+class Unavailable(Exception):
+    """What a suite needs is not on this machine; the message says what."""
+
+
 class Plan(NamedTuple):
     """What a run measures."""
 
@@ -22,6 +26,14 @@ class Plan(NamedTuple):
     batches: tuple[int, ...]
     tokens: int  # generated in one call
     peak_size: int
+    calls: tuple[Shape, ...]  # with the state carried
+    short: tuple[Shape, ...]  # training calls
+    calls_busy: tuple[int, ...]  # processes beside
+    shared: tuple[tuple[str, Shape], ...]  # training, by cell
+    shared_generated: tuple[tuple[int, int], ...]  # (H, batch)
+    shared_busy: tuple[int, ...]
+    randomized: tuple[Shape, ...]
+    gpu: tuple[Shape, ...]
 
 
 FULL = Plan(
@@ -40,6 +52,28 @@ FULL = Plan(
     batches=(1, 16),
     tokens=400,  # many, so that the fixed cost of a call hardly counts
     peak_size=2048,
+    calls=tuple(
+        Shape(steps, batch, hidden, hidden)
+        for steps in (1, 10)
+        for batch in (1, 8, 64)
+        for hidden in (32, 128, 512)
+    ),
+    short=(Shape(10, 1, 16, 32), Shape(100, 1, 64, 64), Shape(35, 32, 128, 128)),
+    calls_busy=(0, 2),
+    shared=(
+        ("LSTM", Shape(64, 16, 64, 384)),
+        ("GRU", Shape(64, 16, 64, 384)),
+        ("LSTM", Shape(64, 64, 512, 512)),
+    ),
+    shared_generated=((512, 1), (512, 16)),
+    shared_busy=(0, 1, 2),
+    randomized=tuple(Shape(350, 16, hidden, hidden) for hidden in (64, 256, 512)),
+    gpu=(
+        Shape(35, 32, 256, 256),
+        Shape(64, 64, 512, 512),
+        Shape(128, 32, 1024, 1024),
+        Shape(100, 1, 64, 64),
+    ),
 )
 QUICK = Plan(
     threads=1,
@@ -54,4 +88,12 @@ QUICK = Plan(
     batches=(1, 3),
     tokens=4,
     peak_size=64,
+    calls=(Shape(1, 1, 13, 13), Shape(3, 2, 13, 13)),
+    short=(Shape(7, 3, 5, 13),),
+    calls_busy=(0, 1),
+    shared=(("GRU", Shape(7, 3, 5, 13)),),
+    shared_generated=((13, 3),),
+    shared_busy=(0, 1),
+    randomized=(Shape(60, 3, 5, 13),),
+    gpu=(Shape(7, 3, 5, 13),),
 )

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from benchmarks import pages
-from benchmarks.plan import FULL, QUICK
+from benchmarks.plan import FULL, QUICK, Unavailable
 from benchmarks.suites import SUITES
 from throughtime.bench import describe, gemm_peak
-from throughtime.bench.machine import sentence
+from throughtime.bench.machine import folder, sentence
 from throughtime.bench.table import plain
 from throughtime.progress import duration
 
@@ -28,7 +28,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="tiny sizes: only checks that everything works")
     parser.add_argument("--threads", type=int, help="of all sides; default 2")
     parser.add_argument(
-        "--out", type=Path, help="folder of the results; default benchmarks/results, none with --quick"
+        "--busy",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="of `calls` and `shared`: numbers of busy processes beside; default 0 2 and 0 1 2",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder of the results, one folder for each processor in it; default benchmarks/results, none with --quick",
     )
     parser.add_argument(
         "--write-docs",
@@ -43,6 +52,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{pages.PAGE.name}: {', '.join(pages.write()) or 'no results yet'}")
         return 0
     plan = QUICK if arguments.quick else FULL
+    if arguments.busy:
+        if min(arguments.busy) < 0:
+            parser.error(f"--busy must be 0 or more processes, got {min(arguments.busy)}")
+        loads = tuple(sorted(set(arguments.busy)))
+        plan = plan._replace(calls_busy=loads, shared_busy=loads)
     torch.set_num_threads(arguments.threads or plan.threads)
     out = arguments.out or (None if arguments.quick else pages.RESULTS)
     machine = describe()
@@ -61,8 +75,13 @@ def main(argv: list[str] | None = None) -> int:
             print(f"\n{name}: {error}", flush=True)
             status = 1
             continue
+        except Unavailable as reason:
+            print(f"\n{name}: not run: {reason}", flush=True)
+            status = status or int(bool(arguments.suites))  # asked for by name, and not done
+            continue
         kept = {
             "suite": name,
+            "command": _command(name, arguments),
             "quick": arguments.quick,
             "machine": machine,
             "gemm_gflops": peak / 1e9,
@@ -72,9 +91,19 @@ def main(argv: list[str] | None = None) -> int:
         if suite.summary is not None:
             print(suite.summary(results))
         if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            (out / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+            place = out / folder(machine, suite.cuda)
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     return status
+
+
+def _command(name: str, arguments: argparse.Namespace) -> str:
+    """The command that measures this suite alone in the same way."""
+    words = ["python -m benchmarks.run", name]
+    words += ["--quick"] * arguments.quick
+    words += [] if arguments.threads is None else [f"--threads {arguments.threads}"]
+    words += [f"--busy {' '.join(map(str, arguments.busy))}"] if arguments.busy else []
+    return " ".join(words)
 
 
 if __name__ == "__main__":

@@ -5,19 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from benchmarks import bf16, denormals, generation, jax_peer, options, parts, ragged, recurrences
+from benchmarks import (
+    bf16,
+    calls,
+    denormals,
+    generation,
+    gpu,
+    jax_peer,
+    options,
+    parts,
+    ragged,
+    randomized,
+    recurrences,
+    shared,
+)
 from benchmarks.plan import Plan
 
 Results = list[dict[str, Any]]
 
 
 class Suite(NamedTuple):
-    """What is measured together, and how it is printed."""
+    """What is measured together, and how it is printed. `measure` raises Unavailable where it cannot run."""
 
     title: str  # heading of its section
     measure: Callable[[Plan, float], Results]
     table: Callable[[Results], tuple[list[str], list[list[str]]]]
     summary: Callable[[Results], str] | None = None
+    cuda: bool = False  # its results belong to the CUDA device, not to the processor
 
 
 SUITES = {
@@ -34,11 +48,19 @@ SUITES = {
         recurrences.summary,
     ),
     "parts": Suite("Parts of the training time", parts.measure, parts.table),
+    "calls": Suite("Cost of a call", calls.measure, calls.table, calls.summary),
+    "shared": Suite("Shared cores", lambda plan, peak: shared.measure(plan), shared.table, shared.summary),
     "ragged": Suite(
         "Rows of different lengths", lambda plan, peak: ragged.measure(plan), ragged.table, ragged.summary
     ),
     "options": Suite(
         "Cost of options", lambda plan, peak: options.measure(plan), options.table, options.summary
+    ),
+    "randomized": Suite(
+        "Randomized truncation",
+        lambda plan, peak: randomized.measure(plan),
+        randomized.table,
+        randomized.summary,
     ),
     "bf16": Suite("bfloat16", lambda plan, peak: bf16.measure(plan), bf16.table, bf16.summary),
     "denormals": Suite(
@@ -46,4 +68,5 @@ SUITES = {
     ),
     "generation": Suite("Generation", lambda plan, peak: generation.measure(plan), generation.table),
     "jax": Suite("Comparison with JAX", lambda plan, peak: jax_peer.measure(plan), jax_peer.table),
+    "gpu": Suite("CUDA", lambda plan, peak: gpu.measure(plan), gpu.table, gpu.summary, cuda=True),
 }

@@ -4,9 +4,9 @@
 // [rows][K]; the weights are rounded once per call into panels of pairs, [panel][K/2][columns][2]: what vdpbf16ps reads as a
 // register of pairs, tdpbf16ps reads as a tile of them.
 //
-// TT_BF16_AVX512 and TT_BF16_AMX have been compiled and read, and have never run: no machine at hand had those instructions.
-// What could be tested is the order of the loops around them, with the instruction itself computed in plain code:
-// TT_BF16_EMULATED (registers) and TT_BF16_TILES (tiles).
+// TT_BF16_AVX512 is tested on a processor that has it: bit for bit what TT_BF16_EMULATED computes in plain code. TT_BF16_AMX has been
+// compiled and read, and has never run: no machine at hand had it. So it is used only where it is asked for by name; what is
+// tested is the order of the loops around its instructions, which TT_BF16_TILES shares and computes in plain code.
 #pragma once
 #include <stdint.h>
 

@@ -47,5 +47,9 @@ static void release() { asm volatile("tilerelease"); }
 
 extern "C" tt_bf16_code tt_bf16_code_amx() {
   using namespace tt::THROUGHTIME_ISA;
-  return {tile_product<AmxTiles>, configure, release};
+  tt_bf16_code code{};
+  code.product = tile_product<AmxTiles>;
+  code.begin = configure;
+  code.end = release;
+  return code;
 }

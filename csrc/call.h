@@ -57,7 +57,7 @@
   pointer(dy) pointer(dh_n) pointer(dc_n)         /* backward: gradients of the results, or null */                   \
   pointer(dx) pointer(dh0) pointer(dc0)           /* and those that it writes; dx or null */                          \
   pointer(gradients)                              /* tt_weights [layers * directions]: written, or null where not wanted */ \
-  pointer(seconds)                                /* double [3], added to: loops, products, everything else; or null */
+  pointer(seconds)                                /* double [3], added to: loops forward, loops backward, products; or null */
 
 #define TT_INTEGER(name) int64_t name;
 #define TT_NUMBER(name) double name;

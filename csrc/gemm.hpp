@@ -107,9 +107,7 @@ static void pack_rows(const Matrix& matrix, int block, int j, T* panel) {
   const int K = matrix.real_columns, rows = matrix.real_rows - j * P;
   const T* w = matrix.block<T>(block) + long(j) * P * K;
   if (rows < P || K < matrix.columns) std::memset(panel, 0, sizeof(T) * P * matrix.columns);
-  for (int k0 = 0; k0 < K; k0 += 16)
-    for (int u = 0; u < P && u < rows; u++)
-      for (int k = k0; k < K && k < k0 + 16; k++) panel[long(k) * P + u] = w[long(u) * K + k];
+  transposed(w, K, rows < P ? rows : P, K, panel, P);
 }
 
 // Panel j of a block for C = A W: panel[k][u] = W[k][j * panel + u].

@@ -2,142 +2,223 @@
 //
 // With one row a step is a product of matrices and a vector, and its floor is reading the weights: threads divide the units,
 // with a barrier after each layer, where that is worth a barrier. Many rows of a small model are divided instead.
+//
+// Nothing here throws: memory comes from calloc, and a call that finds none answers TT_NO_MEMORY.
+#include "generate.hpp"
+
 #include <atomic>
+#include <cstdlib>
 #include <memory>
-#include <new>
 
 #include "generate_layer.hpp"
 #include "sampling.hpp"
 #include "team.hpp"
 
 namespace tt::THROUGHTIME_ISA {
+namespace {
 
-constexpr int64_t kFine = std::numeric_limits<int64_t>::max();
-
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
 template <class T>
-using Buffer = std::unique_ptr<T[]>;
+using Buffer = std::unique_ptr<T[], Free>;
 
+// Zeros, or null where there is no memory for them; of no numbers, too, there is an address.
 template <class T>
-static Buffer<T> zeros(size_t count) {
-  return Buffer<T>(new (std::nothrow) T[count]());
+Buffer<T> zeros(size_t count) {
+  static_assert(std::is_trivial_v<T>);
+  return Buffer<T>(static_cast<T*>(std::calloc(count + 1, sizeof(T))));
 }
 
-static double products_of_a_step(const tt_generation& call) {
-  double count = double(call.symbols) * call.layer[call.layers - 1].hidden;
-  for (int64_t l = 0; l < call.layers; l++)
-    count += double(call.layer[l].inputs + call.layer[l].hidden) * call.layer[l].hidden *
-             (call.layer[l].cell == TT_RNN ? 1 : GenerationLayer::vectors(call.layer[l].cell));
-  return count;
-}
+// The threads of a call, and what they divide.
+struct ThreadPlan {
+  int count = 1;
+  bool by_rows = true;  // each runs some rows alone, without barriers; else each has some units of all rows
+
+  static ThreadPlan of(const tt_generation& call) {
+    double products = double(call.symbols) * call.layer[call.layers - 1].hidden;  // of a row, in one step
+    for (int64_t l = 0; l < call.layers; l++) {
+      const tt_generation_layer& layer = call.layer[l];
+      const int gates = layer.cell == TT_RNN ? 1 : GenerationLayer::vectors(layer.cell);
+      products += double(layer.inputs + layer.hidden) * layer.hidden * gates;
+    }
+    ThreadPlan plan;
+    if (call.threads <= 1) return plan;
+    // Rows alone need no barrier, but every thread then reads all weights; a row's stop must be seen by all.
+    const bool by_rows = call.stop_count == 0 && call.batch >= 4 * call.threads && products <= 262144;
+    if (by_rows ? products * call.batch * call.tokens < 1e6 : products * call.batch < 1.5e5) return plan;
+    plan.count = int(call.threads);
+    plan.by_rows = by_rows;
+    return plan;
+  }
+};
+
+// One call: its memory, and its loop.
+template <class Weights>
+class Generation {
+ public:
+  Generation(tt_generation& call, ThreadPlan threads)
+      : call_(call),
+        threads_(threads),
+        padded_((call.symbols + kLogitBlock - 1) / kLogitBlock * kLogitBlock),
+        features_(call.table ? 0 : call.layer[0].inputs) {
+    long states = 0;
+    for (int64_t l = 0; l < call.layers; l++) states += state_of(call.layer[l]);
+    states_ = zeros<float>(states);
+    inputs_ = zeros<float>(call.batch * features_);
+    floats_ = zeros<float>(threads.count * Sampler::floats(padded_));
+    doubles_ = zeros<double>(threads.count * Sampler::doubles(padded_));
+    order_ = zeros<int64_t>(threads.count * padded_);
+    ids_ = zeros<int64_t>(call.batch);
+    layers_ = zeros<GenerationLayer>(call.layers);
+    if (complete()) set_up_layers();
+  }
+
+  bool complete() const { return states_ && inputs_ && floats_ && doubles_ && order_ && ids_ && layers_; }
+
+  // The status of the call. Unless it failed the state goes back to the caller.
+  int run() {
+    together(threads_.count, [this](Member& member) { run_member(member); });
+    const int64_t failure = failure_.load();
+    call_.done = failure == kNone ? steps_ : failure / 4;
+    if (failure != kNone) return int(failure % 4);
+    for (int64_t l = 0; l < call_.layers; l++) {
+      const GenerationLayer& layer = layers_[l];
+      const tt_generation_layer& given = *layer.given;
+      for (long r = 0; r < call_.batch; r++)
+        copy(layer.h[steps_ & 1] + r * layer.ldh, given.padded, given.h + r * given.padded);
+      if (given.c) copy(layer.c, call_.batch * given.padded, given.c);
+    }
+    return TT_DONE;
+  }
+
+ private:
+  static constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
+
+  static void copy(const float* from, long count, float* to) { std::memcpy(to, from, count * sizeof(float)); }
+
+  static long row_of(const tt_generation_layer& layer) { return layer.padded + 16; }  // past a power of two: cache lines
+  long state_of(const tt_generation_layer& layer) const { return call_.batch * (2 * row_of(layer) + layer.padded); }
+
+  // Each layer reads the state of the caller, and what the layer below it writes.
+  void set_up_layers() {
+    float* place = states_.get();
+    for (int64_t l = 0; l < call_.layers; l++) {
+      const tt_generation_layer& given = call_.layer[l];
+      GenerationLayer& layer = layers_[l];
+      layer.given = &given;
+      layer.ldh = row_of(given);
+      layer.h[0] = place;
+      layer.h[1] = place + call_.batch * layer.ldh;
+      layer.c = place + 2 * call_.batch * layer.ldh;
+      if (l == 0) {
+        layer.table = call_.table;
+        layer.x[0] = layer.x[1] = inputs_.get();
+        layer.ldx = features_;
+      } else {  // a step reads what the layer below has just written
+        layer.x[0] = layers_[l - 1].h[1];
+        layer.x[1] = layers_[l - 1].h[0];
+        layer.ldx = layers_[l - 1].ldh;
+      }
+      for (long r = 0; r < call_.batch; r++) copy(given.h + r * given.padded, given.padded, layer.h[0] + r * layer.ldh);
+      if (given.c) copy(given.c, call_.batch * given.padded, layer.c);
+      place += state_of(given);
+    }
+  }
+
+  // All steps, as one of the threads runs them.
+  void run_member(Member& member) {
+    const int slot = member.slot;
+    Sampler sampler(call_, padded_, floats_.get() + slot * Sampler::floats(padded_),
+                    doubles_.get() + slot * Sampler::doubles(padded_), order_.get() + slot * padded_);
+    long first = 0, end = 0;
+    Division division;
+    auto divide = [&] {
+      first = call_.batch * member.index / member.count;
+      end = call_.batch * (member.index + 1) / member.count;
+      division = threads_.by_rows ? Division::rows(first, end) : Division::units(call_.batch, member.index, member.count);
+    };
+    divide();
+    // False when this thread leaves the others; one that goes on alone does everything.
+    auto pause = [&] {
+      if (threads_.by_rows) return true;
+      const bool stays = member.wait();
+      divide();
+      return stays;
+    };
+    bool last = false;
+    long step = 0;
+    for (; step < call_.tokens && !last; step++) {
+      take_symbols(sampler, step, first, end);
+      if (!pause()) return;
+      if (failure_.load() / 4 <= step) break;  // not at another thread's failure in a later step: the first one counts
+      last = all_finished();
+      if (!step_layers<Weights>(call_, layers_.get(), ids_.get(), step, division, pause)) return;
+      if (step + 1 < call_.num_read) continue;  // nothing is drawn from what would follow
+      step_head<Weights>(call_, layers_[call_.layers - 1], step, padded_, division);
+      if (!pause()) return;
+    }
+    if (member.index == 0) steps_ = step;
+  }
+
+  // The symbols of a step for the rows [first, end), and their embeddings.
+  void take_symbols(Sampler& sampler, long step, long first, long end) {
+    for (long r = first; r < end; r++) {
+      const int64_t id = symbol(sampler, step, r);
+      if (id < 0) return fail(step, -id);
+      ids_[r] = id;
+      if (features_) copy(call_.embedding + id * features_, features_, inputs_.get() + r * features_);
+    }
+  }
+
+  // One that is read, or one that is drawn; minus the status where none can be drawn.
+  int64_t symbol(Sampler& sampler, long step, long row) {
+    int64_t& place = call_.ids[step * call_.batch + row];
+    if (step < call_.num_read) return place;
+    const int64_t id = sampler.draw(call_.logits + row * padded_, call_.position + step, row);
+    if (id < 0) return id;
+    place = call_.finished[row] ? -1 : id;
+    for (int64_t i = 0; i < call_.stop_count; i++)
+      if (call_.stops[i] == id) call_.finished[row] = 1;
+    return id;
+  }
+
+  // Of several failures the one of the first step counts.
+  void fail(long step, int64_t status) {
+    const int64_t code = 4 * step + status;
+    for (int64_t other = failure_.load(); code < other && !failure_.compare_exchange_weak(other, code);) {
+    }
+  }
+
+  bool all_finished() const { return call_.stop_count && !std::memchr(call_.finished, 0, size_t(call_.batch)); }
+
+  tt_generation& call_;
+  const ThreadPlan threads_;
+  const long padded_, features_;  // logits of a row; numbers of an embedding, 0 where there is a table
+  Buffer<float> states_, inputs_, floats_;
+  Buffer<double> doubles_;
+  Buffer<int64_t> order_, ids_;
+  Buffer<GenerationLayer> layers_;
+  std::atomic<int64_t> failure_{kNone};  // 4 * step + status
+  int64_t steps_ = 0;
+};
 
 template <class Weights>
-static int generate(tt_generation& call) {
-  const long B = call.batch, padded = (call.symbols + kLogitBlock - 1) / kLogitBlock * kLogitBlock;
-  const double products = products_of_a_step(call);
-  // Rows alone need no barrier, but every thread then reads all weights; a row's stop must be seen by all.
-  const bool by_rows = call.stop_count == 0 && B >= 4 * call.threads && products <= 262144;
-  const bool worth = by_rows ? products * B * call.tokens >= 1e6 : products * B >= 1.5e5;
-  const int wanted = call.threads > 1 && worth ? int(call.threads) : 1;
-
-  long state = 0;
-  for (int64_t l = 0; l < call.layers; l++) state += B * (2 * (call.layer[l].padded + 16) + call.layer[l].padded);
-  const long features = call.table ? 0 : call.layer[0].inputs;
-  auto numbers = zeros<float>(size_t(state) + B * features + wanted * Sampler::floats(padded));
-  auto wide = zeros<double>(size_t(wanted) * Sampler::doubles(padded));
-  auto order = zeros<int64_t>(size_t(wanted) * padded), ids = zeros<int64_t>(B);
-  auto layers = zeros<GenerationLayer>(call.layers);
-  if (!numbers || !wide || !order || !ids || !layers) return TT_NO_MEMORY;
-
-  float *place = numbers.get(), *x = place + state, *scratch = x + B * features;
-  for (int64_t l = 0; l < call.layers; l++) {
-    const tt_generation_layer& source = call.layer[l];
-    const long ldh = source.padded + 16;
-    float* h[2] = {place, place + B * ldh};
-    layers[l] = {&source, nullptr, {x, x}, features, ldh, {h[0], h[1]}, place + 2 * B * ldh};
-    if (l == 0)
-      layers[l].table = call.table;
-    else {  // a step reads what the layer before has just written
-      layers[l].x[0] = layers[l - 1].h[1];
-      layers[l].x[1] = layers[l - 1].h[0];
-      layers[l].ldx = layers[l - 1].ldh;
-    }
-    for (long r = 0; r < B; r++) std::copy_n(source.h + r * source.padded, source.padded, h[0] + r * ldh);
-    if (source.c) std::copy_n(source.c, B * source.padded, layers[l].c);
-    place += B * (2 * ldh + source.padded);
-  }
-  std::atomic<int64_t> failure{kFine};  // 4 * step + status of the first
-  int64_t done = 0;
-
-  auto work = [&](Member& thread) {
-    const int member = thread.index, members = thread.count;
-    const bool rows_apart = by_rows || members == 1;
-    const long first = B * member / members, end = B * (member + 1) / members;
-    const Share share = rows_apart ? Share{first, end - first, 0, 1} : Share{0, B, member, members};
-    Sampler sampler(call, padded, scratch + member * Sampler::floats(padded), wide.get() + member * Sampler::doubles(padded),
-                    order.get() + member * padded);
-    const int64_t* stops_end = call.stops + call.stop_count;
-    long step = 0;
-    for (; step < call.tokens; step++) {
-      for (long r = first; r < end; r++) {
-        int64_t& out = call.ids[step * B + r];
-        int64_t id = step < call.num_read ? out : sampler.draw(call.logits + r * padded, call.position + step, r);
-        if (id < 0) {
-          int64_t code = 4 * step - id, other = failure.load();
-          while (code < other && !failure.compare_exchange_weak(other, code)) {
-          }
-          break;
-        }
-        if (step >= call.num_read) {
-          out = call.finished[r] ? -1 : id;
-          call.finished[r] |= std::find(call.stops, stops_end, id) != stops_end;
-        }
-        ids[r] = id;
-        if (features) std::copy_n(call.embedding + id * features, features, x + r * features);
-      }
-      if (!rows_apart) thread.wait();
-      if (failure.load() / 4 <= step) break;  // not at another thread's failure in a later step: the first one counts
-      const bool last = call.stop_count && std::find(call.finished, call.finished + B, 0) == call.finished + B;
-      step_layers<Weights>(call, layers.get(), ids.get(), step, share, [&] {
-        if (!rows_apart) thread.wait();
-      });
-      if (step + 1 >= call.num_read) {
-        step_head<Weights>(call, layers[call.layers - 1], step, padded, share);
-        if (!rows_apart) thread.wait();
-      }
-      if (last) {
-        step++;
-        break;
-      }
-    }
-    if (member == 0) done = step;
-  };
-  together(wanted, work);
-  if (failure != kFine) {
-    call.done = failure / 4;
-    return int(failure % 4);
-  }
-  call.done = done;
-  for (int64_t l = 0; l < call.layers; l++) {
-    const GenerationLayer& layer = layers[l];
-    const long H = layer.given->padded;
-    for (long r = 0; r < B; r++) std::copy_n(layer.h[done & 1] + r * layer.ldh, H, layer.given->h + r * H);
-    if (layer.given->c) std::copy_n(layer.c, B * H, layer.given->c);
-  }
-  return TT_DONE;
+int generate_by(tt_generation& call, ThreadPlan threads) {
+  Generation<Weights> generation(call, threads);
+  if (!generation.complete()) return TT_NO_MEMORY;
+  return generation.run();
 }
+
+}  // namespace
+
+int generate(tt_generation* call) noexcept {
+  const ThreadPlan threads = ThreadPlan::of(*call);
+  if (call->weights == TT_INT8) return generate_by<Int8>(*call, threads);
+  if (call->weights == TT_BFLOAT16) return generate_by<BFloat16>(*call, threads);
+  return generate_by<Float32>(*call, threads);
+}
+
+int generation_width() noexcept { return kWidth; }
 
 }  // namespace tt::THROUGHTIME_ISA
-
-#define TT_JOIN_(a, b) a##_##b
-#define TT_JOIN(a, b) TT_JOIN_(a, b)
-#define TT_NAME(base) TT_JOIN(base, THROUGHTIME_ISA)
-
-extern "C" {
-int TT_NAME(tt_generate)(tt_generation* call) {
-  using namespace tt::THROUGHTIME_ISA;
-  if (call->weights == TT_INT8) return generate<Int8>(*call);
-  if (call->weights == TT_BFLOAT16) return generate<BFloat16>(*call);
-  return generate<Float32>(*call);
-}
-int TT_NAME(tt_generation_width)() { return tt::THROUGHTIME_ISA::kWidth; }
-}

@@ -66,32 +66,46 @@ TT_INLINE void step_units(const GenerationLayer& layer, const int64_t* ids, int 
 }
 
 // What one thread does: some rows of all units, or some units of all rows.
-struct Share {
-  long first, rows;
+struct Division {
+  long first, count;    // rows
   int member, members;  // of those who divide the panels
+
+  static Division rows(long first, long end) {
+    Division division = units(end - first, 0, 1);
+    division.first = first;
+    return division;
+  }
+  static Division units(long rows, int member, int members) {
+    Division division;
+    division.first = 0;
+    division.count = rows;
+    division.member = member;
+    division.members = members;
+    return division;
+  }
 
   long from(long panels) const { return panels * member / members; }
   long to(long panels) const { return panels * (member + 1) / members; }
 };
 
 template <class Weights, int Cell>
-static void step_layer(const GenerationLayer& layer, const int64_t* ids, long step, const Share& share) {
-  const long panels = layer.given->padded / layer.units(), from = share.from(panels), to = share.to(panels);
+static void step_layer(const GenerationLayer& layer, const int64_t* ids, long step, const Division& division) {
+  const long panels = layer.given->padded / layer.units(), from = division.from(panels), to = division.to(panels);
   for (long i = from; i < to; i++) {
     long j = step & 1 ? from + to - 1 - i : i;  // back and forth: the last panels are still in the cache
-    in_tiles(share.first, share.rows, [&](auto rows, long first) __attribute__((always_inline)) {
+    in_tiles(division.first, division.count, [&](auto rows, long first) __attribute__((always_inline)) {
       step_units<Weights, Cell, decltype(rows)::value>(layer, ids, int(step & 1), j, first);
     });
   }
 }
 
 template <class Weights>
-static void step_head(const tt_generation& call, const GenerationLayer& last, long step, long padded, const Share& share) {
+static void step_head(const tt_generation& call, const GenerationLayer& last, long step, long padded, const Division& division) {
   constexpr long P = 4 * kWidth;
-  const long K = last.given->hidden, panels = padded / P, from = share.from(panels), to = share.to(panels);
+  const long K = last.given->hidden, panels = padded / P, from = division.from(panels), to = division.to(panels);
   for (long i = from; i < to; i++) {
     long j = step & 1 ? from + to - 1 - i : i;
-    in_tiles(share.first, share.rows, [&](auto rows, long first) __attribute__((always_inline)) {
+    in_tiles(division.first, division.count, [&](auto rows, long first) __attribute__((always_inline)) {
       constexpr int R = decltype(rows)::value;
       Vec<float> sum[R][4];
       for (int r = 0; r < R; r++)
@@ -104,17 +118,18 @@ static void step_head(const tt_generation& call, const GenerationLayer& last, lo
   }
 }
 
-// All layers of a step, and `pause` after each.
+// All layers of a step, and `pause` after each, which may change the division; false as soon as it is false.
 template <class Weights, class Pause>
-static void step_layers(const tt_generation& call, const GenerationLayer* layers, const int64_t* ids, long step,
-                        const Share& share, Pause&& pause) {
+static bool step_layers(const tt_generation& call, const GenerationLayer* layers, const int64_t* ids, long step,
+                        const Division& division, Pause&& pause) {
   for (int64_t l = 0; l < call.layers; l++) {
     const int64_t cell = layers[l].given->cell;
-    if (cell == TT_LSTM) step_layer<Weights, TT_LSTM>(layers[l], ids, step, share);
-    if (cell == TT_GRU) step_layer<Weights, TT_GRU>(layers[l], ids, step, share);
-    if (cell == TT_RNN) step_layer<Weights, TT_RNN>(layers[l], ids, step, share);
-    pause();
+    if (cell == TT_LSTM) step_layer<Weights, TT_LSTM>(layers[l], ids, step, division);
+    if (cell == TT_GRU) step_layer<Weights, TT_GRU>(layers[l], ids, step, division);
+    if (cell == TT_RNN) step_layer<Weights, TT_RNN>(layers[l], ids, step, division);
+    if (!pause()) return false;
   }
+  return true;
 }
 
 }  // namespace tt::THROUGHTIME_ISA

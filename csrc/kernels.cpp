@@ -1,14 +1,8 @@
 // Everything of one instruction set, compiled once for each.
 #include "kernels.h"
 
+#include "generate.hpp"
 #include "stack.hpp"
-
-#define TT_JOIN_(a, b) a##_##b
-#define TT_JOIN(a, b) TT_JOIN_(a, b)
-extern "C" {
-int TT_JOIN(tt_generate, THROUGHTIME_ISA)(tt_generation* call);
-int TT_JOIN(tt_generation_width, THROUGHTIME_ISA)();
-}
 
 namespace tt::THROUGHTIME_ISA {
 namespace {
@@ -45,8 +39,8 @@ constexpr tt_kernels table() {
   all.multiply[1] = multiply<double>;
   all.panel[0] = kPanel<float>;
   all.panel[1] = kPanel<double>;
-  all.generate = TT_JOIN(tt_generate, THROUGHTIME_ISA);
-  all.generation_width = TT_JOIN(tt_generation_width, THROUGHTIME_ISA);
+  all.generate = tt::THROUGHTIME_ISA::generate;
+  all.generation_width = tt::THROUGHTIME_ISA::generation_width;
   all.release = Arena::release;
   return all;
 }

@@ -37,9 +37,9 @@ class Product {
 
   bool run(Arena& arena) {
     const auto mark = arena.mark();
-    const long at_once = std::min(panels_, kColumns / P), own = code_.product ? kLowered : depth_ * kRows;
+    const long at_once = std::min<long>(panels_, kColumns / P), own = code_.product ? kLowered : depth_ * kRows;
     T* memory = arena.take<T>(whole(depth_) * at_once * P + own * threads_);
-    if (memory) together(threads_, [&](Member& member) { work(member, memory + own * member.index, memory + own * threads_, at_once); });
+    if (memory) together(threads_, [&](Member& member) { work(member, memory + own * member.slot, memory + own * threads_, at_once); });
     arena.rewind(mark);
     return memory;
   }
@@ -54,22 +54,27 @@ class Product {
   long whole(long depth) const { return code_.product ? (depth + P - 1) / P * P : depth; }
 
   void work(Member& member, T* rows, T* panels, long at_once) const {
-    const long first = tiles_ * member.index / member.count, last = tiles_ * (member.index + 1) / member.count;
     if (code_.begin) code_.begin();
+    blocks(member, rows, panels, at_once);
+    if (code_.end) code_.end();
+  }
+
+  void blocks(Member& member, T* rows, T* panels, long at_once) const {
     for (long j = 0; j < panels_; j += at_once)
       for (long k = 0; k < p_.depth; k += depth_) {
-        const long count = std::min(at_once, panels_ - j), depth = std::min(depth_, p_.depth - k), size = whole(depth) * P;
-        if (j || k) member.wait();  // the panels of before are still read
+        const long count = std::min<long>(at_once, panels_ - j), depth = std::min<long>(depth_, p_.depth - k), size = whole(depth) * P;
+        if ((j || k) && !member.wait()) return;  // the panels of before are still read
         for (long i = member.index; i < count; i += member.count) {
           if (code_.product)
             lower_panel(j + i, k, depth, rows, reinterpret_cast<uint16_t*>(panels) + i * size);
           else
             pack_panel(j + i, k, depth, panels + i * size);
         }
-        member.wait();
+        if (!member.wait()) return;
+        const long first = tiles_ * member.index / member.count, last = tiles_ * (member.index + 1) / member.count;
         multiply(first, last, j, count, k, depth, rows, panels);
       }
-    if (code_.end) code_.end();
+    member.wait();
   }
 
   // The tiles [first, last) of rows times some panels, in blocks of A of about the same size.
@@ -78,7 +83,7 @@ class Product {
     for (long b = 0; b < blocks; b++) {
       const long from = first + (last - first) * b / blocks, to = first + (last - first) * (b + 1) / blocks;
       if (code_.product) {
-        lowered(from * R, std::min(to * R, p_.rows), panel, count, k, depth, rows, panels);
+        lowered(from * R, std::min<long>(to * R, p_.rows), panel, count, k, depth, rows, panels);
         continue;
       }
       for (long i = from; i < to; i++) {
@@ -197,9 +202,7 @@ class Product {
         std::memcpy(to + i * P, (apart ? apart[k + i] : b + (k + i) * p_.ldb) + column, sizeof(T) * width);
       return;
     }
-    for (long i0 = 0; i0 < depth; i0 += 16)
-      for (long u = 0; u < width; u++)
-        for (long i = i0; i < std::min(depth, i0 + 16); i++) to[i * P + u] = b[(column + u) * p_.ldb + k + i];
+    transposed(b + column * p_.ldb + k, p_.ldb, width, depth, to, P);
   }
 
   tt_product p_;

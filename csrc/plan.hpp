@@ -7,7 +7,11 @@
 namespace tt::THROUGHTIME_ISA {
 
 constexpr long kCoreCache = 2 << 20;   // bytes, about the second level of today's processors
-constexpr long kUnpackedRows = 24;     // of a whole call: with fewer the weights are not packed
+
+// Whether weights that `rows` rows are multiplied by in a call, over K numbers, are packed first. Measured with AVX-512: packing pays from
+// about 4 rows of K = 32, 16 of 128 and 24 of 512, since a product without it ends with the sum of each register.
+constexpr long kUnpackedRows = 24;
+static inline bool pays_to_pack(long rows, long K) { return rows > (K / 8 < kUnpackedRows ? K / 8 : kUnpackedRows); }
 
 // The running order of the steps, the rows of each, and what each thread does.
 template <class T>
@@ -26,7 +30,7 @@ struct Plan {
 
   Plan(const Loop<T>& l, bool backward, long rows, Arena& arena)
       : loop(l), back(backward), parts(parts_of<T>(l, backward)), ldh(l.hidden + 16), panels(int(l.hidden / kPanel<T>)),
-        packs(must_pack() || rows > kUnpackedRows), threads(useful_threads()) {
+        packs(must_pack() || pays_to_pack(rows, l.columns)), threads(useful_threads()) {
     for (int p = 0; p < parts.count && packs; p++)
       if (parts.part[p].matrix.weights) packed[p] = arena.take<T>(size(parts.part[p]));
   }
@@ -35,17 +39,20 @@ struct Plan {
   long rows(long s) const { return s < 0 || s >= loop.steps ? 0 : loop.offsets[step(s) + 1] - loop.offsets[step(s)]; }
   long at(long s) const { return s < 0 ? 0 : loop.offsets[step(s)]; }
 
-  bool by_rows(int members) const {
-    if (members == 1) return true;
+  // Whether `threads` groups of rows run through time by themselves; else units are divided. One thread alone runs one group after the
+  // other: the order of every sum is the same whether or not a thread was missing.
+  bool by_rows() const {
+    if (threads == 1) return true;
     if (loop.split) return loop.split == 1;
-    if (panels < members) return true;
+    if (panels < threads) return true;
     // Weights that leave the cache of a core are read by every thread at every step: with few rows each, better half of them each.
     const long weights = long(loop.hidden) * loop.width * gates_of(loop) * sizeof(T);
-    return loop.batch >= (weights > kCoreCache ? 17 : 8) * members;
+    return loop.batch >= (weights > kCoreCache ? 17 : 8) * threads;
   }
 
-  Step<T> division(long s, const Member& member, bool by_rows) const {
-    int all = int(rows(s)), first = by_rows ? member.index : 0, stride = by_rows ? member.count : 1;
+  // What the equations of a step see: the rows of one group, or all.
+  Step<T> division(long s, int group, bool by_rows) const {
+    int all = int(rows(s)), first = by_rows ? group : 0, stride = by_rows ? threads : 1;
     int mine = all > first ? (all - first + stride - 1) / stride : 0;
     Step<T> step{loop, mine, first, stride, at(s), at(s - 1), int(rows(s - 1)), ldh};
     step.weight_gates = gates_of(loop);
@@ -94,15 +101,16 @@ struct Plan {
   }
 };
 
-// The rows of a step one at a time: all of a thread that has rows of its own, else every members-th.
+// The rows of a step one at a time, as work(row, group): all of a group that has rows of its own, else those of each of the thread's groups.
 template <class T, class Work>
-static void each_row(const Step<T>& step, const Member& member, bool by_rows, Work&& work) {
+static void each_row(const Step<T>& step, const Member& member, int groups, bool by_rows, Work&& work) {
   Step<T> row = step;
   row.rows = 1;
-  for (int r = by_rows ? 0 : member.index; r < step.rows; r += by_rows ? 1 : member.count) {
-    row.first = step.sequence(r);
-    work(row);
-  }
+  for (int g = by_rows ? 0 : member.index; g < (by_rows ? 1 : groups); g += member.count)
+    for (int r = g; r < step.rows; r += by_rows ? 1 : groups) {
+      row.first = step.sequence(r);
+      work(row, g);
+    }
 }
 
 // The panels of one part that belong to a thread.

@@ -88,9 +88,9 @@ class Products {
     const Matrix& matrix = part.matrix;
     const long first = j * kPanel<T>, count = std::min<long>(kPanel<T>, matrix.real_rows - first);
     const T* weights = matrix.block<T>(part.gates[gate].weight_block) + first * matrix.real_columns;
-    rows_times_rows(count_, A_, lda_, weights, matrix.real_columns, std::max(count, 0l), matrix.real_columns, C, ldc, accumulate);
+    rows_times_rows(count_, A_, lda_, weights, matrix.real_columns, std::max<long>(count, 0), matrix.real_columns, C, ldc, accumulate);
     for (long r = 0; r < count_ && !accumulate; r++)
-      for (long u = std::max(count, 0l); u < kPanel<T>; u++) C[r * ldc + u] = 0;
+      for (long u = std::max<long>(count, 0); u < kPanel<T>; u++) C[r * ldc + u] = 0;
   }
 
   // Backward, likewise: C (+)= left * W for the columns of panel j, where all columns are real; the gates lie side by side in `left`.

@@ -31,22 +31,30 @@ class Forward {
   void run() {
     if (plan_.keeps_hats) plan_.hats = loop_.gates + blocks_of(loop_) * loop_.hidden;
     together(plan_.threads, [&](Member& member) {
-      const bool by_rows = plan_.by_rows(member.count);
-      Products<T> products(loop_, plan_.parts.longest(false), lowered_ + own_ * member.index);
+      Products<T> products(loop_, plan_.parts.longest(false), lowered_ + own_ * member.slot);
       if (plan_.packs && !ready_) plan_.pack(products, member);
       read_state(member);
-      member.wait();
-      for (long s = loop_.begin; s < loop_.end; s++) step(s, products, member, by_rows);
-      if (by_rows) member.wait();
+      if (!member.wait()) return;
+      if (plan_.by_rows()) {
+        for (int group = member.index; group < plan_.threads; group += member.count) {
+          Member alone(group, plan_.threads, nullptr);
+          for (long s = loop_.begin; s < loop_.end; s++) step(s, products, alone, true);
+        }
+        if (!member.wait()) return;
+      } else {
+        for (long s = loop_.begin; s < loop_.end; s++)
+          if (!step(s, products, member, false)) return;
+      }
       write_state(member);
     });
     ready_ = true;
   }
 
  private:
-  void step(long s, Products<T>& products, Member& member, bool by_rows) const {
-    Step<T> step = plan_.division(s, member, by_rows);
-    step.cell_row = loop_.gain_hh ? cell_rows_ + member.index * 3 * loop_.hidden : nullptr;
+  // False when this thread has left the others.
+  bool step(long s, Products<T>& products, Member& member, bool by_rows) const {
+    Step<T> step = plan_.division(s, member.index, by_rows);
+    step.cell_row = loop_.gain_hh ? cell_rows_ + member.slot * 3 * loop_.hidden : nullptr;
     step.h_read = h_[s & 1];
     step.h_write = h_[(s + 1) & 1];
     for (int p = 0; p < plan_.parts.count; p++) {
@@ -61,14 +69,15 @@ class Forward {
         if (!part.groups) part.equations(step, long(j) * kPanel<T>, long(j + 1) * kPanel<T>);
       }
       if (part.groups) {
-        if (!by_rows) member.wait();
-        each_row(step, member, by_rows, [&](const Step<T>& row) {
+        if (!by_rows && !member.wait()) return false;
+        each_row(step, member, plan_.threads, by_rows, [&](const Step<T>& row, int) {
           for (int g = 0; g < part.group_count; g++) normalise(row, part.groups[g]);
           part.equations(row, 0, loop_.hidden);
         });
       }
-      if (!by_rows) member.wait();
+      if (!by_rows && !member.wait()) return false;
     }
+    return true;
   }
 
   // Panel j of every gate of a part.
@@ -121,7 +130,7 @@ class Forward {
   bool ready_ = false;
 };
 
-// The sums of one thread over all rows: a row of biases, the peepholes', and those of layer norm.
+// The sums of one group of rows: a row of biases, the peepholes', and those of layer norm.
 struct Sums {
   long row, peephole, gains, all;  // numbers of each, and from thread to thread
 
@@ -149,14 +158,21 @@ class Backward {
     plan_.hats = loop_.gates + blocks_of(loop_) * loop_.hidden;
     const long width = loop_.width;
     together(plan_.threads, [&](Member& member) {
-      const bool by_rows = plan_.by_rows(member.count);
-      Products<T> products(loop_, plan_.parts.longest(true), lowered_ + own_ * member.index);
+      Products<T> products(loop_, plan_.parts.longest(true), lowered_ + own_ * member.slot);
       if (plan_.packs && !ready_) plan_.pack(products, member);
       for (long q = member.index; q < loop_.batch; q += member.count)
         std::memcpy(dh_ + q * plan_.ldh, loop_.dh_state + q * width, width * sizeof(T));
-      member.wait();
-      for (long s = loop_.end - 1; s >= loop_.begin; s--) step(s, products, member, by_rows);
-      member.wait();
+      if (!member.wait()) return;
+      if (plan_.by_rows()) {
+        for (int group = member.index; group < plan_.threads; group += member.count) {
+          Member alone(group, plan_.threads, nullptr);
+          for (long s = loop_.end - 1; s >= loop_.begin; s--) step(s, products, alone, true);
+        }
+      } else {
+        for (long s = loop_.end - 1; s >= loop_.begin; s--)
+          if (!step(s, products, member, false)) return;
+      }
+      if (!member.wait()) return;
       for (long q = member.index; q < loop_.batch; q += member.count)
         std::memcpy(loop_.dh_state + q * width, dh_ + q * plan_.ldh, width * sizeof(T));
     });
@@ -175,14 +191,11 @@ class Backward {
   const Sums& sums() const { return sums_; }
 
  private:
-  void step(long s, Products<T>& products, Member& member, bool by_rows) const {
-    Step<T> step = plan_.division(s, member, by_rows);
+  bool step(long s, Products<T>& products, Member& member, bool by_rows) const {
+    Step<T> step = plan_.division(s, member.index, by_rows);
     step.dh = dh_;
     step.dm = dm_;
-    step.dbias = totals_ + member.index * sums_.all;
-    step.dpeephole = step.dbias + sums_.row;
-    step.dgain = step.dpeephole + sums_.peephole;
-    step.cell_row = step.dgain + sums_.gains;
+    add_to_sums(step, by_rows ? member.index : 0);  // by units each thread has its own columns
     const int count = plan_.parts.count;
     for (int p = 0; p < count; p++) {
       const Part<T>& part = plan_.parts.part[p];
@@ -196,15 +209,25 @@ class Backward {
         if (part.equations && !part.groups) part.equations(step, long(j) * kPanel<T>, long(j + 1) * kPanel<T>);
       }
       if (part.groups) {
-        if (!by_rows && part.matrix.weights) member.wait();
-        each_row(step, member, by_rows, [&](const Step<T>& row) {
+        if (!by_rows && part.matrix.weights && !member.wait()) return false;
+        each_row(step, member, plan_.threads, by_rows, [&](Step<T>& row, int group) {
+          if (!by_rows) add_to_sums(row, group);
           part.equations(row, 0, loop_.hidden);
           for (int g = 0; g < part.group_count; g++) normalise_backward(row, part.groups[g]);
         });
       }
       // None after the last, but for whole rows: the next step's first part reads only columns of dh that this thread wrote.
-      if (!by_rows && (p + 1 < count || plan_.parts.part[0].groups)) member.wait();
+      if (!by_rows && (p + 1 < count || plan_.parts.part[0].groups) && !member.wait()) return false;
     }
+    return true;
+  }
+
+  // The sums of one group of rows.
+  void add_to_sums(Step<T>& step, int group) const {
+    step.dbias = totals_ + group * sums_.all;
+    step.dpeephole = step.dbias + sums_.row;
+    step.dgain = step.dpeephole + sums_.peephole;
+    step.cell_row = step.dgain + sums_.gains;
   }
 
   // Panel j of a part's target.

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #define TT_INLINE static inline __attribute__((always_inline))
 
@@ -57,6 +58,80 @@ TT_INLINE T total(Vec<T> v) {
   for (int half = Simd<T>::width / 2; half; half /= 2)
     for (int i = 0; i < half; i++) v[i] += v[i + half];
   return v[0];
+}
+
+// Two vectors as one: of each pair of blocks of `half` numbers the first ones, of a and b in turn; and the second ones.
+template <class T, int half, int... lane>
+TT_INLINE Vec<T> first_blocks(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>) {
+  constexpr int W = Simd<T>::width;
+#ifdef __clang__
+  return __builtin_shufflevector(a, b, (lane & half ? W + lane - half : lane)...);
+#else
+  return __builtin_shuffle(a, b, typename Simd<T>::IntVec{(lane & half ? W + lane - half : lane)...});
+#endif
+}
+
+template <class T, int half, int... lane>
+TT_INLINE Vec<T> second_blocks(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>) {
+  constexpr int W = Simd<T>::width;
+#ifdef __clang__
+  return __builtin_shufflevector(a, b, (lane & half ? W + lane : lane + half)...);
+#else
+  return __builtin_shuffle(a, b, typename Simd<T>::IntVec{(lane & half ? W + lane : lane + half)...});
+#endif
+}
+
+template <class T>
+using Lanes = std::make_integer_sequence<int, Simd<T>::width>;
+
+// The sums of as many vectors as each has numbers: number i of the result is that of v[i].
+template <class T, int half = 1>
+TT_INLINE Vec<T> totals(Vec<T>* v) {
+  if constexpr (half < Simd<T>::width) {
+#pragma GCC unroll 16
+    for (int i = 0; i < Simd<T>::width / (2 * half); i++)
+      v[i] = first_blocks<T, half>(v[2 * i], v[2 * i + 1], Lanes<T>{}) + second_blocks<T, half>(v[2 * i], v[2 * i + 1], Lanes<T>{});
+    return totals<T, 2 * half>(v);
+  }
+  return v[0];
+}
+
+// A square of numbers, a row in each vector, transposed.
+template <class T, int half = 1>
+TT_INLINE void transpose(Vec<T>* v) {
+  if constexpr (half < Simd<T>::width) {
+#pragma GCC unroll 16
+    for (int i = 0; i < Simd<T>::width; i++)
+      if (!(i & half)) {
+        Vec<T> a = v[i], b = v[i + half];
+        v[i] = first_blocks<T, half>(a, b, Lanes<T>{});
+        v[i + half] = second_blocks<T, half>(a, b, Lanes<T>{});
+      }
+    transpose<T, 2 * half>(v);
+  }
+}
+
+// to[k][u] = from[u][k] for `rows` rows of `columns` numbers; from row to row are `ld_from` and `ld_to` numbers.
+template <class T>
+static void transposed(const T* from, long ld_from, long rows, long columns, T* to, long ld_to) {
+  constexpr int W = Simd<T>::width;
+  long u = 0;
+  for (; u + W <= rows; u += W) {
+    const T* block = from + u * ld_from;
+    long k = 0;
+    for (; k + W <= columns; k += W) {
+      Vec<T> v[W];
+#pragma GCC unroll 16
+      for (int i = 0; i < W; i++) v[i] = load(block + i * ld_from + k);
+      transpose<T>(v);
+#pragma GCC unroll 16
+      for (int i = 0; i < W; i++) store(to + (k + i) * ld_to + u, v[i]);
+    }
+    for (; k < columns; k++)
+      for (int i = 0; i < W; i++) to[k * ld_to + u + i] = block[i * ld_from + k];
+  }
+  for (; u < rows; u++)
+    for (long k = 0; k < columns; k++) to[k * ld_to + u] = from[u * ld_from + k];
 }
 
 }  // namespace tt::THROUGHTIME_ISA

@@ -12,7 +12,7 @@ namespace tt::THROUGHTIME_ISA {
 constexpr long kChunkBytes = 4 << 20;  // of gates, without what layer norm keeps
 constexpr long kChunkRows = 2048;      // at least: the products over a chunk pack all weights again
 
-enum { kSecondsOfLoops, kSecondsOfProducts, kSecondsInAll };
+enum { kSecondsForward, kSecondsBackward, kSecondsOfProducts };
 
 // Adds the time of its life to a counter, if there is one.
 class Clock {
@@ -139,7 +139,7 @@ class Direction {
       project(x + chunk.first * ldx, ldx, loop_.gates + chunk.first * loop_.ldg + first_input() * size_.H, chunk.rows());
       if (!arena_.complete()) return;
       {
-        Clock clock(call_.seconds, kSecondsOfLoops);
+        Clock clock(call_.seconds, kSecondsForward);
         steps.run();
       }
       if (size_.padded) narrow(loop_.y + chunk.first * size_.P, size_.P, out + chunk.first * ldo, ldo, chunk.rows(), size_.columns);
@@ -179,7 +179,7 @@ class Direction {
         loop_.lddy = size_.P;
       }
       {
-        Clock clock(call_.seconds, kSecondsOfLoops);
+        Clock clock(call_.seconds, kSecondsBackward);
         steps.run();
       }
       if (chunk.rows()) {
@@ -243,7 +243,7 @@ class Direction {
   void project(const T* x, long ldx, T* gates, long rows) {
     Clock clock(call_.seconds, kSecondsOfProducts);
     const T* weights = static_cast<T*>(weights_.weight_ih);
-    if (total_ > kUnpackedRows || loop_.bf16) {
+    if (pays_to_pack(total_, size_.inputs) || loop_.bf16) {
       tt_product product{};
       product.rows = rows;
       product.columns = size_.gates * size_.units;
@@ -522,7 +522,6 @@ class Stack {
   }
 
   int forward() {
-    Clock clock(call_.seconds, kSecondsInAll);
     const T* x = static_cast<T*>(call_.x);
     long ldx = weights(0).inputs;
     for (int64_t layer = 0; layer < stack_.layers && arena_.complete(); layer++) {
@@ -541,7 +540,6 @@ class Stack {
   }
 
   int backward() {
-    Clock clock(call_.seconds, kSecondsInAll);
     const T* dout = static_cast<T*>(call_.dy);
     T* kept_of[kMost];
     const T* outputs[kMost];

@@ -4,48 +4,50 @@
 
 namespace tt::THROUGHTIME_ISA {
 
-// C[r][w] (+)= A[r] . B[w] for R rows of A and N of B, of K numbers each.
+// C[r][n] (+)= A[r] . B[n] for R rows of A and N of B, of K numbers each. R * N is a vector's width, or few.
 template <class T, int R, int N>
 TT_INLINE void dots(const T* A, long lda, const T* B, long ldb, long K, T* C, long ldc, bool accumulate) {
   constexpr int W = Simd<T>::width;
-  Vec<T> sum[R][N] = {};
+  Vec<T> sum[R * N] = {};
   long k = 0;
   for (; k + W <= K; k += W) {
     Vec<T> a[R];
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) a[r] = load(A + r * lda + k);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int n = 0; n < N; n++) {
       Vec<T> b = load(B + n * ldb + k);
 #pragma GCC unroll 4
-      for (int r = 0; r < R; r++) sum[r][n] += a[r] * b;
+      for (int r = 0; r < R; r++) sum[r * N + n] += a[r] * b;
     }
   }
+  alignas(64) T found[R * N < W ? W : R * N];
+  if constexpr (R * N == W)
+    store(found, totals<T>(sum));
+  else
+    for (int i = 0; i < R * N; i++) found[i] = total<T>(sum[i]);
   for (int r = 0; r < R; r++)
     for (int n = 0; n < N; n++) {
-      T found = total<T>(sum[r][n]);
-      for (long i = k; i < K; i++) found += A[r * lda + i] * B[n * ldb + i];
-      C[r * ldc + n] = accumulate ? C[r * ldc + n] + found : found;
+      T dot = found[r * N + n];
+      for (long i = k; i < K; i++) dot += A[r * lda + i] * B[n * ldb + i];
+      C[r * ldc + n] = accumulate ? C[r * ldc + n] + dot : dot;
     }
 }
 
-template <class T, int R>
-static void rows_of_dots(const T* A, long lda, const T* B, long ldb, long columns, long K, T* C, long ldc, bool accumulate) {
-  constexpr int N = R == 1 ? 8 : 4;
-  long n = 0;
-  for (; n + N <= columns; n += N) dots<T, R, N>(A, lda, B + n * ldb, ldb, K, C + n, ldc, accumulate);
-  for (; n < columns; n++) dots<T, R, 1>(A, lda, B + n * ldb, ldb, K, C + n, ldc, accumulate);
-}
-
-// C[r][w] (+)= A[r] . B[w] for all rows of A and `columns` rows of B.
+// C[r][n] (+)= A[r] . B[n] for all rows of A and `columns` rows of B. Rows of B stay in the nearest cache for all rows of A.
 template <class T>
 static void rows_times_rows(long rows, const T* A, long lda, const T* B, long ldb, long columns, long K, T* C, long ldc,
                             bool accumulate) {
-  constexpr int R = THROUGHTIME_BYTES == 64 || kTileRows > 6 ? 4 : 2;
-  long r = 0;
-  for (; r + R <= rows; r += R) rows_of_dots<T, R>(A + r * lda, lda, B, ldb, columns, K, C + r * ldc, ldc, accumulate);
-  for (; r + 2 <= rows; r += 2) rows_of_dots<T, 2>(A + r * lda, lda, B, ldb, columns, K, C + r * ldc, ldc, accumulate);
-  if (r < rows) rows_of_dots<T, 1>(A + r * lda, lda, B, ldb, columns, K, C + r * ldc, ldc, accumulate);
+  constexpr int W = Simd<T>::width, Q = W >= 8 ? W / 4 : 1;
+  long n = 0;
+  for (; n + W <= columns; n += W) {
+    long r = 0;
+    for (; r + 4 <= rows && Q > 1; r += 4)
+      for (int q = 0; q < W; q += Q) dots<T, 4, Q>(A + r * lda, lda, B + (n + q) * ldb, ldb, K, C + r * ldc + n + q, ldc, accumulate);
+    for (; r < rows; r++) dots<T, 1, W>(A + r * lda, lda, B + n * ldb, ldb, K, C + r * ldc + n, ldc, accumulate);
+  }
+  for (; n < columns; n++)
+    for (long r = 0; r < rows; r++) dots<T, 1, 1>(A + r * lda, lda, B + n * ldb, ldb, K, C + r * ldc + n, ldc, accumulate);
 }
 
 // C[r][0..panel) (+)= sum over k of A[r][k] B[k][0..panel).

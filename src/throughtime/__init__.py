@@ -8,7 +8,7 @@ tt.bptt                      full, truncated, randomized and checkpointed backpr
 tt.flow                      how the gradient decays or grows through time: measured, explained, drawn
 tt.load("runs/book")         a trained run: predict, evaluate, generate, its model and assets
 tt.start_run, tt.train       train a task from Python; `throughtime train` from the command line
-tt.backends()                which backend runs recurrences on this machine
+tt.backends()                which backend runs recurrences on this machine; tt.release_memory() frees what it keeps
 
 Everything is imported on first use: `import throughtime` costs almost nothing.
 """
@@ -25,7 +25,7 @@ _HOMES = {
     "cells.mingru": ["MinGRUCell"],
     "cells.rnn": ["RNNCell"],
     "layers": ["GRU", "LSTM", "RNN", "Recurrent", "Trace", "scan"],
-    "kernels.dispatch": ["Call", "backends", "use_backend"],
+    "kernels.dispatch": ["Call", "backends", "release_memory", "use_backend"],
     "data.batch": ["Batch"],
     "metrics.metric": ["Metric"],
     "models.config": ["ModelConfig"],
@@ -88,7 +88,7 @@ if TYPE_CHECKING:
     )
     from throughtime.data.batch import Batch
     from throughtime.errors import BackendError, InputError, RunError, ThroughtimeError
-    from throughtime.kernels.dispatch import Call, backends, use_backend
+    from throughtime.kernels.dispatch import Call, backends, release_memory, use_backend
     from throughtime.layers import GRU, LSTM, RNN, Recurrent, Trace, scan
     from throughtime.metrics.metric import Metric
     from throughtime.models.config import ModelConfig

@@ -98,3 +98,14 @@ def test_a_side_that_takes_long_gets_two_samples_and_the_others_go_on(monkeypatc
 def test_it_ends_when_all_sides_have_had_their_time():
     timings = interleave({"a": lambda: time.sleep(0.02)}, seconds=60, least=9, patience=0.05)
     assert timings["a"].kept + timings["a"].rejected in (2, 3)
+
+
+def test_under_load_samples_that_waited_count_and_are_longer():
+    calls_made = []
+    side = {"a": lambda: (calls_made.append(1), time.sleep(0.002))}
+    timing = interleave(side, seconds=0, least=3, sample=0.01, loaded=True)["a"]
+    assert timing.kept == 3
+    assert timing.rejected == 0
+    assert not timing.disturbed
+    assert len(calls_made) >= 2 + 3 * 3  # two to warm up; a sleep may last longer than asked for
+    assert interleave(side, seconds=0, least=3)["a"].disturbed

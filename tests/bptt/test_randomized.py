@@ -56,7 +56,7 @@ def test_its_expectation_over_all_patterns_is_the_full_gradient(
 @pytest.mark.parametrize("strategy", FORMS, ids=str)
 def test_without_the_weights_it_is_biased(small, strategy, gradient_of, autograd, monkeypatch):
     """Cutting at random places is not enough."""
-    monkeypatch.setattr(randomized, "_scale_gradient", lambda state, factor: state)
+    monkeypatch.setattr(randomized, "scale_gradient", lambda state, factor: state)
     error = expectation(small, strategy, gradient_of, monkeypatch) - autograd(small)
     assert error.norm() > 1e-2 * autograd(small).norm()
 
@@ -89,7 +89,7 @@ def test_only_the_state_is_reweighted_not_an_output_that_is_the_same_tensor(smal
     for t in range(6):  # the loss of step t, through copies of its ancestors
         h = small.state
         for k in range(t + 1):
-            h = small.step(small.x[k], h if k == 0 else randomized._scale_gradient(h, 4 / 3))
+            h = small.step(small.x[k], h if k == 0 else randomized.scale_gradient(h, 4 / 3))
         loss = small.loss([h], small.target[t : t + 1])
         grads = torch.autograd.grad(loss, small.parameters)
         expected = expected + torch.cat([g.flatten() for g in grads])

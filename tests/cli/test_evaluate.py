@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import throughtime as tt
 from throughtime.kernels.native.generation.generator import Generator, unavailable
 from throughtime.runs import Run
-from throughtime.runtime.engine import Engine
+from throughtime.runtime.native import generator_of
 
 native = pytest.mark.skipif(unavailable() is not None, reason=f"native: {unavailable()}")
 
@@ -189,9 +189,9 @@ def test_the_loss_of_quantized_weights_is_what_generation_computes_with(
     model, assets = tt.load(trained).model, tt.load(trained).assets
     ids = assets.vocabulary.encode(file.read_text())
     # The mean of 53 numbers in float32.
-    assert found == pytest.approx(by_generator(Engine(model, weights).generator, ids), rel=1e-6)
+    assert found == pytest.approx(by_generator(generator_of(model, weights), ids), rel=1e-6)
     if weights != "float32":  # else it could be the loss of any of them
-        plain = by_generator(Engine(model).generator, ids)
+        plain = by_generator(generator_of(model), ids)
         assert found != pytest.approx(plain, rel=4e-6)
         assert found == pytest.approx(plain, rel=0.02)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,14 @@ import pytest
 from throughtime.kernels.native.generation.generator import unavailable
 
 Fails = Callable[..., str]
+RUNS_ON = "native" if unavailable() is None else f"reference ({unavailable()})"
 native = pytest.mark.skipif(unavailable() is not None, reason=f"native: {unavailable()}")
 
 
 def test_nothing_but_the_text_goes_to_stdout(command, trained: Path) -> None:
     ended = command("generate", trained, "--prompt", "the q", "--length", 30, "--seed", 1)
-    assert (ended.status, ended.err) == (0, "")
+    assert ended.status == 0
+    assert ended.err == f"throughtime: {RUNS_ON}, seed 1\n"
     assert ended.out.startswith("the q")
     assert len(ended.out) == 35
     assert ended == command("generate", trained, "--prompt", "the q", "--length", 30, "--seed", 1)
@@ -41,9 +44,14 @@ def test_unknown_symbols_are_reported_on_stderr(command, trained: Path) -> None:
     ended = command("generate", trained, "--prompt", "é the €é", "--length", 5, "--seed", 0)
     assert ended.status == 0
     assert ended.out.startswith("é the €é")
-    assert ended.err == "throughtime: the prompt has symbols that the model has never seen: 'é', '€'\n"
+    report = "throughtime: the prompt has symbols that the model has never seen: 'é', '€'\n"
+    assert ended.err == f"{report}throughtime: {RUNS_ON}, seed 0\n"
     many = "".join(chr(0x4E00 + i) for i in range(14))
-    assert command("generate", trained, "--prompt", many, "--length", 1).err.endswith(" and 4 more\n")
+    assert (
+        command("generate", trained, "--prompt", many, "--length", 1)
+        .err.splitlines()[0]
+        .endswith(" and 4 more")
+    )
 
 
 def test_an_empty_prompt_starts_by_itself_and_stop_ends(command, trained: Path) -> None:
@@ -83,8 +91,33 @@ def test_a_pipe_gets_utf8_whatever_the_locale_and_may_close(executable: list[str
     assert process.stdout.read(2) == "é".encode()  # long before the end: it streams
     process.stdout.close()
     assert process.wait(timeout=60) == 141
-    assert len(process.stderr.read().splitlines()) == 1  # that é is unknown
+    assert len(process.stderr.read().splitlines()) == 2  # that é is unknown, and what runs
     process.stderr.close()
+
+
+def test_what_is_said_on_stderr_writes_the_same_text_again(command, trained: Path) -> None:
+    options = ["generate", trained, "--prompt", "the q", "--length", 30]
+    for asked in ([], ["--backend", "reference"]):
+        first = command(*options, *asked)
+        backend, reason, seed = re.fullmatch(
+            r"throughtime: (\w+)(?: \((.+)\))?, seed (\d+)\n", first.err
+        ).groups()
+        assert (backend, reason) == (("reference", "asked for by name") if asked else (backend, reason))
+        again = command(*options, "--backend", backend, "--seed", seed)
+        assert again.out == first.out
+        assert again.out != command(*options, "--backend", backend, "--seed", int(seed) + 1).out
+    assert first.out != command(*options).out  # without a seed, another text
+    greedy = command(*options, "--greedy", "--backend", "reference")
+    assert greedy.err == "throughtime: reference (asked for by name), greedy\n"
+
+
+@native
+def test_the_two_backends_are_told_apart(command, fails: Fails, trained: Path) -> None:
+    options = ["generate", trained, "--prompt", "the q", "--length", 30, "--seed", 1]
+    assert command(*options, "--backend", "native") == command(*options)
+    assert command(*options, "--backend", "reference").out != command(*options).out
+    assert "backend must be one of native, reference" in fails(*options, "--backend", "nativ")
+    assert "leave one out" in fails(*options, "--backend", "reference", "--weights", "int8")
 
 
 @native

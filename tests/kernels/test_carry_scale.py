@@ -94,7 +94,7 @@ def gradients(run, layer, lengths, scale, results=slice(None)):
 
 
 def native(stack, x, components, lengths, scale):
-    return autograd.run(stack, x, components, lengths, carry_scale=scale)
+    return autograd.run(stack._replace(carry_scale=scale), x, components, lengths)
 
 
 def random_scale():
@@ -149,7 +149,9 @@ def test_what_leaves_through_the_initial_state_and_what_never_had_a_step(name, i
         assert after[:, LENGTHS == 0].any()
         assert torch.equal(after[:, LENGTHS == 0], before[:, LENGTHS == 0])
     # No step is entered from step 0's initial state: nothing else changes.
-    for before, after in zip((plain[0], *plain[1 + count :]), (stopped[0], *stopped[1 + count :]), strict=True):
+    for before, after in zip(
+        (plain[0], *plain[1 + count :]), (stopped[0], *stopped[1 + count :]), strict=True
+    ):
         assert torch.equal(before, after)
 
 

@@ -60,7 +60,9 @@ def test_chunks_equal_the_whole(name, sizes, ragged, training, monkeypatch, inst
 @pytest.mark.parametrize("name", ["rnn", "gru", "lstm projected"])
 def test_chunks_on_two_threads(name, ragged, monkeypatch, threads):
     """By rows and by units, in pieces that are large enough for two threads."""
-    layer = {"rnn": tt.RNN, "gru": tt.GRU}.get(name, tt.LSTM)(20, 96, **{"proj_size": 40} if "proj" in name else {})
+    layer = {"rnn": tt.RNN, "gru": tt.GRU}.get(name, tt.LSTM)(
+        20, 96, **{"proj_size": 40} if "proj" in name else {}
+    )
     x, lengths = torch.randn(21, 20, 20), torch.randint(0, 22, (20,)) if ragged else None
 
     def gradients():

@@ -127,7 +127,9 @@ def test_inputs_and_states_as_they_lie(name, taken):
             torch.cat([torch.zeros(1), x.flatten()])[1:].view(x.shape),
             torch._neg_view(-x),
         ):
-            moved = hx if hx is None else tuple(v.movedim(-1, 0).contiguous().movedim(0, -1) for v in leaves(hx))
+            moved = (
+                hx if hx is None else tuple(v.movedim(-1, 0).contiguous().movedim(0, -1) for v in leaves(hx))
+            )
             moved = moved[0] if moved is not None and len(moved) == 1 else moved
             assert same_bits(layer(given, moved), wanted)
     hx = state_of(layer)
@@ -142,7 +144,20 @@ def test_states_of_other_forms_are_read_or_refused_as_ever(kind, taken):
     fresh.load_state_dict(layer.state_dict())
     x, h = torch.randn(T, B, D), torch.randn(1, B, H)
     layer(x)
-    states = [[h], (h,), [h, h], (h, h), h, (h, None), h[0], (h[0], h[0]), h.double(), (h, h.double()), h[:, :2], (h[..., :2], h)]
+    states = [
+        [h],
+        (h,),
+        [h, h],
+        (h, h),
+        h,
+        (h, None),
+        h[0],
+        (h[0], h[0]),
+        h.double(),
+        (h, h.double()),
+        h[:, :2],
+        (h[..., :2], h),
+    ]
     states += [nn.Parameter(h), (nn.Parameter(h), h), (), "h", 0, (h, h, h)]
     answered = 0
     for hx in states:
@@ -168,10 +183,34 @@ def test_inputs_of_other_forms_are_read_or_refused_as_ever(kind):
     fresh.load_state_dict(layer.state_dict())
     layer(torch.randn(T, B, D))
     packed = pack_sequence([torch.randn(n, D) for n in (3, 6, 1)], enforce_sorted=False)
-    inputs = [torch.tensor(1.0), torch.randn(D), torch.randn(2, T, B, D), torch.randn(T, B, D + 1), torch.randn(T, B, 0)]
-    inputs += [torch.zeros(0, B, D), torch.zeros(T, 0, D), torch.zeros(0, D), torch.zeros(0, 0, D), torch.randn(T, D)]
-    inputs += [torch.randn(T, B, D).double(), torch.randn(T, B, D).half(), torch.randint(3, (T, B, D)), packed, None, "x", 3]
-    inputs += [nn.Parameter(torch.randn(T, B, D)), torch.randn(T, B, D, dtype=torch.complex64), torch.randn(T, B, D).tolist()]
+    inputs = [
+        torch.tensor(1.0),
+        torch.randn(D),
+        torch.randn(2, T, B, D),
+        torch.randn(T, B, D + 1),
+        torch.randn(T, B, 0),
+    ]
+    inputs += [
+        torch.zeros(0, B, D),
+        torch.zeros(T, 0, D),
+        torch.zeros(0, D),
+        torch.zeros(0, 0, D),
+        torch.randn(T, D),
+    ]
+    inputs += [
+        torch.randn(T, B, D).double(),
+        torch.randn(T, B, D).half(),
+        torch.randint(3, (T, B, D)),
+        packed,
+        None,
+        "x",
+        3,
+    ]
+    inputs += [
+        nn.Parameter(torch.randn(T, B, D)),
+        torch.randn(T, B, D, dtype=torch.complex64),
+        torch.randn(T, B, D).tolist(),
+    ]
     for x in inputs:
         outcomes = []
         for which in (layer, fresh):
@@ -251,7 +290,18 @@ def frozen(layer):
     layer.requires_grad_(False)
 
 
-CHANGES = [replaced, moved, changed_in_place, loaded, loaded_by_assignment, pruned, normed, dropped, registered_again, tied]
+CHANGES = [
+    replaced,
+    moved,
+    changed_in_place,
+    loaded,
+    loaded_by_assignment,
+    pruned,
+    normed,
+    dropped,
+    registered_again,
+    tied,
+]
 CHANGES += [transposed, negated, frozen]
 
 
@@ -275,7 +325,9 @@ def test_a_layer_whose_weights_change_computes_with_the_new_ones(kind, change):
         assert not torch.allclose(found[0], before)
 
 
-@pytest.mark.parametrize("change", [lambda v: v[:2], lambda v: v[..., :3], lambda v: v.view(2, -1), lambda v: v[:0]])
+@pytest.mark.parametrize(
+    "change", [lambda v: v[:2], lambda v: v[..., :3], lambda v: v.view(2, -1), lambda v: v[:0]]
+)
 @pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"])
 @pytest.mark.parametrize("kind", CELLS)
 def test_a_weight_of_another_shape_at_the_same_address_is_not_read(kind, name, change):
@@ -313,7 +365,9 @@ def test_a_converted_layer(kind, taken):
     wanted = layer(x)
     assert taken == [True]
     layer.double()
-    torch.testing.assert_close(layer(x.double()), leaves_of_dtype(wanted, torch.float64), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        layer(x.double()), leaves_of_dtype(wanted, torch.float64), rtol=1e-5, atol=1e-6
+    )
     assert same_bits(layer(x.double()), general(layer, x.double()))
     with pytest.raises(ValueError, match="does not match weight dtype"):
         layer(x)
@@ -323,12 +377,18 @@ def test_a_converted_layer(kind, taken):
     assert layer(x)[0].dtype == torch.float32
     meta = copy.deepcopy(layer).to("meta")
     assert meta(x.to("meta"))[0].device.type == "meta"
-    layer.to_empty(device="cpu").load_state_dict({k: torch.ones_like(v) for k, v in layer.state_dict().items()})
+    layer.to_empty(device="cpu").load_state_dict(
+        {k: torch.ones_like(v) for k, v in layer.state_dict().items()}
+    )
     assert same_bits(layer(x), general(layer, x))
 
 
 def leaves_of_dtype(value, dtype):
-    return value.to(dtype) if isinstance(value, torch.Tensor) else tuple(leaves_of_dtype(v, dtype) for v in value)
+    return (
+        value.to(dtype)
+        if isinstance(value, torch.Tensor)
+        else tuple(leaves_of_dtype(v, dtype) for v in value)
+    )
 
 
 @pytest.mark.parametrize("kind", CELLS)
@@ -383,7 +443,11 @@ def test_attributes_that_are_set_after_the_first_call(kind, taken):
     """Rates, the mode, the form of inputs, the backend: what a training loop may change."""
     layer, x = CELLS[kind](D, H, 2), torch.randn(B, B, D)
     y, _ = layer(x)
-    for name, value in (("zoneout", (0.5,) * len(layer.zoneout)), ("recurrent_dropout", 0.5), ("dropout", 0.5)):
+    for name, value in (
+        ("zoneout", (0.5,) * len(layer.zoneout)),
+        ("recurrent_dropout", 0.5),
+        ("dropout", 0.5),
+    ):
         before = getattr(layer, name)
         setattr(layer, name, value)
         assert not torch.equal(layer(x)[0], y), name
@@ -453,7 +517,12 @@ def test_copies_of_a_layer_that_has_run(kind):
     file = io.BytesIO()
     torch.save(layer, file)
     file.seek(0)
-    copies = [copy.deepcopy(layer), copy.copy(layer), pickle.loads(pickle.dumps(layer)), torch.load(file, weights_only=False)]
+    copies = [
+        copy.deepcopy(layer),
+        copy.copy(layer),
+        pickle.loads(pickle.dumps(layer)),
+        torch.load(file, weights_only=False),
+    ]
     for made in copies:
         assert made._direct is None
         for _ in range(2):
@@ -472,7 +541,9 @@ def test_hooks_are_called(kind, taken):
     layer(x)
     called = []
     layer.register_forward_pre_hook(lambda module, inputs: called.append("before"))
-    layer.register_forward_hook(lambda module, inputs, output: (called.append("after"), (output[0] * 2, output[1]))[1])
+    layer.register_forward_hook(
+        lambda module, inputs, output: (called.append("after"), (output[0] * 2, output[1]))[1]
+    )
     layer.register_full_backward_hook(lambda module, inputs, outputs: called.append("backward"))
     layer.weight_hh_l0.register_hook(lambda gradient: gradient * 3)
     layer.weight_hh_l0.register_post_accumulate_grad_hook(lambda parameter: called.append("accumulated"))
@@ -489,7 +560,9 @@ def test_hooks_are_called(kind, taken):
 
 @pytest.mark.parametrize("kind", CELLS)
 def test_backward_meets_weights_that_changed_after_forward(kind):
-    """In place: torch refuses. Replaced or moved behind torch's back: the new numbers count, as in torch.nn. Freed, converted: an error."""
+    """In place: torch refuses. Replaced or moved behind torch's back: the new numbers count, as in torch.nn. Freed,
+    converted: an error.
+    """
     layer, x = CELLS[kind](D, 40), torch.randn(T, B, D)
     theirs = getattr(nn, kind.upper())(D, 40)
     theirs.load_state_dict(layer.state_dict())
@@ -526,7 +599,9 @@ def test_backward_meets_weights_that_changed_after_forward(kind):
 
     y, _ = layer(x)
     layer.weight_hh_l0.data = layer.weight_hh_l0.data[:2]
-    with pytest.raises(RuntimeError, match="a weight must be torch.float32 .* in backward as it was in forward, got"):
+    with pytest.raises(
+        RuntimeError, match=r"a weight must be torch.float32 .* in backward as it was in forward, got"
+    ):
         torch.autograd.grad(y.sum(), layer.weight_ih_l0)
 
 

@@ -33,7 +33,9 @@ def test_as_many_rows_in_several_steps(name, dtype):
     """Full batches below and above the limit; ragged ones, whose padding does not count."""
     kind, options = OPTIONS.get(name, (name, {}))
     # Not so many steps in float32: large weights magnify a rounding from step to step.
-    for steps, batch in ((2, 12), (2, 13), (4, 6), (5, 5), (6, 6)) + ((24, 1), (25, 1)) * (dtype == torch.float64):
+    for steps, batch in ((2, 12), (2, 13), (4, 6), (5, 5), (6, 6)) + ((24, 1), (25, 1)) * (
+        dtype == torch.float64
+    ):
         for size in ((3, 13), (4, 32)):
             for way in WAYS:
                 fit = fitting(options, size[-1])
@@ -62,7 +64,10 @@ def test_weights_that_are_not_contiguous_or_lie_at_any_address(kind, batch):
     """Neither their rows nor the matrices begin where a register would."""
     recurrence, weights = leaves(kind, 5, 19)
     names = list(KINDS[kind].shapes(5, 19))  # in the order of the weights
-    x, state = torch.randn(1, batch, 5).double(), tuple(torch.randn(batch, 19).double() for _ in range(1 + (kind == "lstm")))
+    x, state = (
+        torch.randn(1, batch, 5).double(),
+        tuple(torch.randn(batch, 19).double() for _ in range(1 + (kind == "lstm"))),
+    )
     y, _ = unroll(recurrence, x, state)
     wanted = torch.autograd.grad(y.sin().sum(), weights)
     apart = lambda v: torch.cat([torch.full((1,), torch.nan).double(), v.flatten()])[1:].view(v.shape)  # noqa: E731

@@ -1,4 +1,4 @@
-"""A forked child runs layers after its parent ran them on several threads: OpenMP's threads are not forked, and it must not wait for them."""
+"""A forked child runs layers after its parent ran them on several threads, which are not forked: it must not wait for them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork"),
 ]
 
-# Large enough for two threads, by units and by rows (see csrc/plan.hpp). No tensor has more than 32,768 numbers: with more, torch's
-# own operations wait for OpenMP's threads in the child.
+# Large enough for two threads, by units and by rows (see csrc/plan.hpp). No tensor has more than 32,768 numbers: with more,
+# torch's own operations wait for OpenMP's threads in the child.
 START = """
 import multiprocessing, os, sys, torch, throughtime as tt
 torch.set_num_threads(2)
@@ -73,6 +73,11 @@ def test_it_does_not_hang(how):
     program = START + 'if __name__ == "__main__":\n' + "".join(f"    {line}\n" for line in how.splitlines())
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, env=environment, check=False
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment,
+        check=False,
     )
     assert done.returncode == 0, done.stderr

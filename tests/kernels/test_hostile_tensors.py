@@ -21,7 +21,16 @@ from throughtime.kernels.native import library
 
 pytestmark = pytest.mark.skipif(isinstance(library.load(), str), reason=f"native: {library.load()}")
 
-PLACES = ("x", "x without a state", "h", "c", "weight", "weight by .data", "gradient", "gradient of a ragged batch")
+PLACES = (
+    "x",
+    "x without a state",
+    "h",
+    "c",
+    "weight",
+    "weight by .data",
+    "gradient",
+    "gradient of a ragged batch",
+)
 # Those that torch can compute with, so that a layer must.
 ANSWERED = ("zero", "two", "logging", "subclass", "functional", "fake")
 FORWARD = PLACES[:5]
@@ -161,7 +170,9 @@ def outcomes():
 
 def expected(kind, place):
     """What the plain numbers give; zeros for the zero tensor."""
-    return plain(call((lambda v: torch.zeros_like(v)) if kind == "zero" else (lambda v: v), place, "native", False))
+    return plain(
+        call((lambda v: torch.zeros_like(v)) if kind == "zero" else (lambda v: v), place, "native", False)
+    )
 
 
 @pytest.mark.parametrize("kind", kinds())
@@ -174,7 +185,9 @@ def test_the_numbers_or_an_error(kind, outcomes):
                 assert one is not None and "crashed" not in one, f"{kind} as {place}: it crashed"
                 if one.get("numbers") is not None:
                     assert one["numbers"] == pytest.approx(wanted, rel=1e-5, abs=1e-6), f"{kind} as {place}"
-            assert found[0].keys() == found[1].keys(), f"{kind} as {place}: after a first call it is another outcome"
+            assert found[0].keys() == found[1].keys(), (
+                f"{kind} as {place}: after a first call it is another outcome"
+            )
 
 
 @pytest.mark.parametrize("kind", ANSWERED)
@@ -196,7 +209,7 @@ def test_native_asked_for_by_name_says_why_not(kind, outcomes):
 
 
 def test_a_freed_tensor_is_an_error_in_one_line(outcomes):
-    """torch's own kernels would read it; of a ragged batch's gradient torch says so itself."""
+    """Torch's own kernels would read it; of a ragged batch's gradient torch says so itself."""
     for place in PLACES[:-1]:
         for backend in (None, "native"):
             for warm in (False, True):

@@ -12,7 +12,6 @@ from tests.kernels import one_direction
 from tests.kernels.instruction_sets import libraries
 
 import throughtime as tt
-
 from throughtime.cells.gru import GRURecurrence
 from throughtime.cells.lstm import LSTMRecurrence
 from throughtime.cells.rnn import RNNRecurrence
@@ -154,11 +153,12 @@ def test_what_had_to_run_native_refuses_second_and_vectorized_derivatives(ways):
     x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
     y, _ = one_direction.run(recurrence, x, None, named=True)
     torch.autograd.grad(y.sum(), x, retain_graph=True)
+    if ways == "create_graph":
+        arguments, keywords = (y.sum(), [x, *weights]), {"create_graph": True}
+    else:
+        arguments, keywords = (y, x, torch.ones(2, *y.shape, dtype=y.dtype)), {"is_grads_batched": True}
     with pytest.raises(tt.BackendError, match="asked for by name: native has no second or vectorized deriv"):
-        if ways == "create_graph":
-            torch.autograd.grad(y.sum(), [x, *weights], create_graph=True)
-        else:
-            torch.autograd.grad(y, x, torch.ones(2, *y.shape, dtype=y.dtype), is_grads_batched=True)
+        torch.autograd.grad(*arguments, **keywords)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -169,10 +169,10 @@ def test_no_state_is_a_state_of_zeros(kind, lengths, size):
     recurrence, weights = leaves(kind, features, hidden)
     x = torch.randn(steps, batch, features, dtype=torch.float64, requires_grad=True)
     zeros = tuple(torch.zeros(batch, hidden).double() for _ in range(1 + (kind == "lstm")))
-    for library in libraries():
+    for each in libraries():
         results = []
         for state in (None, zeros):
-            y, final = one_direction.run(recurrence, x, state, lengths=lengths, library=library)
+            y, final = one_direction.run(recurrence, x, state, lengths=lengths, library=each)
             loss = y.sin().sum() + sum(v.square().sum() for v in final)
             results.append([y, *final, *torch.autograd.grad(loss, [x, *weights])])
         assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

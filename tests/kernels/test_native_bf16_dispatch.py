@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,7 +29,9 @@ def test_autocast_takes_what_other_layers_give():
                 assert (y.dtype, h.dtype) == (torch.bfloat16, torch.float32)
         y, h = tt.GRU(D, 13).double()(x.double())
         assert (y.dtype, h.dtype) == (torch.float64, torch.float64)
-        with pytest.raises(RuntimeError, match=r"x must be torch\.float64 on the CPU, as the other tensors are"):
+        with pytest.raises(
+            RuntimeError, match=r"x must be torch\.float64 on the CPU, as the other tensors are"
+        ):
             tt.GRU(D, 13).double()(x)
 
 
@@ -77,3 +80,48 @@ def test_an_arithmetic_that_is_not_there_is_a_reason(wanted, reason, monkeypatch
 def test_the_report_says_which_arithmetic_it_is():
     row = next(row for row in tt.backends().rows if row[0] == "native")
     assert row[2].endswith(f"; {precision.in_words()}") and "; bfloat16 and autocast " in row[2]
+
+
+AVX512, AMX = precision.NAMES.index("avx512"), precision.NAMES.index("amx")
+
+
+def test_the_library_chooses_what_was_tested_and_amx_only_by_name():
+    for found in libraries():
+        choose, can_run = found.handle.tt_bf16_choose, found.handle.tt_bf16_can_run
+        for nothing in (None, b""):
+            assert choose(nothing) == (AVX512 if can_run(AVX512) else 0)
+        assert choose(b"amx") in ((-1, AMX) if can_run(AMX) else (-1,))  # the system may still refuse
+        assert [can_run(number) for number in (-1, 0, 1, 2, 5)] == [0, 1, 1, 1, 0]
+        if found.isa != "avx512":
+            assert not can_run(AVX512) and not can_run(AMX)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "amx", "words"),
+    [
+        (AVX512, 0, "bfloat16 and autocast with AVX-512-BF16"),
+        (
+            AVX512,
+            1,
+            "bfloat16 and autocast with AVX-512-BF16 (AMX is there but untested: THROUGHTIME_BF16=amx to try it)",
+        ),
+        (
+            0,
+            1,
+            "bfloat16 and autocast in float32 arithmetic "
+            "(AMX is there but untested: THROUGHTIME_BF16=amx to try it)",
+        ),
+        (AMX, 1, "bfloat16 and autocast with AMX"),
+    ],
+)
+def test_the_report_on_a_processor_with_amx(chosen, amx, words, monkeypatch):
+    handle = SimpleNamespace(
+        tt_bf16_choose=lambda wanted: chosen, tt_bf16_can_run=lambda number: amx and number == AMX
+    )
+    monkeypatch.setattr(precision, "load", lambda: SimpleNamespace(handle=handle, isa="avx512"))
+    precision.arithmetic.cache_clear()
+    try:
+        assert precision.in_words() == words
+    finally:
+        monkeypatch.undo()
+        precision.arithmetic.cache_clear()

@@ -159,7 +159,11 @@ def test_only_what_is_asked_for_is_computed_and_padding_is_never_read():
         (0, torch.randn(T, B), "x must be [T, B, D]"),
         (0, torch.randn(T, B, D, dtype=torch.float16), "x must be float32 or float64"),
         (0, torch.randn(T, B, D), "h0 must be torch.float32"),
-        (0, torch.randn(T, B, D + 1, dtype=torch.float64), "weight_ih must have 6 columns, as x has, got [39, 5]"),
+        (
+            0,
+            torch.randn(T, B, D + 1, dtype=torch.float64),
+            "weight_ih must have 6 columns, as x has, got [39, 5]",
+        ),
         (1, torch.randn(B - 1, H, dtype=torch.float64), "h0 must be of shape [3, 13], got [2, 13]"),
         (2, torch.randn(B, H, dtype=torch.float64), "c0 must be given for an lstm"),
         (3, [], "weights must be"),

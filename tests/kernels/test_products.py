@@ -37,7 +37,7 @@ def library(request):
 
 
 class Matrices:
-    """x [n, D], W [gates * H, D], rows of gates whose blocks of H are padded with NaN, each with NaN behind it, and what is real."""
+    """x [n, D], W [gates * H, D], rows of gates, their blocks of H padded with NaN and NaN behind them, and what is real."""
 
     def __init__(self, library, sizes, dtype):
         self.library, self.sizes, self.dtype = library, sizes, dtype
@@ -56,7 +56,8 @@ class Matrices:
         if blocked == COLUMNS_OF_C:
             fields["columns"] = gates * hidden
         product = self.library.structs["product"](
-            **{"rows": c.shape[0], "columns": c.shape[1], "depth": depth, "threads": torch.get_num_threads()} | fields,
+            **{"rows": c.shape[0], "columns": c.shape[1], "depth": depth, "threads": torch.get_num_threads()}
+            | fields,
             a=a.data_ptr(),
             b=None if b is None else b.data_ptr(),
             c=c.data_ptr(),
@@ -122,7 +123,9 @@ def test_products_against_float64(sizes, dtype, library):
     assert (blocks[..., hidden:] == 0).all()
     # Nothing beside the matrices was written.
     for matrix in (dx, dweight):
-        around = matrix.as_strided((len(matrix), matrix.shape[1] + 5), matrix.stride(), matrix.storage_offset() - 2)
+        around = matrix.as_strided(
+            (len(matrix), matrix.shape[1] + 5), matrix.stride(), matrix.storage_offset() - 2
+        )
         assert around[:, :2].isnan().all() and around[:, -3:].isnan().all()
     behind = m.rows.as_strided((n, 16), m.rows.stride(), gates * m.padded)
     assert behind.isnan().all()

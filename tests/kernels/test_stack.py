@@ -12,12 +12,11 @@ from tests.kernels.test_native import leaves
 
 import throughtime as tt
 from throughtime.kernels.native import library
-from throughtime.kernels.native.recurrence import autograd, call
+from throughtime.kernels.native.recurrence import autograd
 from throughtime.kernels.native.recurrence.call import NONE
 from throughtime.kernels.native.recurrence.rows import rows_of
 from throughtime.kernels.native.recurrence.weights import Weights
 from throughtime.kernels.reference import unroll
-from throughtime.kernels.stack import run_reference
 
 pytestmark = pytest.mark.skipif(isinstance(library.load(), str), reason=f"native: {library.load()}")
 
@@ -50,7 +49,9 @@ def layer_of(name, bidirectional, dropout=0.0):
 
 def state_of(layer, batch=B):
     """Random components of a state, one tensor for each layer and direction where the layers differ in size."""
-    zeros = layer._form.read(None, layer._read(torch.zeros(1, batch, D).double(), None, None, layer._stack())[0])
+    zeros = layer._form.read(
+        None, layer._read(torch.zeros(1, batch, D).double(), None, None, layer._stack())[0]
+    )
     drawn = [
         torch.randn_like(z) if isinstance(z, torch.Tensor) else tuple(map(torch.randn_like, z)) for z in zeros
     ]
@@ -65,7 +66,9 @@ def numbers(layer, backend, x, state, lengths=None, weighing=None):
     """Outputs, final states, and all gradients, from the same seed."""
     x = x.detach().clone().requires_grad_()
     state = [
-        c.clone().requires_grad_() if isinstance(c, torch.Tensor) else tuple(v.clone().requires_grad_() for v in c)
+        c.clone().requires_grad_()
+        if isinstance(c, torch.Tensor)
+        else tuple(v.clone().requires_grad_() for v in c)
         for c in state
     ]
     hx = None if not state else tuple(state) if len(layer.state_type._fields) > 1 else state[0]
@@ -165,7 +168,10 @@ def test_no_state_is_a_state_of_zeros(name, lengths, instruction_set):
     stack, x = layer._stack(), torch.randn(T, B, D).double()
     rows = rows_of(x, lengths)
     packed = rows.pack(x).contiguous()
-    zeros = [z.reshape(-1) if isinstance(z, torch.Tensor) else torch.cat([v.flatten() for v in z]) for z in state_of(layer)]
+    zeros = [
+        z.reshape(-1) if isinstance(z, torch.Tensor) else torch.cat([v.flatten() for v in z])
+        for z in state_of(layer)
+    ]
     zeros = [torch.zeros_like(z) for z in zeros]
     results = []
     for given in ((None, None), (*zeros, None)[:2]):
@@ -198,7 +204,9 @@ def test_only_one_gradient_or_only_one_result(name, instruction_set):
             )
             for v, w in zip(results(), weighing, strict=True)
         ]
-        every = torch.autograd.grad(sum((v * w).sum() for v, w in zip(results(), weighing, strict=True)), tensors)
+        every = torch.autograd.grad(
+            sum((v * w).sum() for v, w in zip(results(), weighing, strict=True)), tensors
+        )
     for alone, together in zip(zip(*of_each, strict=True), every, strict=True):
         torch.testing.assert_close(sum(alone), together, rtol=1e-9, atol=1e-9)
     for value in tensors:
@@ -225,7 +233,9 @@ def test_second_derivatives(name, lengths):
         torch.manual_seed(5)
         with tt.use_backend(backend):
             y, final = layer(x, hx, lengths=lengths)
-        loss = y.sin().sum() + sum(v.square().sum() for v in flat(final if isinstance(final, tuple) else [final]))
+        loss = y.sin().sum() + sum(
+            v.square().sum() for v in flat(final if isinstance(final, tuple) else [final])
+        )
         once = torch.autograd.grad(loss, tensors, create_graph=True)
         results.append([*once, *torch.autograd.grad(sum(g.square().sum() for g in once), tensors)])
     assert_close(results[1], results[0], atol=1e-9)  # through large weights twice
@@ -236,7 +246,10 @@ def test_second_derivatives(name, lengths):
 def test_inputs_and_states_as_they_lie(kind, lengths, instruction_set):
     """Transposed, expanded, every third, behind an offset, with a negative bit: the numbers count, not where they are."""
     layer = kind(D, 13, 2, bidirectional=True, backend="native").double()
-    x, state = torch.randn(T, B, D, dtype=torch.float64), [torch.randn(4, 1, 13).double() for _ in layer.state_type._fields]
+    x, state = (
+        torch.randn(T, B, D, dtype=torch.float64),
+        [torch.randn(4, 1, 13).double() for _ in layer.state_type._fields],
+    )
 
     def run(x, state):
         y, final = layer(x, tuple(state) if len(state) > 1 else state[0], lengths=lengths)

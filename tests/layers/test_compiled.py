@@ -243,7 +243,9 @@ def test_a_model_goes_on_from_its_state_in_one_graph() -> None:
 )
 @pytest.mark.filterwarnings("ignore")  # inductor warns of itself, in words that change with torch
 def test_inductor_trains_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # code that another library left is not this one's
+    monkeypatch.setenv(
+        "TORCHINDUCTOR_CACHE_DIR", str(tmp_path)
+    )  # code that another library left is not this one's
     torch.compiler.reset()
     model = tt.ManyToMany(
         torch.nn.Embedding(11, D), tt.GRU(D, H, num_layers=2, bidirectional=True), 2 * H, 11

@@ -16,7 +16,7 @@ from throughtime.layers import GRU, LSTM, RNN
 from throughtime.models.embeddings import OneHot
 from throughtime.models.many_to_many import ManyToMany
 from throughtime.runtime import Session, generate, with_quantized_weights
-from throughtime.runtime.engine import Engine
+from throughtime.runtime.native import generator_of
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason=f"native: {unavailable()}")
 
@@ -131,4 +131,4 @@ def test_another_form_is_refused() -> None:
     with pytest.raises(InputError, match="weights must be one of"):
         with_quantized_weights(model(), "bf15")
     with pytest.raises(InputError, match="weights must be one of"):
-        Engine(model(), "half")
+        generator_of(model(), "half")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from throughtime.bench.timing import interleave
 from throughtime.kernels.native.library import load
 
 _FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "sve")
+# Folders of results, and the flag that a processor in each of them has; the first that applies.
+_FOLDERS = {"amx": "amx_bf16", "avx512": "avx512f", "avx2": "avx2", "sve": "sve", "neon": "asimd"}
+_READ = 2**25  # bytes that one call of `read_bandwidth` reads, so that its own cost does not count
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
@@ -33,15 +37,26 @@ def describe() -> dict[str, Any]:
         "throughtime": metadata.version("throughtime"),
         "mkl": torch._C.has_mkl,
         "onednn": torch._C._has_mkldnn,
+        "cuda": _cuda(),
     }
+
+
+def folder(machine: dict[str, Any], cuda: bool = False) -> str:
+    """A short name for results by processor: the widest vector instructions ("avx2", "avx512"), or the CUDA device's name."""
+    if cuda:
+        return re.sub("[^a-z0-9]+", "-", machine["cuda"]["device"].lower()).strip("-")
+    found = [name for name, flag in _FOLDERS.items() if flag in machine["isa"]]
+    return found[0] if found else str(machine["system"].split()[-1])
 
 
 def sentence(machine: dict[str, Any]) -> str:
     """The description as a sentence."""
     native = machine["native"].get("isa") or "absent: " + machine["native"]["reason"]
     caches = ", ".join(f"{name} {size}" for name, size in machine["caches"].items()) or "not known"
+    cuda = machine.get("cuda")  # absent from older results
+    device = f"{cuda['device']}, CUDA {cuda['cuda']}, cuDNN {cuda['cudnn']}; " if cuda else ""
     return (
-        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads used, caches {caches}, "
+        f"{device}{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads used, caches {caches}, "
         f"{' '.join(machine['isa']) or 'no vector flags known'}; native {native}; throughtime {machine['throughtime']}, "
         f"torch {machine['torch']}, Python {machine['python']}, {machine['system']}"
     )
@@ -52,6 +67,26 @@ def gemm_peak(size: int = 2048, seconds: float = 1.0) -> float:
     a, b, out = (torch.rand(size, size) for _ in range(3))
     timing = interleave({"mm": lambda: torch.mm(a, b, out=out)}, seconds=seconds)["mm"]
     return 2 * size**3 / timing.best
+
+
+def read_bandwidth(size: int, seconds: float = 0.1) -> float:
+    """Bytes per second of reading the same `size` bytes of float32 again and again, the fastest of several.
+
+    They are read by torch.sum from the cache that holds them, on torch's number of threads.
+    """
+    numbers = max(1, size // 4)
+    rows = 2 * max(1, _READ // (8 * numbers))  # an even number, for two threads
+    x, out = torch.rand(numbers).expand(rows, numbers), torch.empty(rows)
+    timing = interleave({"sum": lambda: torch.sum(x, 1, out=out)}, seconds=seconds)["sum"]
+    return 4 * numbers * rows / timing.best
+
+
+def _cuda() -> dict[str, Any] | None:
+    """The CUDA device that torch uses, and the versions; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    return {"device": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "cudnn": cudnn}
 
 
 def _cpuinfo(name: str) -> str:

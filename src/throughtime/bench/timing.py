@@ -2,7 +2,8 @@
 
 In turn, so that other processes and changes of the clock rate affect all sides alike. A sample in which the calling thread ran
 for less than 95 % of the time that passed is rejected: it waited for a core, or for another thread that did. Where that leaves
-a side with too few samples all of them are used, and the result says so.
+a side with too few samples all of them are used, and the result says so. On a machine that is busy on purpose (`loaded`) waiting
+is what is measured, and all samples count.
 
 A side that takes seconds for one call gets fewer samples than the others.
 """
@@ -40,8 +41,9 @@ class Timing(NamedTuple):
 class _Samples:
     """The samples of one side."""
 
-    def __init__(self, side: Side) -> None:
+    def __init__(self, side: Side, sample: float, loaded: bool) -> None:
         self.side = side
+        self.ran = 0.0 if loaded else RAN
         self.kept: list[float] = []
         self.rejected: list[float] = []
         self.spent = 0.0  # seconds, all samples together
@@ -52,7 +54,7 @@ class _Samples:
         if first < SLOW:
             first = self.take()
         self.kept, self.rejected, self.spent = [], [], 0.0
-        self.repeats = max(1, math.ceil(SAMPLE / max(first, 1e-7)))
+        self.repeats = max(1, math.ceil(sample / max(first, 1e-7)))
 
     def take(self) -> float:
         """Measure once more; returns the seconds of one call."""
@@ -60,7 +62,7 @@ class _Samples:
         for _ in range(self.repeats):
             self.side()
         ran, wall = time.thread_time() - ran, time.perf_counter() - start
-        (self.kept if ran >= RAN * wall else self.rejected).append(wall / self.repeats)
+        (self.kept if ran >= self.ran * wall else self.rejected).append(wall / self.repeats)
         self.spent += wall
         return wall / self.repeats
 
@@ -83,6 +85,8 @@ def interleave(
     least: int = 5,
     most: int = 200,
     patience: float = PATIENCE,
+    sample: float = SAMPLE,
+    loaded: bool = False,
 ) -> dict[str, Timing]:
     """Time every side, one sample of each in turn.
 
@@ -92,13 +96,16 @@ def interleave(
         least: samples of each side that are needed.
         most: samples of each side after which it ends sooner.
         patience: seconds for the samples of one side, after which two of them are enough; the others continue without it.
+        sample: seconds; a shorter call is repeated until a sample is that long. Under load it must be much longer than the
+            scheduler's time slices, or the median sample is one that did not wait.
+        loaded: samples that waited for a core count too: other processes are part of what is measured.
 
     Cost: samples that waited for a core may make `seconds`, `least` and `most` three times as large. A side whose call
     takes t seconds costs at most max(2 t, patience + t), and one call to warm up if t is short.
     """
     if least < 1 or most < least:
         raise ValueError(f"expected 1 <= least <= most, got least={least}, most={most}")
-    samples = {name: _Samples(side) for name, side in sides.items()}
+    samples = {name: _Samples(side, sample, loaded) for name, side in sides.items()}
     start, rounds = time.perf_counter(), 0
     while active := [each for each in samples.values() if not each.is_done(patience)]:
         for each in active:

@@ -21,8 +21,10 @@ def outputs_and_gradients(
     rows = layer.num_layers * (2 if layer.bidirectional else 1)  # type: ignore[operator]
     size = (rows, x.shape[1], layer.hidden_size)
 
-    def draw() -> Tensor:  # in float64, so that every dtype gets the same numbers up to rounding
-        return torch.randn(size, generator=generator, dtype=torch.float64).to(x.dtype)  # type: ignore[arg-type]
+    def draw() -> (
+        Tensor
+    ):  # in float64 on the CPU, so that every dtype and device gets the same numbers up to rounding
+        return torch.randn(size, generator=generator, dtype=torch.float64).to(x)  # type: ignore[arg-type]
 
     x = x.detach().clone().requires_grad_()
     pair = type(layer).__name__ == "LSTM"
@@ -40,7 +42,7 @@ def outputs_and_gradients(
 def worst_error(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     """The largest difference in any tensor, relative to that tensor's largest value; NaN if one holds NaN."""
     worst = torch.zeros((), dtype=torch.float64)
-    for ours, theirs in zip(got, wanted, strict=True):
+    for ours, theirs in zip((v.detach() for v in got), (v.detach() for v in wanted), strict=True):
         if ours.shape != theirs.shape:
             raise ValueError(f"expected shape {list(theirs.shape)}, got {list(ours.shape)}")
         if theirs.numel():

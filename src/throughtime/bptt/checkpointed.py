@@ -104,19 +104,19 @@ class Checkpointed(Strategy):
         length = (
             self.window if whole is None else self._unit_steps(whole.steps)
         )  # one long call, not many short
-        windows = list(one_pass.windows.cut(lambda: length))
+        windows = list(one_pass.windows.cut(lambda left: length))
         group = _root(len(windows)) if self.slots is None and whole is None else 1
         return [windows[i : i + group] for i in range(0, len(windows), group)]
 
 
-class _RandomState(NamedTuple):
+class RandomState(NamedTuple):
     """The default generators of the CPU and of every CUDA device in use, to recompute with the same dropout."""
 
     cpu: Tensor
     cuda: list[Tensor]
 
     @classmethod
-    def now(cls) -> _RandomState:
+    def now(cls) -> RandomState:
         # Does not start CUDA where nobody uses it.
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
         return cls(torch.get_rng_state(), cuda)
@@ -132,7 +132,7 @@ class _Checkpoint(NamedTuple):
 
     unit: int
     state: Tree
-    random: _RandomState
+    random: RandomState
 
 
 class _Recompute:
@@ -149,13 +149,13 @@ class _Recompute:
 
         Returns leaves that have collected the gradient of `state`, the state before the first unit.
         """
-        kept = [_Checkpoint(0, state, _RandomState.now())]
+        kept = [_Checkpoint(0, state, RandomState.now())]
         leaves: Tree = None
-        after: _RandomState | None = None
+        after: RandomState | None = None
         for unit in reversed(range(len(self._units))):
             checkpoint = self._before(unit, kept)
             leaves = self._unit(checkpoint, leaves, last=after is None)
-            after = after or _RandomState.now()
+            after = after or RandomState.now()
         if after is not None:
             after.restore()  # as if everything had been run once
         return leaves
@@ -179,7 +179,7 @@ class _Recompute:
                     state = self._pass.run(window, state)[1]
         # Under autocast, weights that were cast here have no graph; the run with a graph must cast its own.
         torch.clear_autocast_cache()
-        return _Checkpoint(stop, detach(state), _RandomState.now())
+        return _Checkpoint(stop, detach(state), RandomState.now())
 
     def _unit(self, start: _Checkpoint, after: Tree, *, last: bool) -> Tree:
         """Run one unit with its graph, and backpropagate through it.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from math import ceil
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from throughtime.bptt.carry import Carry, active, scale_gradient
+from throughtime.bptt.checkpointed import RandomState
 from throughtime.bptt.strategy import Pass, Strategy
 from throughtime.bptt.windows import Tree, detach, differentiable
 from throughtime.data.batch import Batch
@@ -39,7 +42,12 @@ class Randomized(Strategy):
 
     Cost: one forward and one backward pass. Keeps the activations between two cuts: `mean_length` steps on
     average, sometimes several times that. One draw from `generator` per border; the same seed gives the
-    same bits.
+    same bits. Calls of `run`: one for the first block. Where that shows that all of the state is carried by
+    throughtime's layers (RNN, GRU, LSTM or Recurrent, of one direction), one from there to the next cut, and one from
+    each cut to the next, T / mean_length + 1 on average; the layers multiply the gradient inside. Any other `run`
+    (torch.nn's layers, its own loop over time, a state that it transforms) is called for every block, T / every
+    times. The gradient is the same. A `run` that does for several steps what it did not do for the first block is
+    called once more, for those steps block by block, with the random state of before.
     Raises: InputError if mean_length is not above `every` (each border would be a cut), or alpha not above 2.
     Source: Tallec & Ollivier 2017, arXiv 1705.08209 (alpha = 4 by default here).
     """
@@ -78,22 +86,61 @@ class Randomized(Strategy):
         return steps > self.every
 
     def _accumulate(self, one_pass: Pass, state: Tree) -> tuple[Tree, int]:
+        borders = _Borders(self, one_pass.generator)
         pending: Tensor | None = None  # the losses since the last cut, with their graph
-        delta, parts = 0, 1
-        for window in one_pass.windows.cut(lambda: self.every):
-            if pending is not None:
-                delta += 1
-                probability = self.cut_probability(delta)
-                if _draw(probability, one_pass.generator):
-                    one_pass.backward(pending)
-                    pending, state = None, detach(state)
-                    delta, parts = 0, parts + 1
-                else:
-                    state = _scale_gradient(state, 1 / (1 - probability))
-            state, pending = _run(one_pass, window, state, pending)
+        parts = 1
+        for window in one_pass.windows.cut(borders.length):
+            if borders.factors[0] == 0:
+                assert pending is not None  # the first block has no border before it
+                one_pass.backward(pending)
+                pending, state = None, detach(state)
+                borders.factors[0], parts = 1.0, parts + 1
+            state, pending = _run(one_pass, window, state, pending, borders)
         if pending is not None:
             one_pass.backward(pending)
         return state, parts
+
+
+class _Borders:
+    """Draws at the borders between blocks, in their order, as many as the next call needs."""
+
+    def __init__(self, strategy: Randomized, generator: torch.Generator | None) -> None:
+        self.every = strategy.every
+        self.factors: list[
+            float
+        ] = []  # of the next call's blocks: xi at the border before each, 1 before the first of all
+        self.inside: bool | None = (
+            None  # whether `run` multiplies the gradient at borders inside a call; None: not known yet
+        )
+        self._strategy, self._generator = strategy, generator
+        self._delta = 0  # borders since the last cut
+        self._next: float | None = 1.0  # xi at the border before the next block, if it is drawn
+
+    def length(self, left: int) -> int:
+        """Steps of the next call, where `left` steps follow: up to the next cut if borders can lie inside, else one block."""
+        self.factors = [self._draw() if self._next is None else self._next]
+        self._next = None
+        while self.inside and len(self.factors) < ceil(left / self.every):
+            factor = self._draw()
+            if factor == 0:
+                self._next = factor
+                break
+            self.factors.append(factor)
+        return len(self.factors) * self.every
+
+    def scale(self, steps: int) -> Tensor:
+        """The factors of the borders inside the call, at its steps [T]; that of the border before it is not among them."""
+        scale = torch.ones(steps, dtype=torch.float64, device="cpu")
+        scale[self.every :: self.every] = torch.tensor(self.factors[1:], dtype=torch.float64, device="cpu")
+        return scale
+
+    def _draw(self) -> float:
+        self._delta += 1
+        probability = self._strategy.cut_probability(self._delta)
+        if _draw(probability, self._generator):
+            self._delta = 0
+            return 0.0
+        return 1 / (1 - probability)
 
 
 def _draw(probability: float, generator: torch.Generator | None) -> bool:
@@ -101,33 +148,50 @@ def _draw(probability: float, generator: torch.Generator | None) -> bool:
     return torch.rand((), dtype=torch.float64, generator=generator, device=device).item() < probability
 
 
-def _run(one_pass: Pass, window: Batch, state: Tree, pending: Tensor | None) -> tuple[Tree, Tensor]:
+def _run(
+    one_pass: Pass, window: Batch, state: Tree, pending: Tensor | None, borders: _Borders
+) -> tuple[Tree, Tensor]:
+    """Run a window without a cut; return the state after it and the losses since the last cut."""
     # A function of its own, so that no local keeps the graph before a cut alive.
-    outputs, state = one_pass.run(window, state)
+    if borders.inside is False:
+        end, loss = _blocks(one_pass, window, state, borders)
+    elif len(borders.factors) == 1:
+        end, loss, borders.inside = _one_call(one_pass, window, state, borders)
+    else:
+        before, random = (one_pass.total, one_pass.seen), RandomState.now()
+        end, loss, borders.inside = _one_call(one_pass, window, state, borders)
+        if not borders.inside:
+            one_pass.total, one_pass.seen = before
+            random.restore()
+            end, loss = _blocks(one_pass, window, state, borders)
+    return end, loss if pending is None else pending + loss
+
+
+def _one_call(one_pass: Pass, window: Batch, state: Tree, borders: _Borders) -> tuple[Tree, Tensor, bool]:
+    """The state after the window, its loss, and whether the gradient is multiplied at all borders inside."""
+    if len(borders.factors) > 1:
+        # With a graph in any case, so that it shows what reads the state.
+        state = tree_map_only(Tensor, _with_graph, state)
+    if len(borders.factors) > 1 or borders.factors[0] != 1:
+        state = scale_gradient(state, borders.factors[0])
+    carry = Carry(borders.scale(window.steps), None if window.reset else state)
+    with active(carry):
+        outputs, end = one_pass.run(window, state)
     loss = one_pass.loss(outputs, window)
-    return state, loss if pending is None else pending + loss
+    return end, loss, carry.complete(end, loss)
 
 
-class _Scale(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by a number.
-
-    A node of its own: a hook on the state would also scale the losses that read the same tensor as output.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] * ctx.factor, None
+def _with_graph(tensor: Tensor) -> Tensor:
+    return tensor if tensor.requires_grad else tensor.detach().requires_grad_(differentiable(tensor))
 
 
-def _scale_gradient(state: Tree, factor: float) -> Tree:
-    """Return the same values; what comes back through any tensor of the state is multiplied by `factor`."""
-
-    def scaled(tensor: Tensor) -> Tensor:
-        return _Scale.apply(tensor, factor) if differentiable(tensor) else tensor  # type: ignore[no-untyped-call]
-
-    return tree_map_only(Tensor, scaled, state)
+def _blocks(one_pass: Pass, window: Batch, state: Tree, borders: _Borders) -> tuple[Tree, Tensor]:
+    """Run a window block by block: the state after it, and its loss."""
+    losses = []
+    for number, factor in enumerate(borders.factors):
+        block = window.window(number * borders.every, (number + 1) * borders.every)
+        if factor != 1:
+            state = scale_gradient(state, factor)
+        outputs, state = one_pass.run(block, state)
+        losses.append(one_pass.loss(outputs, block))
+    return state, sum(losses[1:], start=losses[0])

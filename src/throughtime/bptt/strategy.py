@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -205,7 +204,7 @@ class Full(Strategy):
 
     def _accumulate(self, one_pass: Pass, state: Tree) -> tuple[Tree, int]:
         losses = []
-        for batch in one_pass.windows.cut(lambda: sys.maxsize):
+        for batch in one_pass.windows.cut(lambda left: left):
             outputs, state = one_pass.run(batch, state)
             losses.append(one_pass.loss(outputs, batch))
         if losses:

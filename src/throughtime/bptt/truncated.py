@@ -69,7 +69,7 @@ class Truncated(Strategy):
     def _accumulate(self, one_pass: Pass, state: Tree) -> tuple[Tree, int]:
         stride = self.stride or self.window
         if stride == self.window:
-            return _cut_every_window(one_pass, state, lambda: stride)
+            return _cut_every_window(one_pass, state, lambda left: stride)
         return _slide(one_pass, state, stride, self.window // stride)
 
 
@@ -109,13 +109,13 @@ class RandomWindow(Strategy):
         generator = one_pass.generator
         device = "cpu" if generator is None else generator.device
 
-        def length() -> int:
+        def length(left: int) -> int:
             return int(torch.randint(self.low, self.high + 1, (), generator=generator, device=device))
 
         return _cut_every_window(one_pass, state, length)
 
 
-def _cut_every_window(one_pass: Pass, state: Tree, length: Callable[[], int]) -> tuple[Tree, int]:
+def _cut_every_window(one_pass: Pass, state: Tree, length: Callable[[int], int]) -> tuple[Tree, int]:
     """Run, backpropagate and free the graph, window by window; the state is carried as a constant."""
     number = 0
     for window in one_pass.windows.cut(length):
@@ -143,7 +143,7 @@ def _slide(one_pass: Pass, state: Tree, stride: int, blocks: int) -> tuple[Tree,
     kept: deque[_Block] = deque()
     initial, first_start = state, None
     number = 0
-    for window in one_pass.windows.cut(lambda: stride):
+    for window in one_pass.windows.cut(lambda left: stride):
         if len(kept) == blocks:
             kept.popleft()  # before the next block is built: never more than `window` steps are alive
         kept.append(_block(one_pass, window, state))

@@ -52,15 +52,15 @@ class Windows:
 
         return tree_map_only(Tensor, leaf, tree)
 
-    def cut(self, length: Callable[[], int]) -> Iterator[Batch]:
-        """Yield windows; `length()` gives the number of steps of the next one.
+    def cut(self, length: Callable[[int], int]) -> Iterator[Batch]:
+        """Yield windows; `length(left)` gives the number of steps of the next one, of the `left` steps of its Batch.
 
         A window never joins two Batches of an iterable, and the last window of a Batch may be shorter.
         """
         for batch in self._batches:
             steps, start = batch.steps, 0
             while start < steps:
-                stop = min(start + length(), steps)
+                stop = min(start + length(steps - start), steps)
                 yield self._on_leaves(batch.window(start, stop))
                 start = stop
 

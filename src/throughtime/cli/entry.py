@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     With THROUGHTIME_DEBUG=1 in the environment the stack trace comes before the line.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _limit_spinning()
     _prepare_streams()
     try:
         status = _run(arguments)
@@ -73,6 +74,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError:
             _discard(sys.stdout)
         return status
+
+
+def _limit_spinning() -> None:
+    """Let torch's threads sleep sooner when they have nothing to do, before torch is imported.
+
+    GNU OpenMP, which torch's wheels for Linux bring, lets a thread spin for 300,000 rounds, several milliseconds, after its
+    work. Where another process needs the core, each of these waits costs a time slice. A tenth of the rounds is enough between
+    the operations of a training step: docs/performance.md has the figures.
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "30000"
 
 
 def _prepare_streams() -> None:

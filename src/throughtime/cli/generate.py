@@ -34,7 +34,10 @@ def generate(
     greedy: Annotated[bool, typer.Option("--greedy", help="Always write the likeliest symbol.")] = False,
     seed: Annotated[
         int | None,
-        typer.Option(metavar="N", help="The same seed writes the same text. Without: another each time."),
+        typer.Option(
+            metavar="N",
+            help="The same seed and backend write the same text. Without: another each time, named on stderr.",
+        ),
     ] = None,
     stop: Annotated[
         str | None, typer.Option(metavar="TEXT", help="End before this text would appear.")
@@ -47,6 +50,14 @@ def generate(
             "'throughtime evaluate RUN --weights NAME' shows what it costs in quality.",
         ),
     ] = "float32",
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="native, many symbols in one call of C++, or reference, symbol by symbol through the layers. "
+            "The same seed gives each another text. Default: native for models that it can run.",
+        ),
+    ] = None,
     allow_unknown: Annotated[
         bool, typer.Option("--allow-unknown", help="Let the model write its symbol for unknown ones.")
     ] = False,
@@ -55,8 +66,10 @@ def generate(
     """Generate text with a trained model, symbol by symbol.
 
     Nothing but the text goes to stdout; on a terminal a line end follows it, in a file or a pipe
-    nothing does. Symbols of the prompt that the model has never seen are named on stderr, and read as
-    "unknown". Without a prompt the model starts after a newline.
+    nothing does. A line on stderr says which backend runs, why if it is the reference, and with which
+    seed: "throughtime: native, seed 1234". The same options with --backend native --seed 1234 write the
+    same text again. Symbols of the prompt that the model has never seen are named on stderr too, and
+    read as "unknown". Without a prompt the model starts after a newline.
 
     Examples:
     throughtime generate runs/demo --prompt "The " --temperature 0.8
@@ -77,10 +90,11 @@ def generate(
     from throughtime.runtime import load
 
     prompt = _as_utf8(prompt)
+    temperature = 0.0 if greedy else 1.0 if temperature is None else temperature
     chunks = load(run, task=task).generate(
         prompt,
         length=length,
-        temperature=0.0 if greedy else 1.0 if temperature is None else temperature,
+        temperature=temperature,
         top_k=top_k,
         top_p=top_p,
         seed=seed,
@@ -88,7 +102,11 @@ def generate(
         allow_unknown=allow_unknown,
         on_unknown=_report,
         weights=weights,
+        backend=backend,
     )
+    reason = "" if chunks.reason is None else f" ({chunks.reason})"
+    sampled = "greedy" if temperature == 0 else f"seed {chunks.seed}"
+    print(f"throughtime: {chunks.backend}{reason}, {sampled}", file=sys.stderr)
     with Stream() as stream:
         stream.write(prompt)
         for chunk in chunks:

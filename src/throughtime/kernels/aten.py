@@ -11,7 +11,13 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from throughtime.kernels.stack import Stack, Stacked
 
 _OPERATIONS = {"rnn tanh": "rnn_tanh", "rnn relu": "rnn_relu", "gru": "gru", "lstm": "lstm"}
-_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")  # in the order that torch's operations take
+_WEIGHTS = (
+    "weight_ih",
+    "weight_hh",
+    "bias_ih",
+    "bias_hh",
+    "weight_hr",
+)  # in the order that torch's operations take
 
 
 def run(
@@ -20,9 +26,17 @@ def run(
     """Run the whole stack: x [T, B, D] and states [L*directions, B, ...] to outputs and final states."""
     states = [c for c in components if isinstance(c, Tensor)]
     kind = stack.recurrence.kind
-    operation = getattr(torch._VF, _OPERATIONS[f"rnn {stack.options['nonlinearity']}" if kind == "rnn" else kind])
+    operation = getattr(
+        torch._VF, _OPERATIONS[f"rnn {stack.options['nonlinearity']}" if kind == "rnn" else kind]
+    )
     weights = [w[name] for w in stack.weights for name in _WEIGHTS if name in w]
-    options = ("bias_ih" in stack.weights[0], stack.num_layers, stack.dropout, stack.training, stack.bidirectional)
+    options = (
+        "bias_ih" in stack.weights[0],
+        stack.num_layers,
+        stack.dropout,
+        stack.training,
+        stack.bidirectional,
+    )
     hx = tuple(states) if kind == "lstm" else states[0]
     if lengths is None:
         y, *final = operation(x, hx, weights, *options, False)

@@ -17,7 +17,9 @@ from torch.autograd import forward_ad
 
 from throughtime.errors import BackendError, one_of
 from throughtime.kernels import aten
+from throughtime.kernels.native.library import load
 from throughtime.kernels.native.recurrence import autograd, operators, precision
+from throughtime.kernels.native.recurrence.rows import pool
 from throughtime.kernels.stack import Stack, Stacked, run_reference
 
 
@@ -35,6 +37,7 @@ class Call(NamedTuple):
     autocast: bool = False  # under torch.autocast on the CPU
     projected: bool = False  # an LSTM whose output is projected, proj_size > 0
     unreadable: str = ""  # why the tensors are not plain memory, see `unreadable`
+    carry_scale: bool = False  # the backward pass multiplies the gradient of the carried state at some steps
 
 
 def active_transform() -> str:
@@ -61,7 +64,8 @@ def unreadable(tensors: Iterable[Tensor | None]) -> str:
 
     Raises: RuntimeError for one whose memory was freed: torch's own kernels would read it.
     """
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+    tracing = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    if tracing or torch._C._len_torch_dispatch_stack():
         return ""  # operators of torch.library see them
     for value in tensors:
         if value is None:
@@ -72,7 +76,7 @@ def unreadable(tensors: Iterable[Tensor | None]) -> str:
             return _ZEROS
         if value.layout is not torch.strided or value.is_nested:
             return "a tensor is not dense"
-        if value.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(value):
+        if value.is_cpu and not torch._C._functorch.is_functorch_wrapped_tensor(value):
             if torch._is_functional_tensor(value):
                 return "a tensor is a functional one"
             if value.numel() and value.data_ptr() == 0:
@@ -157,6 +161,8 @@ def _torch_refusal(name: str, call: Call) -> str | None:
         return f"{name} has no kernel for {call.cell}"
     if call.extras:
         return f"{name} has no kernel for {call.cell} with {', '.join(call.extras)}"
+    if call.carry_scale:
+        return f"{name} does not multiply the gradient of the carried state"
     # A trace of torch's own operation holds for any number of steps.
     if call.transform and call.transform != "torch.jit.trace":
         return f"{name} cannot run under {call.transform}"
@@ -199,6 +205,8 @@ class NativeBackend:
         unknown = [extra for extra in call.extras if extra not in _NATIVE_EXTRAS]
         if unknown:
             return f"native has no kernel for {call.cell} with {', '.join(unknown)}"
+        if call.carry_scale and torch._C._len_torch_dispatch_stack():
+            return "native multiplies the gradient of the carried state in eager calls only"
         if call.dtype not in (torch.float32, torch.float64, torch.bfloat16):
             name = str(call.dtype).removeprefix("torch.")
             return f"native computes in float32, float64 and bfloat16, this call is in {name}"
@@ -338,6 +346,19 @@ def choose(call: Call, of_layer: str | None = None) -> Backend:
         if wanted is not None:
             raise BackendError(f"backend {wanted!r} was asked for by name: {reason}")
     raise AssertionError("the reference refuses nothing")
+
+
+def release_memory() -> int:
+    """Free what native keeps for its next calls: at most 512 MB of unused tensors, and the scratch memory of its threads.
+
+    Returns: the bytes of those tensors.
+    """
+    found = pool.free_bytes
+    pool.release()
+    library = load()
+    if not isinstance(library, str):
+        library.handle.tt_release()
+    return found
 
 
 class Report:

@@ -12,7 +12,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from throughtime.bptt.carry import scale_gradient
 from throughtime.cells.contract import State
+from throughtime.errors import InputError
 
 
 class Steppable(Protocol):
@@ -62,6 +64,7 @@ def unroll(
     reverse: bool = False,
     zoneout: Zoneout | None = None,
     observe: Observe | None = None,
+    carry_scale: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """Run one recurrence over a whole sequence, in one direction.
 
@@ -70,10 +73,20 @@ def unroll(
         state: the state before the first step, tensors [B, ...].
         lengths: int64 [B]; input beyond a row's length is never read and may be NaN. None: all T steps are real.
         reverse: from each row's last real step back to its first.
+        carry_scale: [T] on the CPU. In the backward pass carry_scale[t] multiplies the gradient of the state that enters step t,
+            all its tensors, in the rows that have step t; t = 0 is the initial state. What reads the output of step t - 1 is
+            not multiplied. The values stay the same. None: ones.
 
+    Raises: InputError for a carry_scale with `reverse`, where the steps are not entered in their order, or of another shape.
     Returns: outputs [T, B, H], zero in the padding, and the state after each row's last real step (the initial one if it
     has none).
     """
+    if carry_scale is not None and (reverse or carry_scale.shape != x.shape[:1]):
+        where = "in reverse" if reverse else f"for {x.shape[0]} steps"
+        raise InputError(
+            f"carry_scale must have one number for each step and the steps in their order, got {list(carry_scale.shape)} {where}"
+        )
+    factors = None if carry_scale is None else carry_scale.tolist()
     padding = None
     if lengths is not None:
         padding = torch.arange(x.shape[0], device=x.device)[:, None] >= lengths.to(x.device)
@@ -84,9 +97,11 @@ def unroll(
     outputs: list[Tensor] = [x] * len(u)
     order = range(len(u) - 1, -1, -1) if reverse else range(len(u))
     for t in order:
-        new = recurrence.step(state, u[t])
+        # Rows that have ended keep the state itself, whose gradient is not multiplied.
+        entering = state if factors is None or factors[t] == 1 else scale_gradient(state, factors[t])
+        new = recurrence.step(entering, u[t])
         if zoneout is not None:
-            new = zoneout.apply(t, state, new)
+            new = zoneout.apply(t, entering, new)
         if padding is not None:
             new = _keep_where(padding[t], state, new)
         if observe is not None:

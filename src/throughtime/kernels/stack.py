@@ -31,6 +31,7 @@ class Stack(NamedTuple):
     training: bool
     recurrent_dropout: float = 0.0
     zoneout: tuple[float, ...] = ()  # one rate for each tensor of the state
+    carry_scale: Tensor | None = None  # float64 [T], see `unroll`
 
     @property
     def directions(self) -> int:
@@ -112,7 +113,14 @@ def run_reference(
         recurrence = stack.bind(number, h_mask)
         observe = None if watch is None else watch(number, recurrence)
         return unroll(
-            recurrence, x, state, lengths=lengths, reverse=reverse, zoneout=zoneout, observe=observe
+            recurrence,
+            x,
+            state,
+            lengths=lengths,
+            reverse=reverse,
+            zoneout=zoneout,
+            observe=observe,
+            carry_scale=stack.carry_scale,
         )
 
     y, finals = run_stack(

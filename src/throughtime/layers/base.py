@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from throughtime.bptt.carry import ACTIVE, Carry
 from throughtime.cells.init import initialize
 from throughtime.cells.recurrence import Recurrence
-from throughtime.errors import one_of
+from throughtime.errors import BackendError, one_of
 from throughtime.kernels import dispatch
 from throughtime.kernels.dispatch import Call, active_transform, under_autocast, unreadable
 from throughtime.kernels.native.recurrence.direct import DirectCall
 from throughtime.kernels.stack import Stack, Stacked, run_reference
-from throughtime.layers import checks
+from throughtime.layers import checks, interop
 from throughtime.layers.sequence import PaddedBatch, StateForm, unpack, values_known
 from throughtime.layers.trace import Trace, Tracer
 
@@ -103,7 +104,14 @@ class RecurrentLayer(nn.Module):
                 for name, shape in shapes.items():
                     setattr(self, names[name], nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
                 self._names.append(names)
+        self._attributes = [attribute for names in self._names for attribute in names.values()]
         self.reset_parameters()
+        self.flatten_parameters()
+
+    @property
+    def mode(self) -> str:
+        """torch.nn's name for this kind of layer."""
+        raise NotImplementedError
 
     @property
     def _directions(self) -> int:
@@ -115,7 +123,13 @@ class RecurrentLayer(nn.Module):
         return [[getattr(self, name) for name in names.values()] for names in self._names]
 
     def flatten_parameters(self) -> None:
-        """No effect: for callers of torch.nn's layers."""
+        """Lay the weights of a plain layer on CUDA out as cuDNN reads them, or it copies them at each call. As in torch.nn."""
+        interop.flatten_parameters(self, self._extra_names())
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        found = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.flatten_parameters()
+        return found
 
     def reset_parameters(self) -> None:
         """Initialize all parameters again by the layer's `init`."""
@@ -124,14 +138,18 @@ class RecurrentLayer(nn.Module):
             size = self.hidden_sizes[number // self._directions]
             initialize(tensors, size, self.init, self.forget_bias)
 
-    def call(self, input: Tensor, lengths: Tensor | None = None, tensors: Sequence[Tensor] = ()) -> Call:
-        """This call as plain data, for `throughtime.backends(explain=...)`; `tensors`: others that it reads."""
+    def _extra_names(self) -> tuple[str, ...]:
+        """What torch.nn's layer does not have, as in `Call`."""
         extras = [name for name in ("layer_norm", "recurrent_dropout") if getattr(self, name)]
         extras += ["zoneout"] * any(self.zoneout)
         extras += ["different hidden sizes"] * (len(set(self.hidden_sizes)) > 1)
+        return (*extras, *self._extras)
+
+    def call(self, input: Tensor, lengths: Tensor | None = None, tensors: Sequence[Tensor] = ()) -> Call:
+        """This call as plain data, for `throughtime.backends(explain=...)`; `tensors`: others that it reads."""
         return Call(
             cell=self.recurrence.kind,
-            extras=(*extras, *self._extras),
+            extras=self._extra_names(),
             device=input.device.type,
             dtype=input.dtype,
             ragged=lengths is not None,
@@ -158,22 +176,58 @@ class RecurrentLayer(nn.Module):
         """
         if torch.compiler.is_compiling():
             return self._run(input, hx, lengths)
-        if self._direct is not None and lengths is None and (found := self._direct.run(self, input, hx)):
-            return found
-        return self._run(input, hx, lengths)
+        carry = ACTIVE.get()
+        if self._direct is not None and lengths is None and carry is None:
+            found = self._direct.run(self, input, hx)
+            if found is not None:
+                return found
+        if interop.is_symbolic(input):
+            symbolic: tuple[Any, Any] = interop.symbolic_call(self, input, hx, lengths)
+            return symbolic
+        return self._run(input, hx, lengths, carry)
 
-    def _run(self, input: Tensor | PackedSequence, hx: Any, lengths: Tensor | None) -> tuple[Any, Any]:
+    def to_torch(self) -> nn.RNNBase:
+        """torch.nn's layer with this layer's weights, copied, and mode.
+
+        Raises: InputError naming what torch.nn's layer does not have.
+        """
+        return interop.to_torch(self, self._extra_names())
+
+    def _run(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any,
+        lengths: Tensor | None,
+        carry: Carry | None = None,
+    ) -> tuple[Any, Any]:
         """A call in any form, on any backend."""
         stack = self._stack()
         batch, components = self._read(input, hx, lengths, stack)
         tensors = [t for c in components for t in ((c,) if isinstance(c, Tensor) else c)]
         tensors += [t for named in stack.weights for t in named.values()]
-        backend = dispatch.choose(self.call(batch.x, batch.lengths, tensors), self.backend)
+        call = self.call(batch.x, batch.lengths, tensors)
+        if carry is not None:
+            scale = carry.enter(self, input, hx, len(batch.x), able=self._scales(call))
+            call, stack = call._replace(carry_scale=scale is not None), stack._replace(carry_scale=scale)
+        backend = dispatch.choose(call, self.backend)
         named = dispatch.demanded(self.backend) is not None
         y, finals = backend.run(stack, batch.x, components, batch.lengths, named)
-        if backend.name == "native" and not torch.compiler.is_compiling():
-            self._direct = DirectCall.of(stack, self._names)
-        return batch.output(y), self._form.give(finals, batch)
+        if backend.name == "native" and batch.lengths is None and not torch.compiler.is_compiling():
+            self._direct = DirectCall.of(stack, self._attributes, self._parameters)
+        output, final = batch.output(y), self._form.give(finals, batch)
+        if carry is not None:
+            carry.leave(self, output, final)
+        return output, final
+
+    def _scales(self, call: Call) -> bool:
+        """Whether the backend of this call can multiply the gradient of the carried state at each step."""
+        if self.bidirectional or call.transform:
+            return False
+        try:
+            dispatch.choose(call._replace(carry_scale=True), self.backend)
+        except BackendError:  # one that was asked for by name cannot
+            return False
+        return True
 
     def trace(
         self, input: Tensor | PackedSequence, hx: Any = None, *, lengths: Tensor | None = None
@@ -201,7 +255,13 @@ class RecurrentLayer(nn.Module):
         )
         options = self.dropout, self.training, self.recurrent_dropout, self.zoneout
         return Stack(
-            self.recurrence, self.state_type, self.options, weights, self.num_layers, self.bidirectional, *options
+            self.recurrence,
+            self.state_type,
+            self.options,
+            weights,
+            self.num_layers,
+            self.bidirectional,
+            *options,
         )
 
     def _read(
@@ -214,10 +274,6 @@ class RecurrentLayer(nn.Module):
         if ragged is not None and values_known(ragged) and bool((ragged == batch.x.shape[0]).all()):
             batch = batch._replace(lengths=None)
         return batch, self._form.read(hx, batch)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Addresses in this process's memory.
-        return {**self.__dict__, "_direct": None}
 
     def extra_repr(self) -> str:
         """The sizes and the options that differ from torch.nn's defaults."""

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from throughtime.bptt.carry import ACTIVE, Carry
 from throughtime.cells.contract import Cell, State
+from throughtime.kernels.dispatch import active_transform
 from throughtime.kernels.reference import Steppable, rebuild, unroll
+from throughtime.kernels.stack import reorder, run_stack
 from throughtime.layers.checks import (
     CheckedCell,
     check_arguments,
@@ -20,7 +23,6 @@ from throughtime.layers.checks import (
     make_cell,
 )
 from throughtime.layers.sequence import check_lengths, unpack
-from throughtime.kernels.stack import reorder, run_stack
 from throughtime.layers.trace import Trace, Tracer
 
 
@@ -91,7 +93,10 @@ class Recurrent(nn.Module):
         lengths: Tensor | None = None,
     ) -> tuple[Any, tuple[State, ...]]:
         """Run the layers; `lengths` [B] as in `throughtime.LSTM`."""
-        output, states, _ = self._run(input, hx, lengths, traced=False)
+        carry = None if torch.compiler.is_compiling() else ACTIVE.get()
+        output, states, _ = self._run(input, hx, lengths, traced=False, carry=carry)
+        if carry is not None:
+            carry.leave(self, output, states)
         return output, states
 
     def trace(
@@ -105,12 +110,21 @@ class Recurrent(nn.Module):
         return Trace(*self._run(input, hx, lengths, traced=True))
 
     def _run(
-        self, input: Tensor | PackedSequence, hx: Sequence[State] | None, lengths: Tensor | None, traced: bool
+        self,
+        input: Tensor | PackedSequence,
+        hx: Sequence[State] | None,
+        lengths: Tensor | None,
+        traced: bool,
+        carry: Carry | None = None,
     ) -> tuple[Any, tuple[State, ...], dict[str, dict[str, Tensor]]]:
         dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.get_default_dtype())
         batch = unpack("Recurrent", input, lengths, self.input_size, dtype, self.batch_first)
         x = batch.x
         tracer = Tracer(batch) if traced else None
+        scale = None
+        if carry is not None:
+            able = not (self.bidirectional or active_transform())
+            scale = carry.enter(self, input, hx, len(x), able=able)
         if hx is None:
             states = [
                 self._cell(n).initial_state(x.shape[1], device=x.device, dtype=x.dtype)
@@ -128,7 +142,9 @@ class Recurrent(nn.Module):
 
         def run(number: int, cell: Steppable, x: Tensor, state: State, reverse: bool) -> tuple[Tensor, State]:
             observe = None if tracer is None else tracer.watch(number, self.cells[number])
-            return unroll(cell, x, state, lengths=batch.lengths, reverse=reverse, observe=observe)
+            return unroll(
+                cell, x, state, lengths=batch.lengths, reverse=reverse, observe=observe, carry_scale=scale
+            )
 
         cells = [CheckedCell(self._cell(n)) for n in range(len(self.cells))]
         y, finals = run_stack(
@@ -189,7 +205,7 @@ def scan(
     if x.dim() < 2 or x.shape[0] == 0:
         raise ValueError(f"x must be [T, B, ...] with at least one step, got {list(x.shape)}")
     if lengths is not None:
-        lengths = check_lengths(lengths, x.shape[0], x.shape[1])
+        lengths = check_lengths(lengths, x.shape[0], x.shape[1], x.device)
     if state is not None:
         check_cell_state(state, x.shape[1])
     else:

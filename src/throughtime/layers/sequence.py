@@ -60,7 +60,7 @@ def unpack(
     x = input.transpose(0, 1) if batch_first else input
     steps, batch = x.shape[:2]
     if lengths is not None:
-        lengths = check_lengths(lengths, steps, batch)
+        lengths = check_lengths(lengths, steps, batch, x.device)
     return PaddedBatch(x, lengths, _batch_first if batch_first else _same, True)
 
 
@@ -132,8 +132,8 @@ def check_input(x: Tensor, dims: int, input_size: int, dtype: torch.dtype) -> No
         )
 
 
-def check_lengths(lengths: Tensor, steps: int, batch: int) -> Tensor:
-    """Return lengths as int64 [B], each between 0 and T."""
+def check_lengths(lengths: Tensor, steps: int, batch: int, device: torch.device) -> Tensor:
+    """Return lengths as int64 [B], each between 0 and T; on the CPU for an input that is there."""
     if not isinstance(lengths, Tensor):
         lengths = torch.as_tensor(lengths)
     if lengths.dtype not in _WHOLE_NUMBERS or lengths.dim() != 1:
@@ -151,7 +151,7 @@ def check_lengths(lengths: Tensor, steps: int, batch: int) -> Tensor:
                 f"lengths must lie between 0 and the {steps} steps of the input, got {low} to {high}: "
                 "count steps, and pad the input to the longest"
             )
-    return lengths.to(torch.int64)
+    return lengths.to("cpu" if device.type == "cpu" else lengths.device, torch.int64)
 
 
 def values_known(tensor: Tensor) -> bool:

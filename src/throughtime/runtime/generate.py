@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator
-
-import torch
+from typing import Any
 
 from throughtime.errors import BackendError, InputError, one_of
+from throughtime.kernels.native.generation.interface import check_sampling
 from throughtime.kernels.native.generation.packing import WEIGHTS
-from throughtime.runtime import sampling
-from throughtime.runtime.engine import Engine, refusal
+from throughtime.runtime.native import generator_of, refusal
 from throughtime.runtime.session import Session
-from throughtime.runtime.stream import Options, sample_ids
+from throughtime.runtime.stream import native_ids, reference_ids
+
+
+class Generation(Iterator[str]):
+    """The new text, chunk by chunk, and what is needed to write it again.
+
+    Attributes:
+        backend: "native" or "reference"; one seed gives a different text with each of them.
+        reason: why the reference runs; None with native.
+        seed: the one given, or the one chosen where none was.
+    """
+
+    def __init__(self, chunks: Iterator[str], backend: str, reason: str | None, seed: int) -> None:
+        self._chunks = chunks
+        self.backend, self.reason, self.seed = backend, reason, seed
+
+    def __next__(self) -> str:
+        return next(self._chunks)
+
+    def __repr__(self) -> str:
+        reason = "" if self.reason is None else f" ({self.reason})"
+        return f"<Generation: {self.backend}{reason}, seed {self.seed}>"
 
 
 def generate(
@@ -28,7 +49,7 @@ def generate(
     on_unknown: Callable[[list[str]], None] | None = None,
     backend: str | None = None,
     weights: str = "float32",
-) -> Iterator[str]:
+) -> Generation:
     """Continue a text: feed the prompt, then sample a symbol, feed it, and so on.
 
     Yields the new text chunk by chunk, without the prompt; a chunk is never part of a character. The session continues from its
@@ -43,61 +64,51 @@ def generate(
         temperature: see `throughtime.runtime.draw`, as for `top_k` and `top_p`; 0 is greedy.
         top_k: sample from the k likeliest symbols only.
         top_p: sample from the likeliest symbols that together have this probability.
-        seed: the same seed and session give the same text; None: another text each time.
+        seed: the same seed, session and backend give the same text; None: one is chosen, see `Generation.seed`.
         stop: end before the first place where the new text holds this string.
         allow_unknown: let the unknown symbol be sampled.
         on_unknown: called once, before anything is sampled, with the prompt's unknown symbols if there are any.
-        backend: "native": many symbols at a time in C++, for models that `throughtime.runtime.engine` can run;
-            "reference": symbol by symbol through the session. None: native where it can. Both sample from the same
-            distribution, but the same seed gives each another text; greedy text is the same.
+        backend: "native": many symbols at a time in C++, for models that `throughtime.runtime.native` can run;
+            "reference": symbol by symbol through the session. None: native where it can; `Generation.backend` says which one
+            runs. Both sample from the same distribution, but the same seed gives each another text; greedy text is the
+            same.
         weights: what native multiplies by, also for the prompt: "float32", the model's own; "bf16" or "int8", quantized (see
             `throughtime.runtime.with_quantized_weights`, which shows what is lost) and read in half or a quarter of
             the time, which pays where they do not fit into the processor's nearer caches: from about 512 hidden units.
 
+    Returns: an iterator of the text, whose `backend`, `reason` and `seed` say how it was sampled.
     Raises: InputError for a value out of range, at the call and not at the first chunk; BackendError with the reason
-    if native was asked for by name, or quantized weights, and native cannot run the model. Native packs the weights once for
-    each call.
+    if native was asked for by name, or quantized weights, and native cannot run the model.
+    Cost: native packs the weights when it runs a model for the first time, and when they have changed since; see
+    `throughtime.runtime.native.generator_of`. The text is that of the weights at the call.
     """
     if length < 0:
         raise InputError(f"length must be 0 or more, got {length}")
     if stop == "":
         raise InputError("stop must be a string of at least one character, got an empty one")
-    sampling.check(temperature, top_k, top_p)
-    generator = torch.Generator()
-    seed = generator.seed() if seed is None else _checked_seed(seed)
-    generator.manual_seed(seed)
-    engine = _engine(session, backend, weights)
+    seed = secrets.randbits(32) if seed is None else seed
+    check_sampling(temperature, top_k, top_p, seed)
+    reason = _reason(session, backend, weights)
+    generator = generator_of(session.model, weights) if reason is None else None
     if on_unknown is not None and (unknown := session.vocabulary.unknown_symbols(prompt)):
         on_unknown(unknown)
     start: str | list[int] = prompt or ([_start(session)] if session.logits is None else "")
-    if start and engine is not None and weights != "float32":
-        engine.read(session, session.ids(start))
+    if start and generator is not None and weights != "float32":
+        session.set_state(generator.feed(session.ids(start).cpu(), session.state))
     elif start:
         session.feed(start)
-    new_line = not prompt or prompt.endswith("\n")
-    banned = None if allow_unknown else session.vocabulary.unknown
-
-    if engine is not None:
-        options = Options(temperature, top_k, top_p, seed, () if banned is None else (banned,))
-        return _until(stop, _text(session, new_line, sample_ids(session, engine, length, options)))
-
-    def ids() -> Iterator[int]:
-        for _ in range(length):
-            logits = session.logits
-            assert logits is not None  # something was fed above
-            if banned is not None:
-                logits = logits.index_fill(0, torch.tensor(banned, device=logits.device), float("-inf"))
-            choice = sampling.draw(
-                logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator
-            )
-            session.feed(choice.reshape(1))
-            yield int(choice)
-
-    return _until(stop, _text(session, new_line, ids()))
+    banned = () if allow_unknown or session.vocabulary.unknown is None else (session.vocabulary.unknown,)
+    options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    if generator is None:
+        ids = reference_ids(session, length, banned=banned, **options)
+    else:
+        ids = native_ids(session, generator, length, banned=banned, **options)
+    chunks = _until(stop, _text(session, not prompt or prompt.endswith("\n"), ids))
+    return Generation(chunks, "native" if reason is None else "reference", reason, seed)
 
 
-def _engine(session: Session, backend: str | None, weights: str) -> Engine | None:
-    """The native loop, or None for the reference."""
+def _reason(session: Session, backend: str | None, weights: str) -> str | None:
+    """Why the reference runs, or None for native."""
     if backend is not None:
         one_of("backend", backend, ("native", "reference"))
     quantized = one_of("weights", weights, WEIGHTS) != "float32"
@@ -106,15 +117,14 @@ def _engine(session: Session, backend: str | None, weights: str) -> Engine | Non
             raise BackendError(
                 f"weights {weights!r} are native's, and backend 'reference' was asked for: leave one out"
             )
-        return None
+        return "asked for by name"
     reason = refusal(session.model)
-    if reason is None:
-        return Engine(session.model, weights)
-    if quantized:
-        raise BackendError(f"weights {weights!r} were asked for: {reason}")
-    if backend == "native":
-        raise BackendError(f"backend 'native' was asked for by name: {reason}")
-    return None
+    if reason is not None and (quantized or backend is not None):
+        asked = (
+            f"weights {weights!r} were asked for" if quantized else "backend 'native' was asked for by name"
+        )
+        raise BackendError(f"{asked}: {reason}")
+    return reason
 
 
 def _text(session: Session, new_line: bool, ids: Iterator[int]) -> Iterator[str]:
@@ -155,9 +165,3 @@ def _start(session: Session) -> int:
         # Char and word vocabularies number their symbols by frequency, after the unknown one.
         return min(1, len(vocabulary) - 1)
     return int(vocabulary.encode("\n")[0])
-
-
-def _checked_seed(seed: int) -> int:
-    if not -(2**63) <= seed < 2**64:
-        raise InputError(f"seed must be a 64-bit whole number, got {seed}")
-    return seed

@@ -10,7 +10,7 @@ from torch import nn
 from throughtime.errors import BackendError, one_of
 from throughtime.kernels.native.generation.packing import WEIGHTS, folds, quantize
 from throughtime.models.many_to_many import ManyToMany
-from throughtime.runtime.engine import embedding_of, native_layers, refusal
+from throughtime.runtime.native import embedding_of, native_layers, refusal
 
 
 def with_quantized_weights(model: nn.Module, weights: str) -> ManyToMany:

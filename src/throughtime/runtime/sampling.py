@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from throughtime.errors import InputError
+from throughtime.kernels.native.generation.interface import check_sampling
 
 _NEVER = float("-inf")
 
@@ -29,7 +30,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
     Raises: InputError unless k >= 1; a k beyond V keeps all.
     Source: Fan, Lewis & Dauphin 2018, ACL.
     """
-    _check_top_k(k)
+    check_sampling(top_k=k)
     kept, places = logits.topk(min(k, logits.shape[-1]), dim=-1)
     return torch.full_like(logits, _NEVER).scatter(-1, places, kept)
 
@@ -41,7 +42,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     Raises: InputError unless 0 < p <= 1.
     Source: Holtzman, Buys, Du, Forbes & Choi 2020, ICLR.
     """
-    _check_top_p(p)
+    check_sampling(top_p=p)
     if p == 1:  # by rounding, the tail could lie past a sum of 1
         return logits
     ordered, places = logits.sort(dim=-1, descending=True, stable=True)
@@ -69,7 +70,7 @@ def draw(
     The draw itself is made on the CPU in float64, so that a seed means the same on every device.
     Raises: InputError for a value out of range, logits that hold NaN or infinity, no symbol left to draw.
     """
-    check(temperature, top_k, top_p)
+    check_sampling(temperature, top_k, top_p)
     if bool((logits.isnan() | logits.isposinf()).any()):
         raise InputError("the logits hold NaN or infinity: the model's training diverged, or it is damaged")
     if temperature == 0:
@@ -83,23 +84,3 @@ def draw(
         logits = keep_top_p(logits, top_p)
     rows = logits.softmax(-1).reshape(-1, logits.shape[-1])
     return torch.multinomial(rows, 1, generator=generator).reshape(logits.shape[:-1])
-
-
-def check(temperature: float, top_k: int | None, top_p: float | None) -> None:
-    """Raise InputError if `draw` would refuse these values."""
-    if not 0 <= temperature < math.inf:
-        raise InputError(f"temperature must be a positive number (or 0 for greedy), got {temperature}")
-    if top_k is not None:
-        _check_top_k(top_k)
-    if top_p is not None:
-        _check_top_p(top_p)
-
-
-def _check_top_k(k: int) -> None:
-    if k < 1:
-        raise InputError(f"top_k must be at least 1, got {k}")
-
-
-def _check_top_p(p: float) -> None:
-    if not 0 < p <= 1:
-        raise InputError(f"top_p must lie above 0 and be at most 1, got {p}")

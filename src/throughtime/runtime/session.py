@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,18 +10,29 @@ from torch.utils._pytree import tree_map
 
 from throughtime.data import Vocabulary
 from throughtime.errors import InputError
+from throughtime.kernels.native.generation.generator import Generator, State
 from throughtime.layers.eval_mode import evaluating
 
 # A long prompt is run in chunks, so that its logits [T, V] are never in memory all at once.
 _CHUNK = 1024
 
 
-class State(NamedTuple):
-    """The state of a session after some symbols: a value that later calls never change."""
+class Chunk:
+    """Symbols that the native loop sampled in one call, of which the first `count` have been given out.
 
-    model: Any  # the model's own state, any nesting of tensors; None before the first symbol
-    logits: Tensor | None  # [V] after the last symbol
-    position: int  # symbols fed so far
+    The loop returns the state after the last symbol only. The state after an earlier one is computed when it is asked for, by
+    reading the symbols before it again.
+    """
+
+    def __init__(self, generator: Generator, start: State, ids: list[int], end: State) -> None:
+        self.ids, self.count = ids, 0
+        self._generator, self._start, self._end = generator, start, end
+
+    def state(self) -> State:
+        """The state after `count` symbols."""
+        if self.count == len(self.ids):
+            return self._end
+        return self._generator.feed(torch.tensor(self.ids[: self.count]), self._start)
 
 
 class Session:
@@ -47,27 +57,28 @@ class Session:
             )
         self.model = model
         self.vocabulary = vocabulary
-        self._state: State | Callable[[], State] = State(None, None, 0)
+        self._state: State | Chunk = State()
 
     @property
     def state(self) -> State:
-        """The current state, not copied; `snapshot` copies it."""
-        if not isinstance(self._state, State):
-            self._state = self._state()
+        """The current state, of a batch of one, not copied; `snapshot` copies it."""
+        if isinstance(self._state, Chunk):
+            self._state = self._state.state()
         return self._state
 
-    def set_state(self, state: State | Callable[[], State]) -> None:
-        """Continue from `state`, which is not copied; a function is called when the state is first read."""
+    def set_state(self, state: State | Chunk) -> None:
+        """Continue from `state`, which is not copied, or from wherever in a chunk its `count` stands."""
         self._state = state
 
-    def unread_since(self, state: State | Callable[[], State]) -> bool:
-        """Whether `state` was the last one set, and, if it is a function, has not been called."""
-        return self._state is state
+    def follows(self, chunk: Chunk) -> bool:
+        """Whether `chunk` was set last, and its state has not been read since."""
+        return self._state is chunk
 
     @property
     def logits(self) -> Tensor | None:
         """Logits [V] of what follows the last symbol; None before the first."""
-        return self.state.logits
+        logits = self.state.logits
+        return None if logits is None else logits[0]
 
     @property
     def position(self) -> int:
@@ -94,9 +105,9 @@ class Session:
                         f"expected a model of the next symbol, with logits {[len(chunk), 1, len(self.vocabulary)]}, got "
                         f"{list(outputs.shape)}: sessions and generation are for language models"
                     )
-        logits: Tensor = outputs[-1, 0]
+        logits: Tensor = outputs[-1]
         self.set_state(State(state, logits, self.position + len(ids)))
-        return logits
+        return logits[0]
 
     def snapshot(self) -> State:
         """A copy of the current state, for `restore`, any number of times."""
@@ -109,7 +120,7 @@ class Session:
 
     def reset(self) -> None:
         """Go back to before the first symbol."""
-        self.set_state(State(None, None, 0))
+        self.set_state(State())
 
     def ids(self, symbols: str | Sequence[int] | Tensor) -> Tensor:
         """What `feed` reads, as ids [T] on the model's device.

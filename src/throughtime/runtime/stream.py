@@ -1,97 +1,70 @@
-"""Symbols of the native loop, sampled many at a time and yielded one by one."""
+"""Symbols sampled one after another: many in each call of the native loop, or one by one through the session.
+
+At each of them the session's state is the one after it. What is fed or restored in between is what the next symbol follows.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
-from throughtime.kernels.native.generation.generator import GeneratorState, SamplingError
-from throughtime.runtime.engine import Engine
-from throughtime.runtime.session import Session, State
+from throughtime.kernels.native.generation.generator import Generator, SamplingError, State
+from throughtime.runtime import sampling
+from throughtime.runtime.session import Chunk, Session
 
 # The first symbols come at once; later chunks last about this long, too short to be seen.
 _FIRST, _SECONDS, _MOST = 16, 0.02, 4096
 
 
-class Options(NamedTuple):
-    """How a symbol is sampled; see `throughtime.runtime.generate`."""
+def native_ids(session: Session, generator: Generator, length: int, **options: Any) -> Iterator[int]:
+    """Yield `length` symbols, sampled with options of `Generator.run`.
 
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    seed: int
-    banned: tuple[int, ...]
-
-
-def sample_ids(session: Session, engine: Engine, length: int, options: Options) -> Iterator[int]:
-    """Yield `length` symbols. At each of them the session's state is the one after it, as if it had been fed one by one.
-
-    The loop gives only the state at the end of a chunk. The state after a symbol inside it is recomputed, when it is read, from
-    the start of the chunk; the rest of the chunk is then dropped, and sampling continues from the session's state, which may have
-    changed.
+    When the session's state is read or set inside a chunk, the rest of the chunk is dropped.
     """
-    first, done, size = session.position, 0, _FIRST
-    while done < length:
-        position = session.position
-        start = engine.state(session, first + done)
+    size = _FIRST
+    while length > 0:
         began = time.perf_counter()
-        ids, end = _chunk(engine, start, min(size, length - done), options)
-        size = _next_size(len(ids), time.perf_counter() - began)
-        for count, number in enumerate(ids, 1):
-            done += 1
-            if count == len(ids):
-                session.set_state(engine.session_state(end, position + count))
-                yield number
-                break
-            state = _state_inside(engine, start, ids, count, position)
-            session.set_state(state)
+        chunk = _chunk(generator, session.state, min(size, length), options)
+        size = _next_size(len(chunk.ids), time.perf_counter() - began)
+        session.set_state(chunk)
+        for chunk.count, number in enumerate(chunk.ids, 1):  # noqa: B020
+            length -= 1
             yield number
-            if not session.unread_since(state):
+            if not session.follows(chunk):
                 break
 
 
-def _chunk(
-    engine: Engine, start: GeneratorState, size: int, options: Options
-) -> tuple[list[int], GeneratorState]:
-    """Up to `size` symbols, as many as can be sampled, and the state after them.
+def _chunk(generator: Generator, start: State, size: int, options: dict[str, Any]) -> Chunk:
+    """Up to `size` symbols, as many as can be sampled.
 
     Raises: SamplingError if that is none.
     """
-
-    def run(count: int) -> tuple[list[int], GeneratorState]:
-        ids, end = engine.generator.run(
-            count,
-            start,
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            seed=options.seed,
-            banned=options.banned,
-        )
-        return ids[:, 0].tolist(), end
-
     try:
-        return run(size)
+        ids, end = generator.run(size, start, **options)
     except SamplingError as error:
         if not error.num_sampled:
             raise
-        return run(error.num_sampled)
-
-
-def _state_inside(
-    engine: Engine, start: GeneratorState, ids: list[int], count: int, position: int
-) -> Callable[[], State]:
-    """Computes the state after the first `count` symbols of a chunk; `position` is that of `start`."""
-
-    def state() -> State:
-        after = engine.generator.feed(torch.tensor(ids[:count]), start)
-        return engine.session_state(after, position + count)
-
-    return state
+        ids, end = generator.run(error.num_sampled, start, **options)
+    return Chunk(generator, start, ids[:, 0].tolist(), end)
 
 
 def _next_size(count: int, seconds: float) -> int:
     return max(1, min(_MOST, 4 * count, int(count * _SECONDS / max(seconds, 1e-6))))
+
+
+def reference_ids(
+    session: Session, length: int, *, seed: int, banned: Sequence[int], **options: Any
+) -> Iterator[int]:
+    """Yield `length` symbols, sampled with options of `sampling.draw` and fed one by one."""
+    random = torch.Generator().manual_seed(seed)
+    for _ in range(length):
+        logits = session.logits
+        assert logits is not None  # something was fed before
+        excluded = torch.tensor(banned, dtype=torch.int64, device=logits.device)
+        logits = logits.index_fill(0, excluded, float("-inf"))
+        choice = sampling.draw(logits, generator=random, **options)
+        session.feed(choice.reshape(1))
+        yield int(choice)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from throughtime.models.config import ModelConfig
 from throughtime.models.many_to_one import ManyToOne
 from throughtime.runs import Run
 from throughtime.runs.history import best_evaluation
+from throughtime.runtime.generate import Generation, generate
 from throughtime.runtime.session import Session
 from throughtime.tasks import FileTask, Task
 from throughtime.tasks.recorded import model_config_of, restore_model, settings_of, task_of
@@ -154,10 +155,8 @@ class Trained:
             )
         return Session(self.model, self.assets.vocabulary)
 
-    def generate(self, prompt: str = "", **options: Any) -> Iterator[str]:
+    def generate(self, prompt: str = "", **options: Any) -> Generation:
         """Continue a text, chunk by chunk; see `throughtime.runtime.generate`."""
-        from throughtime.runtime.generate import generate
-
         return generate(self.session(), prompt, **options)
 
     def __repr__(self) -> str:

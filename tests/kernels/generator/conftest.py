@@ -13,7 +13,7 @@ from tests.kernels.instruction_sets import libraries
 from torch import Tensor, nn
 
 from throughtime.kernels.native.generation import generator as native_generator
-from throughtime.kernels.native.generation.generator import Generator, GeneratorLayer, GeneratorState
+from throughtime.kernels.native.generation.generator import Generator, GeneratorLayer, State
 from throughtime.kernels.native.generation.packing import folds, quantize
 from throughtime.kernels.reference import unroll
 from throughtime.layers import GRU, LSTM, RNN
@@ -56,23 +56,31 @@ class Model:
         self.quantized_head = quantize(self.head, weights).dequantize()
         self.native = Generator(self.layers, self.head, self.head_bias, self.embedding, weights=weights)
 
-    def logits(self, ids: Tensor, state: GeneratorState) -> GeneratorState:
+    def logits(self, ids: Tensor, state: State) -> State:
         """The state after ids [T, B]."""
         x = (torch.eye(len(self.head)) if self.embedding is None else self.embedding)[ids]
-        h, c = [], []
-        for n, recurrence in enumerate(self.recurrences):
-            start = (state.h[n], state.c[n]) if state.c else (state.h[n],)
-            x, final = unroll(recurrence, x, KINDS[self.layers[n].kind].state_type(*start))
-            h.append(final[0])
-            c += final[1:]
+        finals, starts = [], zip(*self._parts(state), strict=True)
+        for layer, recurrence, start in zip(self.layers, self.recurrences, starts, strict=True):
+            x, final = unroll(recurrence, x, KINDS[layer.kind].state_type(*start))
+            finals.append(final)
         logits = nn.functional.linear(x[-1], self.quantized_head, self.head_bias)
-        return GeneratorState(tuple(h), tuple(c), logits, state.position + len(ids))
+        return State(self._joined(list(zip(*finals, strict=True))), logits, state.position + len(ids))
 
-    def start(self, batch: int) -> GeneratorState:
+    def start(self, batch: int) -> State:
         """A state that is not zero."""
         zero = self.native.initial(batch)
-        some = [tuple(torch.randn_like(v) for v in part) for part in (zero.h, zero.c)]
-        return GeneratorState(*some, torch.randn_like(zero.logits))
+        some = [tuple(torch.randn_like(v) for v in part) for part in self._parts(zero)]
+        return State(self._joined(some), torch.randn_like(zero.logits))
+
+    def _parts(self, state: State) -> list[list[Tensor]]:
+        """h, or h and c, each [B, H] for each layer."""
+        return [list(part) for part in (state.model if self.layers[0].kind == "lstm" else [state.model])]
+
+    def _joined(self, parts: list[tuple[Tensor, ...]]) -> Any:
+        """In the form of the layers: one tensor for layers of one size, and a pair of them for an LSTM."""
+        one_size = len({v.shape for part in parts for v in part}) == 1
+        joined = tuple(torch.stack(part) if one_size else part for part in parts)
+        return joined if self.layers[0].kind == "lstm" else joined[0]
 
 
 @contextmanager
@@ -85,11 +93,9 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _assert_same_state(found: GeneratorState, wanted: GeneratorState, atol: float = 1e-4) -> None:
+def _assert_same_state(found: State, wanted: State, atol: float = 1e-4) -> None:
     # Large weights, a dozen steps of float32 in another order of summation.
-    for a, b in zip((*found.h, *found.c, found.logits), (*wanted.h, *wanted.c, wanted.logits), strict=True):
-        torch.testing.assert_close(a, b, atol=atol, rtol=1e-4)
-    assert found.position == wanted.position
+    torch.testing.assert_close(found, wanted, atol=atol, rtol=1e-4)
 
 
 def _assert_distributed(counts: Tensor, probabilities: Tensor) -> None:

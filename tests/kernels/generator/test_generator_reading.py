@@ -88,13 +88,15 @@ def test_threads_change_no_bit(
 def test_the_state_and_the_weights_of_the_caller_are_not_changed(network: Any) -> None:
     model = network("lstm", 64, 8, (64,))
     start = model.start(2)
-    before = [v.clone() for v in (*start.h, *start.c, start.logits)]
+    before = [v.clone() for v in (*start.model, start.logits)]
     first, end = model.native.run(20, start, seed=1)
-    kept = [v.clone() for v in (*end.h, *end.c, end.logits)]
+    kept = [v.clone() for v in (*end.model, end.logits)]
     model.native.run(20, end, seed=1)
-    assert all(map(torch.equal, before, (*start.h, *start.c, start.logits)))
-    assert all(map(torch.equal, kept, (*end.h, *end.c, end.logits)))
-    strange = start._replace(logits=start.logits.t().contiguous().t(), h=(start.h[0].t().contiguous().t(),))
+    assert all(map(torch.equal, before, (*start.model, start.logits)))
+    assert all(map(torch.equal, kept, (*end.model, end.logits)))
+    strange = start._replace(
+        logits=start.logits.t().contiguous().t(), model=tuple(v.mT.contiguous().mT for v in start.model)
+    )
     assert torch.equal(model.native.run(20, strange, seed=1)[0], first)
     model.head.zero_()
     assert torch.equal(model.native.run(20, start, seed=1)[0], first)

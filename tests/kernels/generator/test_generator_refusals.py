@@ -12,8 +12,8 @@ from throughtime.errors import InputError
 from throughtime.kernels.native.generation.generator import (
     Generator,
     GeneratorLayer,
-    GeneratorState,
     SamplingError,
+    State,
     unavailable,
 )
 
@@ -40,7 +40,7 @@ def test_what_cannot_be_sampled_is_reported_with_how_far_it_came(constant: Any) 
 def test_a_failure_is_the_same_with_two_threads(network: Any, threads: Any) -> None:
     model = network("rnn", 300, 5, (30,))
     start = model.start(16)
-    start.h[0][11] = math.nan
+    start.model[0, 11] = math.nan
     for count in (1, 2):
         with threads(count), pytest.raises(SamplingError) as caught:
             model.native.run(400, start)
@@ -58,11 +58,16 @@ def test_a_failure_is_the_same_with_two_threads(network: Any, threads: Any) -> N
         ({"seed": 2**64}, "seed must be a 64-bit"),
         ({"banned": [3]}, "banned must lie between 0 and 2, got 3 to 3"),
         ({"stops": [-1]}, "stops must lie between 0 and 2, got -1 to -1"),
-        ({"state": GeneratorState((torch.zeros(1, 2),), (), torch.zeros(1, 3))}, "shapes"),
-        ({"state": GeneratorState((torch.zeros(1, 1),), (), torch.zeros(1, 4))}, "shapes"),
-        ({"state": GeneratorState((torch.zeros(2, 1),), (), torch.zeros(1, 3))}, "shapes"),
-        ({"state": GeneratorState((), (), torch.zeros(1, 3))}, "shapes"),
-        ({"state": GeneratorState((torch.zeros(1, 1).double(),), (), torch.zeros(1, 3))}, "float32"),
+        ({"state": State(torch.zeros(1, 1, 2), torch.zeros(1, 3))}, "shapes"),
+        ({"state": State(torch.zeros(1, 1, 1), torch.zeros(1, 4))}, "shapes"),
+        ({"state": State(torch.zeros(1, 2, 1), torch.zeros(1, 3))}, "shapes"),
+        ({"state": State(torch.zeros(2, 1, 1), torch.zeros(1, 3))}, "shapes"),
+        ({"state": State((), torch.zeros(1, 3))}, "shapes"),
+        ({"state": State(torch.zeros(1, 1, 1), torch.zeros(3))}, "shapes"),
+        ({"state": State(None, torch.zeros(1, 3))}, "shapes"),
+        ({"state": State(3, torch.zeros(1, 3))}, "shapes"),
+        ({"state": State([[1.0]], torch.zeros(1, 3))}, "shapes"),
+        ({"state": State(torch.zeros(1, 1, 1).double(), torch.zeros(1, 3))}, "float32"),
     ],
 )
 def test_values_out_of_range_are_refused(options: dict[str, Any], message: str, constant: Any) -> None:
@@ -86,6 +91,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         (([layer._replace(bias_hh=torch.zeros(4))], head, None, good), r"bias_hh must be \[12\]"),
         (([layer._replace(kind="gruu")], head, None, good), "kind must be one of"),
         (([layer._replace(nonlinearity="sin")], head, None, good), "nonlinearity must be one of"),
+        (([layer, layer._replace(kind="lstm")], head, None, good), "must be of one kind, got gru, lstm"),
         (([layer], head.double(), None, good), "computes in float32 on the CPU, head_weight is float64"),
         (([layer], torch.zeros(0, 4), None, torch.zeros(0, 5)), "nothing empty"),
     ):

@@ -37,6 +37,13 @@ class Case(NamedTuple):
         """Whether there is one target for each sequence; None: its shape tells."""
         return None if self.batch is None else self.batch.per_sequence
 
+    def rows(self, model: nn.Module) -> int:
+        """Examples."""
+        if self.lengths is not None:
+            return len(self.lengths)
+        leaf = next(leaf for leaf in tree_leaves(self.inputs) if isinstance(leaf, Tensor))
+        return int(leaf.shape[0 if self.batch is None and batch_first(model) else 1])
+
     def run(self, model: nn.Module) -> Any:
         """What the model returns."""
         if self.batch is not None:

@@ -21,8 +21,9 @@ from throughtime.flow.measurement.curves import (
 )
 from throughtime.flow.measurement.gates import cell_path, gate_statistics, spectra
 from throughtime.flow.measurement.jacobian import products as jacobian_products
-from throughtime.flow.measurement.model_copy import measurable
+from throughtime.flow.measurement.model_copy import layers_of, measurable
 from throughtime.flow.measurement.recording import SEGMENT, Recorded, record
+from throughtime.flow.measurement.threads import recurrent_weights, threads_for
 from throughtime.flow.result import Flow, LayerFlow, Products
 from throughtime.layers.base import RecurrentLayer
 
@@ -104,6 +105,7 @@ def measure(
         Memory: states and their gradients, 32 * T * B * H bytes for each layer and tensor
         of its state, the activations of one segment, and what the model holds outside its layers; H = 128, B = 16, T = 5,000
         stays below 2 GB. `Flow.seconds` is the time it took.
+        Up to 2^26 multiplications in a step (examples times recurrent weights of the widest layer) torch uses one thread.
     Raises: InputError, on one line: no recurrent layer, lengths for a model that takes none, a layer that runs twice, a loss of
         another shape, a sequence too short for the lags.
     Source: Bengio, Simard & Frasconi 1994, IEEE Transactions on Neural Networks 5(2); Pascanu, Mikolov & Bengio 2013, ICML.
@@ -112,64 +114,65 @@ def measure(
     _check(examples, fraction, segment)
     copied = measurable(model)
     case = read_batch(copied, batch, state, examples, lengths)
-    with torch.enable_grad():
-        result, recorded = record(copied, lambda: case.run(copied), segment)
-        steps, rows = _one_shape(recorded)
-        if steps < 2:
-            raise InputError(
-                f"the sequence must have at least 2 steps, got {steps}: a gradient flows from a step to the one before; "
-                "give a longer sequence, time first [T, B, ...] (batch first if the model's layers are)"
+    with threads_for(case.rows(copied), recurrent_weights(layers_of(copied).values())):
+        with torch.enable_grad():
+            result, recorded = record(copied, lambda: case.run(copied), segment)
+            steps, rows = _one_shape(recorded)
+            if steps < 2:
+                raise InputError(
+                    f"the sequence must have at least 2 steps, got {steps}: a gradient flows from a step to the one before; "
+                    "give a longer sequence, time first [T, B, ...] (batch first if the model's layers are)"
+                )
+            bare = isinstance(result, tuple) and not isinstance(result, nn.utils.rnn.PackedSequence)
+            outputs = time_first(result[0] if bare else result, copied, case, steps, rows)
+            # A model may also find out by itself which steps are padding.
+            own = case.lengths if case.lengths is not None else recorded[0].lengths
+            aim = objective(
+                outputs, case.targets, loss, own, steps, counted=case.counted, per_sequence=case.per_sequence
             )
-        bare = isinstance(result, tuple) and not isinstance(result, nn.utils.rnn.PackedSequence)
-        outputs = time_first(result[0] if bare else result, copied, case, steps, rows)
-        # A model may also find out by itself which steps are padding.
-        own = case.lengths if case.lengths is not None else recorded[0].lengths
-        aim = objective(
-            outputs, case.targets, loss, own, steps, counted=case.counted, per_sequence=case.per_sequence
+            both = any(each.reverse for each in recorded)
+            count = choose_lags(lags, ends, aim, both)
+            chosen = choose_ends(ends, count, aim, both)
+            with_products = products and count > 1
+            work = _Work(progress, 2 + len(chosen) + len(recorded) * (1 + _PRODUCT_PARTS * with_products))
+            work.done()
+            samples, starts = lag_samples(recorded, aim, chosen, count, work.done)
+            whole, parameters = _whole_gradient(copied, recorded, aim)
+            work.done()
+        layers: dict[str, LayerFlow] = {}
+        for each, by_lag, gradients, at_ends in zip(recorded, samples, whole, starts, strict=True):
+            path = cell_path(each, chosen, aim.at_end, count, at_ends)
+            found = None
+            if with_products:
+                found = _products(each, chosen, aim.at_end, count, work.within(_PRODUCT_PARTS))
+            real = gradients[0] if each.active is None else gradients[0][each.active]
+            layers[each.name] = LayerFlow(
+                name=each.name,
+                cell=_kind(each),
+                units=each.states[0][0].shape[-1],
+                reverse=each.reverse,
+                gradient_h=_norms(each, gradients[0]),
+                gradient_c=_norms(each, gradients[1]) if each.parts > 1 else None,
+                lag_h=lag_curve(by_lag[0], fraction),
+                lag_c=lag_curve(by_lag[1], fraction) if each.parts > 1 else None,
+                products=found,
+                weights=spectra(each.recurrence),
+                gates=gate_statistics(each),
+                cell_path=None if path is None else path[0],
+                denormal_fraction=_denormal_fraction(real / rows),
+                cell_path_gradient=None if path is None else path[1],
+            )
+            work.done()
+        return Flow(
+            layers=layers,
+            loss=float(aim.mean().detach()),
+            steps=steps,
+            examples=rows,
+            ends=tuple(end.step for end in chosen),
+            seconds=time.perf_counter() - start,
+            symbols=tuple(symbols),
+            parameters=parameters,
         )
-        both = any(each.reverse for each in recorded)
-        count = choose_lags(lags, ends, aim, both)
-        chosen = choose_ends(ends, count, aim, both)
-        with_products = products and count > 1
-        work = _Work(progress, 2 + len(chosen) + len(recorded) * (1 + _PRODUCT_PARTS * with_products))
-        work.done()
-        samples, starts = lag_samples(recorded, aim, chosen, count, work.done)
-        whole, parameters = _whole_gradient(copied, recorded, aim)
-        work.done()
-    layers: dict[str, LayerFlow] = {}
-    for each, by_lag, gradients, at_ends in zip(recorded, samples, whole, starts, strict=True):
-        path = cell_path(each, chosen, aim.at_end, count, at_ends)
-        found = None
-        if with_products:
-            found = _products(each, chosen, aim.at_end, count, work.within(_PRODUCT_PARTS))
-        real = gradients[0] if each.active is None else gradients[0][each.active]
-        layers[each.name] = LayerFlow(
-            name=each.name,
-            cell=_kind(each),
-            units=each.states[0][0].shape[-1],
-            reverse=each.reverse,
-            gradient_h=_norms(each, gradients[0]),
-            gradient_c=_norms(each, gradients[1]) if each.parts > 1 else None,
-            lag_h=lag_curve(by_lag[0], fraction),
-            lag_c=lag_curve(by_lag[1], fraction) if each.parts > 1 else None,
-            products=found,
-            weights=spectra(each.recurrence),
-            gates=gate_statistics(each),
-            cell_path=None if path is None else path[0],
-            denormal_fraction=_denormal_fraction(real / rows),
-            cell_path_gradient=None if path is None else path[1],
-        )
-        work.done()
-    return Flow(
-        layers=layers,
-        loss=float(aim.mean().detach()),
-        steps=steps,
-        examples=rows,
-        ends=tuple(end.step for end in chosen),
-        seconds=time.perf_counter() - start,
-        symbols=tuple(symbols),
-        parameters=parameters,
-    )
 
 
 class _Work:

@@ -16,9 +16,9 @@ from throughtime.cells.contract import State
 from throughtime.errors import InputError
 from throughtime.flow.measurement.model_copy import Layer, layers_of
 from throughtime.kernels.reference import Steppable, Zoneout, rebuild
+from throughtime.kernels.stack import join, reorder, run_stack
 from throughtime.layers.base import RecurrentLayer
 from throughtime.layers.sequence import PaddedBatch, unpack
-from throughtime.kernels.stack import join, reorder, run_stack
 
 SEGMENT = (
     128  # steps whose activations are kept at once; longer sequences recompute them in the backward pass

@@ -17,8 +17,9 @@ from throughtime.flow.explanation.table import half_life_words
 from throughtime.flow.measurement.batch import first_rows, without_padding
 from throughtime.flow.measurement.curves import End, gradients_by_lag, lag_curve, typical_length
 from throughtime.flow.measurement.gates import gate_statistics
-from throughtime.flow.measurement.model_copy import measurable
+from throughtime.flow.measurement.model_copy import layers_of, measurable
 from throughtime.flow.measurement.recording import record
+from throughtime.flow.measurement.threads import recurrent_weights, threads_for
 from throughtime.flow.result import LagCurve
 
 EXAMPLES = 8  # of the batch, the first ones
@@ -91,7 +92,7 @@ def snapshot(
         raise InputError("the batch has no targets: the gradient of a single step's loss cannot be measured")
     few, state = first_rows(batch, state, EXAMPLES)
     few, state = _last_steps(copied, few, state)
-    with torch.enable_grad():
+    with torch.enable_grad(), threads_for(few.size, recurrent_weights(layers_of(copied).values())):
         (outputs, _), recorded = record(copied, lambda: few.run(copied, state))
         steps = few.steps
         timed = () if few.per_sequence else tree_leaves((outputs, few.targets))

@@ -38,7 +38,9 @@ class Library:
                 names[kind].append(name)
             else:
                 fields[list(fields)[-1]].append((name, _TYPES[kind]))
-        self.structs = {name: type(name, (ctypes.Structure,), {"_fields_": f}) for name, f in fields.items()}
+        self.structs: dict[str, Any] = {
+            name: type(name, (ctypes.Structure,), {"_fields_": f}) for name, f in fields.items()
+        }
         self.cells = {name: number for number, name in enumerate(names["cell"])}
         self.activations = {name: number for number, name in enumerate(names["activation"])}
         self.call: Any = self.structs["call"]  # constructed for every call
@@ -62,17 +64,16 @@ class Library:
 @functools.cache
 def load() -> Library | str:
     """The library, or the reason why there is none."""
-    name = {"darwin": "libthroughtime_native.dylib", "win32": "throughtime_native.dll"}.get(
-        sys.platform, "libthroughtime_native.so"
-    )
-    path = _find(name)
+    if sys.platform == "win32":
+        return "the library is not built on Windows: its code is written for GCC and Clang"
+    path = _find(f"libthroughtime_native.{'dylib' if sys.platform == 'darwin' else 'so'}")
     if path is None:
         return "the library was not built: install again where there is a C++ compiler"
     try:
         handle = ctypes.CDLL(str(path))
     except OSError as error:
         return f"{path.name} cannot be loaded: {error}"
-    if not hasattr(handle, "tt_describe"):
+    if not hasattr(handle, "tt_describe") or not hasattr(handle, "tt_bf16_can_run"):
         return f"{path.name} is of another version: install throughtime again"
     handle.tt_isa.restype = handle.tt_describe.restype = ctypes.c_char_p
     handle.tt_saved_row.restype = ctypes.c_int64
@@ -81,7 +82,9 @@ def load() -> Library | str:
     if isa is None:
         return f"THROUGHTIME_ISA={os.environ.get('THROUGHTIME_ISA')} cannot run on this processor"
     library = Library(handle, isa.decode())
-    missing = [f for name, needed in _NEEDED.items() for f in needed if not hasattr(library.structs.get(name), f)]
+    missing = [
+        f for name, needed in _NEEDED.items() for f in needed if not hasattr(library.structs.get(name), f)
+    ]
     if missing:
         return f"{path.name} is of another version, without {', '.join(missing)}: install throughtime again"
     return library

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from throughtime.errors import InputError
-from throughtime.kernels.native.generation.packing import GATES, GeneratorLayer
+from throughtime.kernels.native.generation.packing import GATES, GeneratorLayer, PackedLayer
 from throughtime.kernels.native.library import ACTIVATIONS, load
 
 
@@ -22,6 +22,32 @@ class LayerStruct(ctypes.Structure):
         (name, ctypes.c_void_p)
         for name in ("weight_ih", "weight_hh", "scale_ih", "scale_hh", "bias", "bias_hn", "h", "c")
     ]
+
+
+def layer_struct(layer: PackedLayer) -> LayerStruct:
+    """A layer without a state. It points to the layer's tensors and does not keep them alive."""
+    of_input = layer.weight_ih or (None, None)
+    weights = (
+        of_input[0],
+        layer.weight_hh.values,
+        of_input[1],
+        layer.weight_hh.scale,
+        layer.bias,
+        layer.bias_hn,
+    )
+    return LayerStruct(
+        list(GATES).index(layer.kind),
+        ACTIVATIONS[layer.nonlinearity],
+        layer.inputs,
+        layer.panels.size,
+        layer.panels.padded,
+        *(address(value) for value in weights),
+    )
+
+
+def address(value: Tensor | None) -> int | None:
+    """Where a tensor's numbers are."""
+    return None if value is None else value.data_ptr()
 
 
 class CallStruct(ctypes.Structure):
@@ -70,11 +96,13 @@ def check_ids(name: str, ids: Tensor, symbols: int) -> None:
         )
 
 
-def check_options(
-    n: int, temperature: float, top_k: int | None, top_p: float | None, seed: int
+def check_sampling(
+    temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    if not 0 <= n < 2**40:
-        raise InputError(f"n must be 0 or more, got {n}")
+    """The options of sampling as `CallStruct` takes them.
+
+    Raises: InputError for one out of range.
+    """
     if not 0 <= temperature < math.inf:
         raise InputError(f"temperature must be a positive number (or 0 for greedy), got {temperature}")
     if top_k is not None and top_k < 1:
@@ -99,6 +127,8 @@ def check_shapes(
 ) -> None:
     if not layers:
         raise InputError("a generator needs at least one layer, got none")
+    if len(kinds := {layer.kind for layer in layers}) > 1:
+        raise InputError(f"all layers must be of one kind, got {', '.join(sorted(kinds))}")
     symbols = head_weight.shape[0]
     features = symbols if embedding is None else embedding.shape[-1]
     expected: list[tuple[str, Tensor | None, tuple[int, ...]]] = [

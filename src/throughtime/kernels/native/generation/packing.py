@@ -74,6 +74,11 @@ class Panels(NamedTuple):
     vectors: int  # registers of one gate in a panel
     width: int  # numbers in a register
 
+    @staticmethod
+    def of(layer: GeneratorLayer, width: int) -> Panels:
+        """Those of a layer."""
+        return Panels(GATES[layer.kind], layer.hidden, 4 if layer.kind == "rnn" else 1, width)
+
     @property
     def padded(self) -> int:
         """H in whole panels."""
@@ -145,8 +150,7 @@ def int8_words(packed: Tensor) -> Tensor:
 
 def pack_layer(layer: GeneratorLayer, width: int, weights: str, *, folded: bool) -> PackedLayer:
     """Pack one layer; `folded`: its input projection is looked up in a table."""
-    gates = layer.weight_hh.shape[0] // layer.hidden
-    panels = Panels(gates, layer.hidden, 4 if layer.kind == "rnn" else 1, width)
+    panels = Panels.of(layer, width)
     bias, bias_hn = _biases(layer)
     return PackedLayer(
         layer.kind,
@@ -182,8 +186,7 @@ def table(layer: GeneratorLayer, embedding: Tensor | None, width: int) -> Tensor
     """W_ih x + biases of every symbol, in panel order; None where that is too large."""
     if not folds(layer, embedding):
         return None
-    gates = layer.weight_hh.shape[0] // layer.hidden
-    panels = Panels(gates, layer.hidden, 4 if layer.kind == "rnn" else 1, width)
+    panels = Panels.of(layer, width)
     inputs = layer.weight_ih.t() if embedding is None else embedding @ layer.weight_ih.t()
     return panels.rows(inputs + _biases(layer)[0])
 

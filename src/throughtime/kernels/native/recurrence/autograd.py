@@ -20,8 +20,11 @@ from throughtime.kernels.reference import Zoneout, unroll
 from throughtime.kernels.stack import Stack, Stacked
 
 
+_READ = ("x", "h0", "c0", "the output", "what was saved", "dy", "dh", "dc")  # in backward
+
+
 class NativeStack(torch.autograd.Function):
-    """(weights, rows, extras, named, x [N, D], h0, c0, *weights.tensors) -> y [N, outputs], h_T, c_T.
+    """(weights, rows, extras, named, x [N, D], h0, c0, *weights.tensors) -> y, h_T, c_T, as of `call.forward`.
 
     A second derivative (create_graph=True), and vectorized ones (is_grads_batched=True), are computed by the reference from the
     same inputs, unless the call had to be `named` native.
@@ -56,16 +59,15 @@ class NativeStack(torch.autograd.Function):
             if named:
                 raise BackendError(
                     "backend 'native' was asked for by name: native has no second or vectorized derivatives "
-                    "(create_graph, is_grads_batched) and reads no tensor subclass; leave backend= out, and the reference computes them"
+                    "(create_graph, is_grads_batched) and reads no tensor subclass; leave backend= out, and the reference "
+                    "computes them"
                 )
             with torch.enable_grad(), precision.without_autocast():
-                found = _reference_gradients(
-                    weights, rows, extras, (x, h0, c0, *tensors), gradients, needs
-                )
+                found = _reference_gradients(weights, rows, extras, (x, h0, c0, *tensors), gradients, needs)
         else:
             weights = weights.for_backward(tensors)
-            read = dict(x=x, h0=h0, c0=c0, output=y, saved=saved, dy=gradients[0], dh=gradients[1], dc=gradients[2])
-            for name, value in read.items():
+            read = (x, h0, c0, y, saved, *gradients)
+            for name, value in zip(_READ, read, strict=True):
                 if value is not None:
                     check_memory(name, value, weights.dtype)
             found = call.backward(weights, rows, extras, x, (h0, c0), y, saved, gradients, needs)
@@ -74,13 +76,17 @@ class NativeStack(torch.autograd.Function):
 
 def _is_memory(gradient: Tensor) -> bool:
     """Whether it is dense numbers, not a batch of gradients (`is_grads_batched`) nor a subclass, whose operations torch calls."""
-    return type(gradient) in (Tensor, Parameter) and gradient.layout is torch.strided and not is_batched(gradient)
+    return (
+        type(gradient) in (Tensor, Parameter)
+        and gradient.layout is torch.strided
+        and not is_batched(gradient)
+    )
 
 
 def apply(
     weights: Weights, rows: Rows, extras: Extras, named: bool, x: Tensor, h0: Tensor | None, c0: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Run a stack over x [N, D]: y, h_T and c_T, differentiable where a gradient is wanted."""
+    """Run a stack over x [N, D]: y, h_T and c_T as `call.forward` does, differentiable where a gradient is wanted."""
     if torch.is_grad_enabled() and any(
         value is not None and value.requires_grad for value in (x, h0, c0, *weights.tensors)
     ):
@@ -95,7 +101,6 @@ def run(
     components: Sequence[Stacked],
     lengths: Tensor | None,
     named: bool = False,
-    carry_scale: Tensor | None = None,
 ) -> tuple[Tensor, list[Stacked]]:
     """Run a stack: x [T, B, D] and the components of the state to outputs [T, B, H] and final components.
 
@@ -107,13 +112,13 @@ def run(
         components = [_reordered(c, rows.order) for c in components]
     low = low_dtype(x)
     if low is None:
-        y, finals = _through(stack, rows, x, components, named, carry_scale, 0)
+        y, finals = _through(stack, rows, x, components, named, 0)
     else:
         with precision.without_autocast():
             lowered = precision.lower(stack, low)
             states = [c.float() if isinstance(c, Tensor) else tuple(v.float() for v in c) for c in components]
             number = precision.number_for(low)
-            y, finals = _through(lowered, rows, precision.rounded(x, low), states, named, carry_scale, number)
+            y, finals = _through(lowered, rows, precision.rounded(x, low), states, named, number)
         dtype = stack.weights[0]["weight_hh"].dtype
         y = y.to(low)
         finals = [c.to(dtype) if isinstance(c, Tensor) else tuple(v.to(dtype) for v in c) for c in finals]
@@ -143,7 +148,6 @@ def _through(
     x: Tensor,
     components: Sequence[Stacked],
     named: bool,
-    carry_scale: Tensor | None,
     bf16: int,
 ) -> tuple[Tensor, list[Stacked]]:
     """All layers in one call; with dropout between them, in one call each."""
@@ -156,7 +160,7 @@ def _through(
             weights=stack.weights[first : first + per_call], num_layers=per_call // stack.directions
         )
         states = [c[first : first + per_call] for c in components]
-        x, final = _run_layers(part, rows, x, states, named, carry_scale, bf16)
+        x, final = _run_layers(part, rows, x, states, named, bf16)
         finals.append(final)
     if len(finals) == 1:
         return x, list(finals[0])
@@ -172,15 +176,14 @@ def _run_layers(
     x: Tensor,
     components: Sequence[Stacked],
     named: bool,
-    carry_scale: Tensor | None,
     bf16: int,
 ) -> tuple[Tensor, list[Stacked]]:
     library = load()
     assert isinstance(library, Library)  # dispatch has asked
     weights = Weights(stack, library, bf16)
     extras = NONE
-    if stack.recurrent_dropout or any(stack.zoneout) or carry_scale is not None:
-        extras = _extras(stack, rows, components, carry_scale)
+    if stack.recurrent_dropout or any(stack.zoneout) or stack.carry_scale is not None:
+        extras = _extras(stack, rows, components)
     x = x.resolve_neg().contiguous()
     flat = [_flat(c) for c in components]
     for name, value in zip(("x", "h0", "c0"), (x, *flat), strict=False):
@@ -192,6 +195,7 @@ def _run_layers(
     if x.shape != (rows.total, weights.features):
         raise RuntimeError(f"x must be {[rows.total, weights.features]}, got {list(x.shape)}")
     y, *found = apply(weights, rows, extras, named, x, flat[0], flat[1] if len(flat) > 1 else None)
+    y = y.view(rows.total, weights.outputs)
     finals = [v for v in found if v is not None]
     return y, [
         _like(value, component, rows.batch, each)
@@ -210,14 +214,12 @@ def _like(value: Tensor, component: Stacked, batch: int, sizes: Sequence[int]) -
     """The inverse of `_flat`."""
     if isinstance(component, Tensor):
         return value.view(component.shape)
-    parts = value.reshape(-1).split([batch * size for size in sizes])
+    parts = torch.split(value.reshape(-1), [batch * size for size in sizes])
     return tuple(part.view(batch, size) for part, size in zip(parts, sizes, strict=True))
 
 
-def _extras(
-    stack: Stack, rows: Rows, components: Sequence[Stacked], carry_scale: Tensor | None
-) -> Extras:
-    """The random masks of a call: drawn in the caller's order of sequences, as for the reference, so the same seed gives the same."""
+def _extras(stack: Stack, rows: Rows, components: Sequence[Stacked]) -> Extras:
+    """The random masks of a call: drawn in the caller's order of sequences, so the same seed gives those of the reference."""
     masks, order = [], rows.order
     for number, state in enumerate(stack.states(components)):
         h_mask, zoneout = stack.masks(number, state, rows.steps)
@@ -227,14 +229,14 @@ def _extras(
             h_mask = h_mask.index_select(0, order)
         masks.append((h_mask, packed[0], packed[1] if len(packed) > 1 else None))
     present = any(mask is not None for each in masks for mask in each)
-    return Extras(tuple(masks) if present else None, stack.zoneout, carry_scale)
+    return Extras(tuple(masks) if present else None, stack.zoneout, stack.carry_scale)
 
 
 def _reference_gradients(
     weights: Weights,
     rows: Rows,
     extras: Extras,
-    inputs: tuple[Tensor, ...],
+    inputs: Sequence[Any],
     gradients: Sequence[Tensor | None],
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
@@ -243,16 +245,11 @@ def _reference_gradients(
     # The sequences stay in the order of the rows, from long to short.
     in_order, lengths = rows.sorted_rows(), rows.lengths
     stack = weights.stack._replace(weights=weights.split(tensors))
-    parts = [h0] if c0 is None else [h0, c0]
-    sizes = [weights.columns, weights.hidden]
-    if weights.one_size:
-        components = [
-            p.view(len(each), rows.batch, each[0]) for p, each in zip(parts, sizes, strict=False)
-        ]
-    else:
-        components = [
-            _like(p, (), rows.batch, each) for p, each in zip(parts, sizes, strict=False)
-        ]
+    sizes = [weights.columns, weights.hidden][: 1 + weights.lstm]
+    components = []
+    for value, each in zip((h0, c0), sizes, strict=False):
+        flat = x.new_zeros(rows.batch * sum(each)) if value is None else value
+        components.append(_like(flat, (), rows.batch, each))
     y = in_order.unpack(x)
     finals = []
     for layer in range(stack.num_layers):
@@ -267,12 +264,13 @@ def _reference_gradients(
                 lengths=lengths,
                 reverse=extras.reverse or side == 1,
                 zoneout=_zoneout(extras, keep, in_order),
-                **({} if extras.carry_scale is None else {"carry_scale": extras.carry_scale}),
+                carry_scale=extras.carry_scale,
             )
             outputs.append(out)
             finals.append(final)
         y = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
-    results = [in_order.pack(y), *(torch.cat([v.reshape(-1) for v in c]) for c in zip(*finals, strict=True))]
+    y = y if rows.offsets is None else in_order.pack(y)
+    results = [y, *(torch.cat([v.reshape(-1) for v in c]) for c in zip(*finals, strict=True))]
     flat = [gradients[0], *(None if g is None else g.flatten() for g in gradients[1:])]
     found = iter(differentiable_gradients(results, flat, inputs, needs))
     return tuple(next(found) if need else None for need in needs)

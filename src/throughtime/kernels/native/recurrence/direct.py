@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,15 +28,21 @@ class DirectCall:
 
     def __init__(self, weights: Weights, attributes: Sequence[str]) -> None:
         self.weights = weights
-        self.attributes = attributes
-        self.states = 2 if weights.lstm else 1
+        self.parameters_in = operator.itemgetter(*attributes)
+        self.zoneout = weights.stack.zoneout
+        self.options = dict(weights.stack.options)
+        self.lstm = weights.lstm
         self.shapes = [
-            (len(weights.hidden), sizes[0]) for sizes in (weights.columns, weights.hidden)[: self.states]
+            (len(weights.hidden), sizes[0]) for sizes in (weights.columns, weights.hidden)[: 1 + self.lstm]
         ]
+        self._rows = Rows(1, 1, 1)  # of the last call
 
     @staticmethod
-    def of(stack: Stack, names: Sequence[dict[str, str]]) -> DirectCall | None:
-        """For a stack that native has run once; None where its calls need the general path."""
+    def of(stack: Stack, attributes: Sequence[str], parameters: Mapping[str, Any]) -> DirectCall | None:
+        """For a layer's stack that native has run once; None where its calls need the general path."""
+        tensors = [value for named in stack.weights for value in named.values()]
+        if any(parameters.get(name) is not value for name, value in zip(attributes, tensors, strict=True)):
+            return None
         library = load()
         dtype = stack.weights[0]["weight_hh"].dtype
         if stack.random or any(stack.zoneout) or not isinstance(library, Library):
@@ -43,75 +50,77 @@ class DirectCall:
         if dtype not in (torch.float32, torch.float64) or not dispatch.eager():
             return None
         weights = Weights(stack, library)
-        attributes = [attribute for each in names for attribute in each.values()]
-        return DirectCall(weights, attributes) if weights.one_size and len(weights._seen) == len(attributes) else None
+        return DirectCall(weights, attributes) if weights.one_size and weights.can_be_current else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Addresses in this process's memory: a copy of the layer finds its own.
+        return type(None), ()
 
     def run(self, layer: Any, x: Any, hx: Any) -> tuple[Tensor, Any] | None:
         """(outputs, final state), or None for a call that the general path must run."""
-        weights = self.weights
-        if type(x) is not Tensor or x.dtype is not weights.dtype or not dispatch.eager():
+        weights, dtype = self.weights, self.weights.dtype
+        if type(x) is not Tensor or x.dtype is not dtype or not dispatch.eager():
             return None
-        if any(layer.zoneout) or (
-            layer.training and (layer.recurrent_dropout or (layer.dropout and layer.num_layers > 1))
-        ):
+        random = layer.training and (layer.recurrent_dropout or (layer.dropout and layer.num_layers > 1))
+        if random or layer.zoneout != self.zoneout or layer.options != self.options:
             return None
         demanded = dispatch.demanded(layer.backend)
         if demanded is not None and demanded != "native":
             return None
-        parameters = layer._parameters
-        tensors = [parameters.get(name) for name in self.attributes]
+        try:
+            tensors = self.parameters_in(layer._parameters)
+        except KeyError:
+            return None
         if not weights.current(tensors):
             return None
-        batched = x.dim() == 3
-        if batched:
-            steps, batch, features = x.shape
-            if layer.batch_first:
+        shape, batch_first = x.shape, layer.batch_first
+        if len(shape) == 3:
+            steps, batch, features = shape
+            if batch_first:
                 steps, batch, x = batch, steps, x.transpose(0, 1)
-        elif x.dim() == 2:
-            (steps, features), batch = x.shape, 1
+        elif len(shape) == 2:
+            (steps, features), batch = shape, 1
         else:
             return None
         if features != weights.features or not steps or not batch or not _readable(x):
             return None
-        states = self._states(hx, batch, batched)
-        if states is None:
-            return None
-        h0, c0 = states
-        rows = Rows(steps, batch, steps * batch, None, None, None, None, None)
+        h0 = c0 = None
+        if hx is not None:
+            if self.lstm:
+                if type(hx) is not tuple or len(hx) != 2:
+                    return None
+                h0, c0 = hx
+            else:
+                h0 = hx
+            for value, (rows, size) in zip((h0, c0), self.shapes, strict=False):
+                expected = (rows, batch, size) if len(shape) == 3 else (rows, size)
+                if (
+                    type(value) is not Tensor
+                    or value.dtype is not dtype
+                    or value.shape != expected
+                    or not _readable(value)
+                ):
+                    return None
+            h0, c0 = h0.contiguous(), None if c0 is None else c0.contiguous()
+        full = self._rows
+        if full.steps != steps or full.batch != batch:
+            full = self._rows = Rows(steps, batch, steps * batch)
         x = x.contiguous()
         if torch.is_grad_enabled() and any(
-            value is not None and value.requires_grad for value in (x, h0, c0, *tensors)
+            value.requires_grad for value in (x, h0, c0, *tensors) if value is not None
         ):
-            x = x.view(rows.total, features)
+            x = x.view(full.total, features)
             y, h_n, *c = NativeStack.apply(  # type: ignore[no-untyped-call]
-                weights, rows, NONE, demanded is not None, x, h0, c0, *tensors
+                weights, full, NONE, demanded is not None, x, h0, c0, *tensors
             )
             c_n = c[0] if c else None
         else:
-            y, h_n, c_n, _ = call.forward(weights, rows, NONE, x, h0, c0, False)
-        if not batched:
-            final = h_n.squeeze(1) if c_n is None else (h_n.squeeze(1), c_n.squeeze(1))
-            return y, final
-        y = y.view(steps, batch, weights.outputs)
-        return y.transpose(0, 1) if layer.batch_first else y, h_n if c_n is None else (h_n, c_n)
-
-    def _states(self, hx: Any, batch: int, batched: bool) -> tuple[Tensor | None, Tensor | None] | None:
-        """The initial state as the library reads it, None for zeros; or None if it is not of the expected form."""
-        if hx is None:
-            return None, None
-        if self.states == 1:
-            values = (hx,)
-        elif type(hx) is tuple and len(hx) == 2:
-            values = hx
-        else:
-            return None
-        for value, (rows, size) in zip(values, self.shapes, strict=True):
-            expected = (rows, batch, size) if batched else (rows, size)
-            if type(value) is not Tensor or value.dtype is not self.weights.dtype or value.shape != expected:
-                return None
-            if not _readable(value):
-                return None
-        return values[0].contiguous(), values[1].contiguous() if self.states == 2 else None
+            y, h_n, c_n, _ = call.forward(weights, full, NONE, x, h0, c0, False)
+        if len(shape) == 2:
+            y, h_n, c_n = y.squeeze(1), h_n.squeeze(1), None if c_n is None else c_n.squeeze(1)
+        elif batch_first:
+            y = y.transpose(0, 1)
+        return y, h_n if c_n is None else (h_n, c_n)
 
 
 def _readable(value: Tensor) -> bool:

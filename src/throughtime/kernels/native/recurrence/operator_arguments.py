@@ -36,7 +36,9 @@ class Arguments(NamedTuple):
     c0: Tensor | None  # [B, H] of an LSTM
     weights: Sequence[Tensor | None]  # in the order of WEIGHTS
     lengths: Tensor | None  # int64 [B]
-    keep: Sequence[Tensor | None]  # zoneout's masks, bool [T, B, .], one for each tensor of the state, or empty
+    keep: Sequence[
+        Tensor | None
+    ]  # zoneout's masks, bool [T, B, .], one for each tensor of the state, or empty
     rates: Sequence[float]  # zoneout's, one for each tensor of the state, or empty
     kind: str
     nonlinearity: str
@@ -123,14 +125,16 @@ def check_arguments(a: Arguments) -> None:
         raise RuntimeError("weight_ih and weight_hh must be given, each of 2 dimensions")
     (steps, batch, features), (hidden, columns) = a.x.shape, a.sizes
     if a.weights[0].shape[-1] != features:
-        raise RuntimeError(f"weight_ih must have {features} columns, as x has, got {list(a.weights[0].shape)}")
+        raise RuntimeError(
+            f"weight_ih must have {features} columns, as x has, got {list(a.weights[0].shape)}"
+        )
     states = (("h0", a.h0, columns), ("c0", a.c0, hidden), ("h_mask", a.weights[H_MASK], columns))
     for name, value, size in states:
         if value is not None:
             check_memory(name, value, a.x.dtype)
             if value.shape != (batch, size):
                 raise RuntimeError(f"{name} must be of shape {[batch, size]}, got {list(value.shape)}")
-    check_memory("weight_hh", a.weights[1], a.x.dtype)  # type: ignore[arg-type]
+    check_memory("weight_hh", a.weights[1], a.x.dtype)
     if len(a.rates) not in (0, 1 + (a.kind == "lstm")):
         raise RuntimeError(f"rates must be one for each tensor of the state, or none, got {len(a.rates)}")
     for mask, size in zip(a.keep, (columns, hidden), strict=False):
@@ -186,8 +190,14 @@ def empty_saved(a: Arguments) -> list[Tensor]:
     library = load()
     assert isinstance(library, Library)  # dispatch has asked
     (steps, batch, features), (hidden, columns) = a.x.shape, a.sizes
-    present = {name: 1 for name, w in zip(WEIGHTS, a.weights, strict=True) if name in ("weight_hr", "gain_hh") and w is not None}
-    weights = library.structs["weights"](inputs=int(features), units=int(hidden), columns=int(columns), **present)
+    present = {
+        name: 1
+        for name, w in zip(WEIGHTS, a.weights, strict=True)
+        if name in ("weight_hr", "gain_hh") and w is not None
+    }
+    weights = library.structs["weights"](
+        inputs=int(features), units=int(hidden), columns=int(columns), **present
+    )
     stack = library.structs["stack"](
         wide=a.x.dtype == torch.float64,
         cell=library.cells[CELLS[a.kind]],

@@ -12,11 +12,13 @@ Cost beyond an eager call: a copy of the outputs; for a ragged batch, what backw
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from throughtime.kernels.native.library import load
 from throughtime.kernels.native.recurrence import call
@@ -57,7 +59,9 @@ def run(
 ) -> tuple[Tensor, list[Stacked]]:
     """Every layer and direction as one operator in the graph that is being recorded."""
 
-    def run_direction(number: int, recurrence: Any, x: Tensor, state: Any, reverse: bool) -> tuple[Tensor, Any]:
+    def run_direction(
+        number: int, recurrence: Any, x: Tensor, state: Any, reverse: bool
+    ) -> tuple[Tensor, Any]:
         h_mask, zoneout = stack.masks(number, state, x.shape[0])
         return _run_direction(stack.bind(number, h_mask), x, state, lengths, reverse, zoneout)
 
@@ -100,6 +104,7 @@ def _forward(a: Arguments, training: bool) -> list[Tensor]:
     if rows.restore is not None:
         h = h.index_select(0, rows.restore)
         c = c.index_select(0, rows.restore) if len(c) else c
+    packed = packed.view(rows.total, -1)
     y = rows.unpack(packed)
     if saved is None:
         return [y, h, c]
@@ -135,15 +140,24 @@ def _run_backward(*arguments: Any) -> list[Tensor]:
     if rows.order is not None:
         dh, dc = (None if value is None else value.index_select(0, rows.order) for value in (dh, dc))
     dy = None if dy is None else rows.pack(dy)
-    wanted = [need for need, name, value in zip(needs[3:], WEIGHTS, a.weights, strict=True) if value is not None and name != "h_mask"]
+    wanted = [
+        need
+        for need, name, value in zip(needs[3:], WEIGHTS, a.weights, strict=True)
+        if value is not None and name != "h_mask"
+    ]
     needed = [needs[0], True, True, *wanted]
     y, saved = (value[: rows.total] for value in kept)
-    dx, dh0, dc0, *dweights = call.backward(weights, rows, extras, x, (h0, c0), y, saved, (dy, dh, dc), needed)
+    dx, dh0, dc0, *dweights = call.backward(
+        weights, rows, extras, x, (h0, c0), y, saved, (dy, dh, dc), needed
+    )
     states = [None if v is None else v.view(rows.batch, -1) for v in (dh0, dc0)]
     if rows.restore is not None:
         states = [None if v is None else v.index_select(0, rows.restore) for v in states]
     each = iter(dweights)
-    of_weights = [next(each) if value is not None and name != "h_mask" else None for name, value in zip(WEIGHTS, a.weights, strict=True)]
+    of_weights = [
+        next(each) if value is not None and name != "h_mask" else None
+        for name, value in zip(WEIGHTS, a.weights, strict=True)
+    ]
     found = [None if dx is None else rows.unpack(dx), *states, *of_weights]
     return [v.contiguous() for v, need in zip(found, needs, strict=True) if need and v is not None]
 
@@ -190,8 +204,7 @@ class _Differentiable(torch.autograd.Function):
         a = Arguments(x, h0, c0, weights, lengths, keep, *ctx.options)
         # The mask of recurrent dropout is random, not a parameter.
         needs = [
-            need and name != "h_mask"
-            for need, name in zip(ctx.needs_input_grad[1:], TENSORS, strict=True)
+            need and name != "h_mask" for need, name in zip(ctx.needs_input_grad[1:], TENSORS, strict=True)
         ]
         if torch.is_grad_enabled():
             found = iter(_reference_gradients(a, gradients, needs))
@@ -226,3 +239,20 @@ for _name, _kernel, _fake in (
     _library.impl(_name, _kernel, "CPU")
     torch.library.register_fake(f"throughtime::{_name}", _fake, lib=_library)
 _library.impl("recurrence", _autograd, "Autograd")
+
+
+def _count_operations(x: Any, h0: Any, c0: Any, weights: Any, *_: Any, **__: Any) -> int:
+    """Of the matrix products, for torch.utils.flop_counter: shapes in the place of tensors."""
+    products = sum(
+        math.prod(weights[WEIGHTS.index(name)] or (0,)) for name in ("weight_ih", "weight_hh", "weight_hr")
+    )
+    return int(2 * x[0] * x[1] * products)
+
+
+def _count_backward(x: Any, h0: Any, c0: Any, weights: Any, *_: Any, **__: Any) -> int:
+    return 2 * _count_operations(x, h0, c0, weights)
+
+
+_operations = torch.ops.throughtime
+register_flop_formula([_operations.recurrence, _operations.recurrence_kept])(_count_operations)
+register_flop_formula(_operations.recurrence_backward)(_count_backward)

@@ -6,7 +6,8 @@ A call is in low precision when its inputs are bfloat16, or under torch.autocast
     biases, gains, peepholes, masks and the state are not rounded: within a call the state, all sums and gradients are float32;
     outputs are returned in the low dtype, states in the dtype of the weights, gradients in that of their tensors.
 
-Where the processor has bfloat16 instructions, the products also round their other factor: h, or a gradient. Elsewhere all arithmetic is float32, on the rounded numbers.
+Where the processor has AVX-512-BF16, or THROUGHTIME_BF16 asks for AMX, the products also round their other factor, h or a
+gradient. Elsewhere all arithmetic is float32, on the rounded numbers.
 """
 
 from __future__ import annotations
@@ -76,8 +77,9 @@ def without_autocast() -> AbstractContextManager[Any]:
 
 @functools.cache
 def arithmetic() -> int | str:
-    """The number of the arithmetic for calls in bfloat16: the processor's best, or the one that THROUGHTIME_BF16 names.
+    """The number of the arithmetic for calls in bfloat16: the fastest tested one, or the one that THROUGHTIME_BF16 names.
 
+    AMX is never chosen unless it is named: its code was tested on no processor that has it.
     A string is the reason why the named one cannot run here.
     """
     library, wanted = load(), os.environ.get("THROUGHTIME_BF16", "")
@@ -95,9 +97,15 @@ def arithmetic() -> int | str:
 
 
 def in_words() -> str:
-    """How bfloat16 is computed here, or why not."""
-    number = arithmetic()
-    return f"no bfloat16: {number}" if isinstance(number, str) else f"bfloat16 and autocast {_WORDS[number]}"
+    """How bfloat16 is computed here, or why not; and AMX where it was not asked for and could run."""
+    number, library = arithmetic(), load()
+    if isinstance(number, str) or isinstance(library, str):
+        return f"no bfloat16: {number}"
+    words = f"bfloat16 and autocast {_WORDS[number]}"
+    amx = NAMES.index("amx")
+    if number != amx and library.handle.tt_bf16_can_run(amx):
+        words += " (AMX is there but untested: THROUGHTIME_BF16=amx to try it)"
+    return words
 
 
 def number_for(low: torch.dtype) -> int:

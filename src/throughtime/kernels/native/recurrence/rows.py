@@ -22,11 +22,11 @@ class Rows(NamedTuple):
     steps: int
     batch: int
     total: int  # N, the real steps of all sequences
-    offsets: Tensor | None  # int64 [T+1]; None for a full batch
-    source: Tensor | None  # int64 [N]: row of x.reshape(T*B, ...); None for a full batch
-    place: Tensor | None  # int64 [T*B], the inverse: row among the N, and N in the padding
-    order: Tensor | None  # int64 [B]: sequences from long to short
-    restore: Tensor | None  # int64 [B], the inverse
+    offsets: Tensor | None = None  # int64 [T+1]; None for a full batch
+    source: Tensor | None = None  # int64 [N]: row of x.reshape(T*B, ...); None for a full batch
+    place: Tensor | None = None  # int64 [T*B], the inverse: row among the N, and N in the padding
+    order: Tensor | None = None  # int64 [B]: sequences from long to short
+    restore: Tensor | None = None  # int64 [B], the inverse
 
     def pack(self, x: Tensor) -> Tensor:
         """[T, B, D] -> [N, D]."""
@@ -61,7 +61,7 @@ def rows_of(x: Tensor, lengths: Tensor | None) -> Rows:
     """The rows of x [T, B, D] with lengths [B], or of a full batch."""
     steps, batch = x.shape[:2]
     if lengths is None:
-        return Rows(steps, batch, steps * batch, None, None, None, None, None)
+        return Rows(steps, batch, steps * batch)
     sorted_lengths, order = lengths.sort(descending=True, stable=True)
     real = _arange(steps)[:, None] < sorted_lengths  # [T, B]
     offsets = torch.zeros(steps + 1, dtype=torch.int64, device="cpu")
@@ -160,6 +160,12 @@ class Pool:
         self._blocks: list[_Block] = []
         self._lock = threading.Lock()
 
+    def empty_like(self, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Of this shape, on the CPU, with the dtype of another tensor."""
+        if math.prod(shape) * like.itemsize < MIN_POOLED:
+            return like.new_empty(shape)
+        return self.empty(*shape, dtype=like.dtype)
+
     def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
         """An uninitialized CPU tensor. Cost: a check of each block of the pool, 32 at most."""
         size = math.prod(shape) * dtype.itemsize
@@ -168,6 +174,11 @@ class Pool:
         tensor = torch.empty(0, dtype=dtype, device="cpu")
         with self._lock:  # until the tensor holds it, the block counts as free for other threads
             return tensor.set_(self._take(size).storage, 0, shape)  # type: ignore[call-overload,no-any-return]
+
+    def release(self) -> None:
+        """Free the blocks that no tensor uses."""
+        with self._lock:
+            self._blocks = [block for block in self._blocks if not block.free]
 
     @property
     def free_bytes(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,11 @@ KINDS: dict[str, tuple[type[Recurrence], type[Any]]] = {
     "gru": (GRURecurrence, HiddenState),
     "lstm": (LSTMRecurrence, LSTMState),
 }
+
+
+# A loop in Python over a layer's tensors would take as long as the arithmetic of a short call.
+_pointer, _shape = torch._C.TensorBase.data_ptr, operator.attrgetter("shape")
+_is_contiguous, _is_neg = torch._C.TensorBase.is_contiguous, torch._C.TensorBase.is_neg
 
 
 class Weights:
@@ -58,10 +64,19 @@ class Weights:
         self.outputs = self.columns[-1] * directions
         # As memory has them: contiguous, without a lazy negative.
         self._memory = [
-            {name: value.resolve_neg().contiguous() for name, value in named.items()} for named in stack.weights
+            {name: value.resolve_neg().contiguous() for name, value in named.items()}
+            for named in stack.weights
         ]
-        self._sizes = sizes
-        self._array = self.structs(self._memory)
+        fields = [name for name, _ in library.structs["weights"]._fields_]
+        self._fields = [0] * (len(fields) * len(sizes))
+        self._slots = []  # of each tensor among the fields of all structs, which are 8 bytes each
+        for number, (named, each) in enumerate(zip(stack.weights, sizes, strict=True)):
+            first_field = number * len(fields)
+            for name, size in zip(("inputs", "units", "columns"), each, strict=True):
+                self._fields[first_field + fields.index(name)] = size
+            self._slots += [first_field + fields.index(name) for name in named]
+        self._array_type = ctypes.c_int64 * len(self._fields)
+        self._array = self.structs([value for named in self._memory for value in named.values()])
         self._struct = library.structs["stack"](
             wide=self.dtype == torch.float64,
             cell=library.cells[stack.recurrence.kind],
@@ -81,41 +96,43 @@ class Weights:
             for value, memory in zip(self.tensors, read, strict=True)
         )
         # Only parameters can be current: other tensors, of `torch.func.functional_call`, are not the layer's own.
-        self._seen = tuple(
-            (value, *place)
+        self.can_be_current = all(
+            place is not None and type(value) is Parameter
             for value, place in zip(self.tensors, self._places, strict=True)
-            if place is not None and type(value) is Parameter
         )
+        self._pointers = [value.data_ptr() for value in self.tensors]
+        self._shapes = [value.shape for value in self.tensors]
+        self._call = bytes(library.call(stack=self.address))
         self.one_size = len(set(self.columns)) == len(set(self.hidden)) == 1
 
-    def structs(self, tensors: Sequence[Mapping[str, Tensor | None]]) -> Any:
-        """An array of C structs of these tensors, the weights or their gradients."""
-        array = (self.library.structs["weights"] * len(tensors))()
-        for struct, (inputs, units, columns), named in zip(array, self._sizes, tensors, strict=True):
-            struct.inputs, struct.units, struct.columns = inputs, units, columns
-            for name, value in named.items():
-                if value is not None:
-                    setattr(struct, name, value.data_ptr())
-        return array
+    def structs(self, tensors: Sequence[Tensor | None]) -> Any:
+        """The C structs of these tensors, in the order of `tensors`: the weights or their gradients."""
+        fields = self._fields.copy()
+        for slot, value in zip(self._slots, tensors, strict=True):
+            if value is not None:
+                fields[slot] = value.data_ptr()
+        return self._array_type(*fields)
 
-    def current(self, parameters: Sequence[Tensor | None]) -> bool:
+    def call_for(self, steps: int, batch: int, total: int, x: Tensor, y: Tensor) -> Any:
+        """The C struct of a call with these weights; the other fields are zero."""
+        call = self.library.call.from_buffer_copy(self._call)
+        call.steps, call.batch, call.total = steps, batch, total
+        call.threads = torch.get_num_threads()
+        call.x, call.y = x.data_ptr(), y.data_ptr()
+        return call
+
+    def current(self, parameters: Sequence[Tensor]) -> bool:
         """Whether these, in the order of `tensors`, are still the tensors and the memory that the structs point to."""
-        if len(parameters) != len(self._seen):
-            return False
-        for value, (seen, pointer, shape) in zip(parameters, self._seen, strict=True):
-            if (
-                value is not seen
-                or seen.data_ptr() != pointer
-                or seen.shape != shape
-                or seen.dtype is not self.dtype
-                or not seen.is_contiguous()
-                or seen.is_neg()
-            ):
-                return False
-        return True
+        return (
+            all(map(operator.is_, parameters, self.tensors))
+            and list(map(_pointer, parameters)) == self._pointers
+            and list(map(_shape, parameters)) == self._shapes
+            and all(map(_is_contiguous, parameters))
+            and not any(map(_is_neg, parameters))
+        )
 
     def for_backward(self, tensors: Sequence[Tensor]) -> Weights:
-        """These, or weights of the same shapes that point to where `tensors` lie by now: a parameter's `.data` may have been replaced.
+        """These, or weights that point to where `tensors` of the same shapes lie by now: a `.data` may have been replaced.
 
         Raises: RuntimeError for a tensor that is of another shape or dtype than in forward, or whose memory was freed.
         """

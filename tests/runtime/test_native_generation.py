@@ -17,7 +17,7 @@ from throughtime.layers import GRU, LSTM, RNN
 from throughtime.models.embeddings import OneHot
 from throughtime.models.many_to_many import ManyToMany
 from throughtime.runtime import Session, generate
-from throughtime.runtime.engine import Engine, refusal
+from throughtime.runtime.native import generator_of, refusal
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason=f"native: {unavailable()}")
 
@@ -193,7 +193,7 @@ def test_a_model_that_it_cannot_run_is_run_as_before(make: Callable[[], nn.Modul
     made = make()
     assert reason in str(refusal(made))
     with pytest.raises(BackendError):
-        Engine(made)
+        generator_of(made)
     if not isinstance(made, ManyToMany):
         return
     with pytest.raises(BackendError, match="backend 'native' was asked for by name: "):

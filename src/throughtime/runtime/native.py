@@ -1,69 +1,75 @@
-"""A model in the native loop of generation, where the loop can run it."""
+"""Which models the native loop of generation runs, and their packed weights, which are kept while the weights are the same."""
 
 from __future__ import annotations
 
+import threading
+import zlib
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 from throughtime.errors import BackendError
 from throughtime.kernels import dispatch
 from throughtime.kernels.dispatch import NativeBackend
-from throughtime.kernels.native.generation.generator import (
-    Generator,
-    GeneratorLayer,
-    GeneratorState,
-    unavailable,
-)
+from throughtime.kernels.native.generation.generator import Generator, GeneratorLayer, unavailable
 from throughtime.layers import GRU, LSTM, RNN
 from throughtime.models.embeddings import OneHot
 from throughtime.models.many_to_many import ManyToMany
-from throughtime.runtime.session import Session, State
+
+# Of each model the marks of the weights that were packed, and a generator for each form of them. A generator does not refer to
+# its model, so an entry ends with its model.
+_cache: WeakKeyDictionary[nn.Module, tuple[list[Any], dict[str, Generator]]] = WeakKeyDictionary()
+_lock = threading.Lock()
 
 
-class Engine:
-    """The native loop with a copy of a model's weights; converts a session's state to the loop's and back.
+def generator_of(model: nn.Module, weights: str = "float32") -> Generator:
+    """The native loop with a model's weights as they are now.
+
+    The packed weights are kept until the model is deleted or its weights change, however they are written: every call reads the
+    weights and compares the version counter and the CRC-32 of each tensor. The counter finds every write that autograd
+    sees. Others (through `p.data` or NumPy) are found by the CRC: with certainty if they lie within 32 bits, else but for a
+    chance of 2^-32 in each tensor.
 
     Args: weights, as of `Generator`; `throughtime.runtime.with_quantized_weights` shows what quantized ones lose.
     Raises: BackendError with `refusal(model)` where there is one.
+    Cost: a CRC of the weights, and packing them if they are new. Memory: the weights once more in each form that is used, until
+        they change; `clear_generation_cache` frees it. Threads may call it; they must not write the weights meanwhile.
     """
+    if reason := refusal(model):
+        raise BackendError(reason)
+    assert isinstance(model, ManyToMany)
+    layers, others = native_layers(model), (model.head.weight, model.head.bias, embedding_of(model))
+    with _lock:
+        marks = [_mark(value) for values in (*layers, others) for value in values]
+        packed, generators = _cache.get(model, ([], {}))
+        if packed != marks:
+            _cache[model] = marks, (generators := {})
+        if weights not in generators:
+            generators[weights] = Generator(layers, *others, weights=weights)
+        return generators[weights]
 
-    def __init__(self, model: nn.Module, weights: str = "float32") -> None:
-        if reason := refusal(model):
-            raise BackendError(reason)
-        assert isinstance(model, ManyToMany)
-        self._layers: Any = model.layers
-        self.generator = Generator(
-            native_layers(model),
-            model.head.weight.detach(),
-            None if model.head.bias is None else model.head.bias.detach(),
-            embedding_of(model),
-            weights=weights,
-        )
 
-    def read(self, session: Session, ids: Tensor) -> None:
-        """Feed ids [T] to a session with the engine's own weights, which may be quantized ones."""
-        position = session.position
-        start = None if session.logits is None else self.state(session, position)
-        after = self.generator.feed(ids.cpu(), start)
-        session.set_state(self.session_state(after, position + len(ids)))
+def clear_generation_cache(model: nn.Module | None = None) -> None:
+    """Free the packed weights that native generation keeps of a model, or of all models; the next generation packs them again.
 
-    def state(self, session: Session, position: int) -> GeneratorState:
-        """The session's state, after at least one symbol, as the loop takes it; `position` numbers the next random number."""
-        assert session.logits is not None
-        hx = session.state.model
-        parts = list(hx) if isinstance(self._layers, LSTM) else [hx]
-        columns = [tuple(part) for part in parts]  # of a stacked tensor or a tuple: one [1, H] for each layer
-        cell_states = columns[1] if len(columns) > 1 else ()
-        return GeneratorState(columns[0], cell_states, session.logits.unsqueeze(0), position)
+    Deleting a model frees its own.
+    """
+    with _lock:
+        if model is None:
+            _cache.clear()
+        else:
+            _cache.pop(model, None)
 
-    def session_state(self, state: GeneratorState, position: int) -> State:
-        """The loop's state as the session's, after `position` symbols."""
-        parts = [state.h, state.c] if state.c else [state.h]
-        uniform = len(set(self._layers.hidden_sizes)) == 1
-        stacked: list[Any] = [torch.stack(part) if uniform else part for part in parts]
-        return State(tuple(stacked) if len(stacked) > 1 else stacked[0], state.logits[0], position)
+
+def _mark(value: Any) -> Any:
+    """What changes when a tensor is written; anything else as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    version = 0 if value.is_inference() else value._version
+    return tuple(value.shape), version, zlib.crc32(value.detach().contiguous().numpy().data)
 
 
 def embedding_of(model: ManyToMany) -> Tensor | None:
@@ -90,8 +96,15 @@ def refusal(model: nn.Module) -> str | None:
         return "native generation feeds back what it samples: it needs as many embedded symbols as logits"
     if getattr(model.embedding, "max_norm", None) is not None:
         return "native generation has no embedding with max_norm"
-    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
-        return "the model has forward hooks, which native generation would not call"
+    if (
+        torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or any(
+            module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+            for module in model.modules()
+        )
+    ):
+        return "the model has forward hooks or a replaced forward, which native generation would not call"
     options = [
         name
         for name in ("bidirectional", "layer_norm", "proj_size", "peepholes", "batch_first")
@@ -103,6 +116,8 @@ def refusal(model: nn.Module) -> str | None:
     if options:
         return f"native generation has no {type(layers).__name__} with {', '.join(options)}"
     for parameter in model.parameters():
+        if type(parameter) is not nn.Parameter:
+            return f"native generation reads plain parameters, this model has {type(parameter).__name__}"
         if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
             kind = f"{str(parameter.dtype).removeprefix('torch.')} on {parameter.device.type}"
             return f"native generation computes in float32 on the CPU, this model is in {kind}"
