@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import Parameter
 
 from throughtime.errors import BackendError
 from throughtime.kernels.native.library import Library, load
@@ -75,9 +74,9 @@ class NativeStack(torch.autograd.Function):
 
 
 def _is_memory(gradient: Tensor) -> bool:
-    """Whether it is dense numbers, not a batch of gradients (`is_grads_batched`) nor a subclass, whose operations torch calls."""
+    """Whether it is dense numbers, not a batch of gradients (`is_grads_batched`) nor a subclass with operations of its own."""
     return (
-        type(gradient) in (Tensor, Parameter)
+        type(gradient).__torch_dispatch__ is Tensor.__torch_dispatch__
         and gradient.layout is torch.strided
         and not is_batched(gradient)
     )
