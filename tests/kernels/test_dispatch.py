@@ -52,7 +52,10 @@ def with_cuda(monkeypatch: pytest.MonkeyPatch, without_native: None) -> None:
         (tt.Call("gru", autocast=True), None),
         (tt.Call("gru", transform="torch.jit.trace"), None),
         (tt.Call("gru", unreadable="a tensor is a TwoTensor"), None),
-        (tt.Call("gru", unreadable="a tensor is zeros without memory"), "aten reads memory, and a tensor is zeros"),
+        (
+            tt.Call("gru", unreadable="a tensor is zeros without memory"),
+            "aten reads memory, and a tensor is zeros",
+        ),
     ],
     ids=str,
 )
@@ -99,7 +102,12 @@ def test_what_cudnn_refuses_and_why(call: tt.Call, reason: str | None) -> None:
     [
         (tt.Call("lstm"), None),
         (tt.Call("gru", ragged=True, empty_rows=True, dtype=torch.float64), None),
-        (tt.Call("lstm", ("layer_norm", "zoneout", "peepholes", "recurrent_dropout", "different hidden sizes")), None),
+        (
+            tt.Call(
+                "lstm", ("layer_norm", "zoneout", "peepholes", "recurrent_dropout", "different hidden sizes")
+            ),
+            None,
+        ),
         (tt.Call("gru", ("reset_after=False",), transform="torch.compile"), None),
         (tt.Call("lstm", **CUDA), "native runs on the CPU, this call is on cuda"),
         (tt.Call("MinGRUCell"), "native has no kernel for MinGRUCell"),
@@ -114,7 +122,10 @@ def test_what_cudnn_refuses_and_why(call: tt.Call, reason: str | None) -> None:
             tt.Call("gru", transform="torch.compile", dtype=torch.bfloat16),
             "native computes in float32 and float64 only under torch.compile, without autocast",
         ),
-        (tt.Call("gru", unreadable="a tensor is a TwoTensor"), "native reads memory, and a tensor is a TwoTensor"),
+        (
+            tt.Call("gru", unreadable="a tensor is a TwoTensor"),
+            "native reads memory, and a tensor is a TwoTensor",
+        ),
     ],
     ids=str,
 )
@@ -124,8 +135,13 @@ def test_what_native_refuses_and_why(call: tt.Call, reason: str | None) -> None:
 
 def test_which_tensors_are_no_plain_memory() -> None:
     dense = torch.randn(3, 4)
-    assert dispatch.unreadable([dense, None, torch.nn.Parameter(dense), dense.t(), torch.zeros(0), dense[:0]]) == ""
-    assert dispatch.unreadable([dense, torch._efficientzerotensor((2,))]) == "a tensor is zeros without memory"
+    assert (
+        dispatch.unreadable([dense, None, torch.nn.Parameter(dense), dense.t(), torch.zeros(0), dense[:0]])
+        == ""
+    )
+    assert (
+        dispatch.unreadable([dense, torch._efficientzerotensor((2,))]) == "a tensor is zeros without memory"
+    )
     assert dispatch.unreadable([dense, dense.to_sparse()]) == "a tensor is not dense"
     assert dispatch.unreadable([dense.to("meta")]) == ""  # another device is another reason
     subclass = type("Named", (torch.Tensor,), {})

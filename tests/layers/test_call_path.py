@@ -47,7 +47,9 @@ def test_a_training_batch_passes_through_few_files(first: bool) -> None:
         y, (h, c) = layer(x, hx)
         (y.sum() + h.sum() + c.sum()).backward()
 
-    files = sorted({file for file, _ in passed_through(run) if file.split("/")[0] in ("cells", "kernels", "layers")})
+    files = sorted(
+        {file for file, _ in passed_through(run) if file.split("/")[0] in ("cells", "kernels", "layers")}
+    )
     # The forward half is the layer's and the backward half the kernel's: both were seen.
     assert {"layers/base.py", "kernels/native/recurrence/autograd.py"} <= set(files)
     assert layer.weight_hh_l0.grad is not None
@@ -63,4 +65,6 @@ def test_a_step_that_carries_its_state_passes_through_few_functions() -> None:
     files = sorted({file for file, _ in calls})
     assert "kernels/native/recurrence/call.py" in files
     assert len(files) <= MOST_FILES_OF_A_STEP, f"{len(files)} files: {', '.join(files)}"
-    assert len(calls) <= MOST_FUNCTIONS_OF_A_STEP, f"{len(calls)} functions: {', '.join(f'{a}: {b}' for a, b in calls)}"
+    assert len(calls) <= MOST_FUNCTIONS_OF_A_STEP, (
+        f"{len(calls)} functions: {', '.join(f'{a}: {b}' for a, b in calls)}"
+    )

@@ -11,7 +11,9 @@ import throughtime as tt
 from throughtime.kernels import aten
 
 LAYERS = [tt.RNN, tt.GRU, tt.LSTM]
-pytestmark = pytest.mark.filterwarnings("ignore")  # the recorders warn of themselves, in words that change with torch
+pytestmark = pytest.mark.filterwarnings(
+    "ignore"
+)  # the recorders warn of themselves, in words that change with torch
 
 
 @pytest.mark.parametrize("layer", LAYERS)
