@@ -30,7 +30,7 @@ def test_recorded_layers_compute_the_same(layer: Any) -> None:
 def test_a_trace_holds_for_any_number_of_steps(
     layer: Any, batch_first: bool, with_state: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torch's own operation is recorded, not as many steps as the example had; also after calls that ran on another backend."""
+    """Torch's own operation is recorded, not as many steps as the example had; also after calls that ran on another backend."""
     ran, run = [], aten.run
     monkeypatch.setattr(aten, "run", lambda *call: (ran.append(1), run(*call))[1])
     model = layer(3, 4, num_layers=2, bidirectional=True, batch_first=batch_first).eval()

@@ -18,7 +18,6 @@ from throughtime.kernels.native.recurrence.weights import Weights, check_memory
 from throughtime.kernels.reference import Zoneout, unroll
 from throughtime.kernels.stack import Stack, Stacked
 
-
 _READ = ("x", "h0", "c0", "the output", "what was saved", "dy", "dh", "dc")  # in backward
 
 
