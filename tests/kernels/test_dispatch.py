@@ -11,7 +11,7 @@ import torch
 import throughtime as tt
 from throughtime.errors import BackendError, InputError
 from throughtime.kernels import aten, dispatch
-from throughtime.kernels.dispatch import AtenBackend, CudnnBackend
+from throughtime.kernels.dispatch import AtenBackend, CudnnBackend, NativeBackend
 
 CUDA = {"device": "cuda"}
 
@@ -50,6 +50,12 @@ def with_cuda(monkeypatch: pytest.MonkeyPatch, without_native: None) -> None:
         (tt.Call("gru", transform="torch.compile"), "aten cannot run under torch.compile"),
         (tt.Call("lstm", autocast=True), "aten does not run an LSTM under autocast"),
         (tt.Call("gru", autocast=True), None),
+        (tt.Call("gru", transform="torch.jit.trace"), None),
+        (tt.Call("gru", unreadable="a tensor is a TwoTensor"), None),
+        (
+            tt.Call("gru", unreadable="a tensor is zeros without memory"),
+            "aten reads memory, and a tensor is zeros",
+        ),
     ],
     ids=str,
 )
@@ -89,6 +95,61 @@ def test_what_cudnn_refuses_and_why(call: tt.Call, reason: str | None) -> None:
         with pytest.raises(BackendError) as error:
             dispatch.choose(call, "cudnn")
         assert str(error.value) == f"backend 'cudnn' was asked for by name: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (tt.Call("lstm"), None),
+        (tt.Call("gru", ragged=True, empty_rows=True, dtype=torch.float64), None),
+        (
+            tt.Call(
+                "lstm", ("layer_norm", "zoneout", "peepholes", "recurrent_dropout", "different hidden sizes")
+            ),
+            None,
+        ),
+        (tt.Call("gru", ("reset_after=False",), transform="torch.compile"), None),
+        (tt.Call("lstm", **CUDA), "native runs on the CPU, this call is on cuda"),
+        (tt.Call("MinGRUCell"), "native has no kernel for MinGRUCell"),
+        (tt.Call("gru", ("layer_norm", "magic")), "native has no kernel for gru with magic"),
+        (
+            tt.Call("gru", dtype=torch.float16),
+            "native computes in float32, float64 and bfloat16, this call is in float16",
+        ),
+        (tt.Call("gru", transform="torch.func"), "native cannot run under torch.func"),
+        (tt.Call("gru", transform="torch.jit.trace"), "native cannot run under torch.jit.trace"),
+        (
+            tt.Call("gru", transform="torch.compile", dtype=torch.bfloat16),
+            "native computes in float32 and float64 only under torch.compile, without autocast",
+        ),
+        (
+            tt.Call("gru", unreadable="a tensor is a TwoTensor"),
+            "native reads memory, and a tensor is a TwoTensor",
+        ),
+    ],
+    ids=str,
+)
+def test_what_native_refuses_and_why(call: tt.Call, reason: str | None) -> None:
+    assert NativeBackend().refusal(call) == reason
+
+
+def test_which_tensors_are_no_plain_memory() -> None:
+    dense = torch.randn(3, 4)
+    assert (
+        dispatch.unreadable([dense, None, torch.nn.Parameter(dense), dense.t(), torch.zeros(0), dense[:0]])
+        == ""
+    )
+    assert (
+        dispatch.unreadable([dense, torch._efficientzerotensor((2,))]) == "a tensor is zeros without memory"
+    )
+    assert dispatch.unreadable([dense, dense.to_sparse()]) == "a tensor is not dense"
+    assert dispatch.unreadable([dense.to("meta")]) == ""  # another device is another reason
+    subclass = type("Named", (torch.Tensor,), {})
+    assert dispatch.unreadable([dense.as_subclass(subclass)]) == "a tensor is a Named"
+    freed = dense.clone()
+    freed.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match=r"must have memory, got a tensor \[3, 4\] whose storage is empty"):
+        dispatch.unreadable([dense, freed])
 
 
 def test_a_machine_without_the_device_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

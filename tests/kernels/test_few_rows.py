@@ -1,4 +1,4 @@
-"""Calls of so few rows that the library reads the weights as they lie (`kUnpackedRows` of csrc/plan.hpp), and of some more."""
+"""Calls of so few rows that the library reads the weights as they lie (`pays_to_pack` in csrc/plan.hpp), and of some more."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from throughtime.kernels.reference import unroll
 
 pytestmark = pytest.mark.skipif(isinstance(library.load(), str), reason=f"native: {library.load()}")
 
-LIMIT = 24
-# D, H: of one number, less than a register, odd, whole panels, more than one of them.
-SIZES = [(1, 17), (3, 7), (5, 1), (1, 32), (16, 64), (19, 33)]
+LIMIT = 24  # rows, of products over 192 numbers or more; an eighth of the numbers with fewer
+# D, H: of one number, less than a register, odd, whole panels, more than one of them; up to the limit.
+SIZES = [(1, 17), (3, 7), (5, 1), (1, 32), (16, 64), (19, 33), (200, 96), (3, 200)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import Parameter
 
 from throughtime.errors import BackendError
 from throughtime.kernels.native.library import Library, load
@@ -18,7 +17,6 @@ from throughtime.kernels.native.recurrence.rows import Rows, is_batched, rows_of
 from throughtime.kernels.native.recurrence.weights import Weights, check_memory
 from throughtime.kernels.reference import Zoneout, unroll
 from throughtime.kernels.stack import Stack, Stacked
-
 
 _READ = ("x", "h0", "c0", "the output", "what was saved", "dy", "dh", "dc")  # in backward
 
@@ -75,9 +73,9 @@ class NativeStack(torch.autograd.Function):
 
 
 def _is_memory(gradient: Tensor) -> bool:
-    """Whether it is dense numbers, not a batch of gradients (`is_grads_batched`) nor a subclass, whose operations torch calls."""
+    """Whether it is dense numbers, not a batch of gradients (`is_grads_batched`) nor a subclass with operations of its own."""
     return (
-        type(gradient) in (Tensor, Parameter)
+        type(gradient).__torch_dispatch__ is Tensor.__torch_dispatch__
         and gradient.layout is torch.strided
         and not is_batched(gradient)
     )
