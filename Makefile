@@ -9,7 +9,7 @@ BIN = .venv/bin
 .PHONY: demo test lint format bench wheel sanitize narrow symbols tidy clean
 
 # The stamp is newer than what it was made from, so an unchanged checkout installs nothing twice.
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
