@@ -31,8 +31,9 @@ bool forked();
 namespace tt::THROUGHTIME_ISA {
 
 constexpr int64_t kSpin = 50'000;   // nanoseconds at a barrier before a thread sleeps
-constexpr int64_t kLate = 300'000;  // after which the others go on without the one they wait for
-constexpr int64_t kLost = 700'000;  // without a core, of the thread that waits for the others
+constexpr int64_t kLate = 300'000;  // after which the others go on without the one they wait for, if that is a quarter of their work
+constexpr int64_t kStart = 4'000'000;  // at the first barrier, where it may still have to wake up: a core that sleeps takes long to come
+constexpr int64_t kLost = 700'000;  // without a core, of the thread that waits for the others, if that is an eighth of its time
 constexpr int64_t kFirstPause = 20'000'000, kLongestPause = 320'000'000;  // on one thread after that, doubled each time
 
 static inline int64_t nanoseconds() {
@@ -66,7 +67,8 @@ class Contention {
     return now;
   }
   static bool lost(const Moment& from, const Moment& to) {
-    return to.switches > from.switches && (to.wall - from.wall) - (to.running - from.running) > kLost;
+    const int64_t wall = to.wall - from.wall, off = wall - (to.running - from.running);
+    return to.switches > from.switches && off > kLost && off > wall / 8;
   }
 
   static void found() {
@@ -110,7 +112,8 @@ class Barrier {
       if (now - start < kSpin) continue;
       sleep(round);
       int none = -1;
-      if (nanoseconds() - start > kLate) late_.compare_exchange_strong(none, member);
+      const int64_t usual = (start - begin_) / (round + 1);  // from barrier to barrier: work is never divided quite evenly
+      if (nanoseconds() - start > (round ? kLate : kStart) + usual / 4) late_.compare_exchange_strong(none, member);
     }
     return chosen_.load(std::memory_order_relaxed);
   }
@@ -145,6 +148,7 @@ class Barrier {
   }
 
   const int members_;
+  const int64_t begin_ = nanoseconds();
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<int> passed_{0};
   std::atomic<int> sleepers_{0}, late_{-1}, chosen_{-1};
