@@ -80,11 +80,11 @@ def _limit_spinning() -> None:
     """Let torch's threads sleep sooner when they have nothing to do, before torch is imported.
 
     GNU OpenMP, which torch's wheels for Linux bring, lets a thread spin for 300,000 rounds, several milliseconds, after its
-    work. Where another process needs the core, each of these waits costs a time slice. A tenth of the rounds is enough between
-    the operations of a training step: docs/performance.md has the figures.
+    work. Where another process needs the core, each of these waits costs a time slice. A hundredth of the rounds is enough
+    between the operations of a training step: docs/performance.md has the figures.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = "30000"
+        os.environ["GOMP_SPINCOUNT"] = "3000"
 
 
 def _prepare_streams() -> None:
