@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+GATES = {"rnn": 1, "gru": 3, "lstm": 4}  # blocks of rows in a cell's weights
 ROWS_OF_A, DEPTH_OF_A, COLUMNS_OF_C = 1, 2, 3  # tt_blocked of csrc/matmul.h
 _TYPES: dict[str, Any] = {"integer": ctypes.c_int64, "number": ctypes.c_double, "pointer": ctypes.c_void_p}
 
@@ -117,12 +118,3 @@ def _find(name: str) -> Path | None:
         if (Path(folder) / name).is_file():
             return Path(folder) / name
     return None
-
-
-ACTIVATIONS = {"tanh": 0, "relu": 1, "sigmoid": 2, "identity": 3}
-
-
-def pad(value: torch.Tensor, size: int) -> torch.Tensor:
-    """The last dimension extended with zeros to `size`; contiguous."""
-    short = size - value.shape[-1]
-    return value.contiguous() if short == 0 else torch.nn.functional.pad(value, (0, short))

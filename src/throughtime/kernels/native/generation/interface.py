@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from throughtime.errors import InputError
-from throughtime.kernels.native.generation.packing import GATES, GeneratorLayer, PackedLayer
-from throughtime.kernels.native.library import ACTIVATIONS, load
+from throughtime.kernels.native.generation.packing import GeneratorLayer, PackedLayer
+from throughtime.kernels.native.library import GATES, Library, load
 
 
 class LayerStruct(ctypes.Structure):
@@ -26,6 +26,8 @@ class LayerStruct(ctypes.Structure):
 
 def layer_struct(layer: PackedLayer) -> LayerStruct:
     """A layer without a state. It points to the layer's tensors and does not keep them alive."""
+    library = load()
+    assert isinstance(library, Library)  # `unavailable` was asked
     of_input = layer.weight_ih or (None, None)
     weights = (
         of_input[0],
@@ -36,8 +38,8 @@ def layer_struct(layer: PackedLayer) -> LayerStruct:
         layer.bias_hn,
     )
     return LayerStruct(
-        list(GATES).index(layer.kind),
-        ACTIVATIONS[layer.nonlinearity],
+        library.cells[layer.kind],
+        library.activations[layer.nonlinearity],
         layer.inputs,
         layer.panels.size,
         layer.panels.padded,
@@ -129,6 +131,8 @@ def check_shapes(
         raise InputError("a generator needs at least one layer, got none")
     if len(kinds := {layer.kind for layer in layers}) > 1:
         raise InputError(f"all layers must be of one kind, got {', '.join(sorted(kinds))}")
+    library = load()
+    assert isinstance(library, Library)  # `unavailable` was asked
     symbols = head_weight.shape[0]
     features = symbols if embedding is None else embedding.shape[-1]
     expected: list[tuple[str, Tensor | None, tuple[int, ...]]] = [
@@ -137,9 +141,9 @@ def check_shapes(
     for i, layer in enumerate(layers):
         if layer.kind not in GATES:
             raise InputError(f"kind must be one of {', '.join(GATES)}, got {layer.kind!r}")
-        if layer.nonlinearity not in ACTIVATIONS:
+        if layer.nonlinearity not in library.activations:
             raise InputError(
-                f"nonlinearity must be one of {', '.join(ACTIVATIONS)}, got {layer.nonlinearity!r}"
+                f"nonlinearity must be one of {', '.join(library.activations)}, got {layer.nonlinearity!r}"
             )
         rows, hidden = GATES[layer.kind] * layer.hidden, layer.hidden
         expected += [

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from throughtime.kernels.native.library import GATES
+
 WEIGHTS = ("float32", "bf16", "int8")  # in the order of tt_generation_weights in csrc/generate.h
-GATES = {"rnn": 1, "gru": 3, "lstm": 4}  # in the order of tt_cell in csrc/call.h
 LOGIT_BLOCK = 64  # of csrc/sampling.hpp
 _TABLE_BYTES = 64 * 2**20
 

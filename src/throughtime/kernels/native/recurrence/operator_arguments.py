@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from throughtime.errors import BackendError, one_of
-from throughtime.kernels.native.library import Library, load
+from throughtime.kernels.native.library import GATES, Library, load
 from throughtime.kernels.native.recurrence.call import Extras
 from throughtime.kernels.native.recurrence.rows import Rows, rows_of
-from throughtime.kernels.native.recurrence.weights import GATES, KINDS, Weights, check_memory
+from throughtime.kernels.native.recurrence.weights import KINDS, Weights, check_memory
 from throughtime.kernels.reference import Zoneout
 from throughtime.kernels.stack import Stack
 

@@ -16,14 +16,13 @@ from throughtime.cells.gru import GRURecurrence
 from throughtime.cells.lstm import LSTMRecurrence, LSTMState
 from throughtime.cells.recurrence import Recurrence
 from throughtime.cells.rnn import RNNRecurrence
-from throughtime.kernels.native.library import Library
+from throughtime.kernels.native.library import GATES, Library
 from throughtime.kernels.stack import Stack
 
 # In the order of an operator's arguments.
 NAMES = (
     "weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole", "weight_hr", "gain_ih", "gain_hh", "gain_c", "bias_c",
 )  # fmt: skip
-GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 KINDS: dict[str, tuple[type[Recurrence], type[Any]]] = {
     "rnn": (RNNRecurrence, HiddenState),
     "gru": (GRURecurrence, HiddenState),
