@@ -8,12 +8,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from throughtime.cli import bench, compare, demo, evaluate, flow, generate, predict, runs
+from throughtime.cli import bench, compare, demo, evaluate, flow, generate, predict, runs, tasks
 from throughtime.cli.builder import Command, bare_flags, help_text
 from throughtime.cli.train import TrainGroup
 
 _ORDER = (
     "demo",
+    "tasks",
     "train",
     "evaluate",
     "predict",
@@ -77,6 +78,7 @@ app.add_typer(train, name="train")
 app.add_typer(comparing, name="compare")
 _add(comparing, "remedies", compare.compare_remedies)
 _add(comparing, "bptt", compare.compare_bptt)
+_add(app, "tasks", tasks.tasks)
 _add(app, "evaluate", evaluate.evaluate)
 _add(app, "predict", predict.predict)
 _add(app, "generate", generate.generate)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from throughtime.cli.builder import Device, OwnTask, RunFolder
-from throughtime.errors import InputError, nearest_file
+from throughtime.errors import one_of
 
 
 def predict(
@@ -45,13 +45,25 @@ def predict(
     throughtime predict runs/book lines.txt --format lines
     """
     from throughtime.cli.output import Stream
-    from throughtime.data.records import Records, write_records
+    from throughtime.data.records import FORMATS, Records, open_source, write_records
     from throughtime.runtime import load
 
     trained = load(run, task=task, device=device)
     columns = list(trained.task.columns)
+    own = _own_format(trained.task.formats, file, form)
+    if form is not None and own is None:
+        one_of("format", form, (*trained.task.formats, *FORMATS))
     _ = trained.model  # before anything is read or written
-    with _opened(file) as source, Stream() if out == "-" else _written(out) as stream:
+    if own is not None:
+        with Stream() if out == "-" else _written(out) as stream:
+            written: Any = stream
+            remark = trained.task.predict_file(
+                trained.model, trained.assets, file, written, form=own, skip_bad=skip_bad
+            )
+        if remark:
+            print(f"throughtime: {remark}", file=sys.stderr)
+        return
+    with open_source(file) as source, Stream() if out == "-" else _written(out) as stream:
         records = Records(
             source, columns, format=form, name="standard input" if file == "-" else file, skip_bad=skip_bad
         )
@@ -67,21 +79,19 @@ def predict(
         print(f"throughtime: {records.remark}", file=sys.stderr)
 
 
+def _own_format(formats: Mapping[str, tuple[str, ...]], file: str, form: str | None) -> str | None:
+    """The format of the task's own that a file has, by what was asked for or by its suffix; None: it has none of them."""
+    if form is not None:
+        return form if form in formats else None
+    suffix = Path(file).suffix.lower()
+    return next((name for name, suffixes in formats.items() if suffix in suffixes), None)
+
+
 def _free(name: str, record: dict[str, Any]) -> str:
     """The name, or predicted_NAME where the record has such a column already: nothing that was read is replaced."""
     while name in record:
         name = f"predicted_{name}"
     return name
-
-
-def _opened(file: str) -> Any:
-    """A binary stream to read from."""
-    if file == "-":
-        return nullcontext(sys.stdin.buffer)
-    try:
-        return open(file, "rb")
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}{nearest_file(Path(file))}") from None
 
 
 @contextmanager

@@ -9,12 +9,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
 from throughtime.data.text import refuse_binary
-from throughtime.errors import InputError, nearest, one_of
+from throughtime.errors import InputError, nearest, nearest_file, one_of
 
 FORMATS = ("csv", "tsv", "jsonl", "lines")
 ALIASES = {  # what a column may be called when the caller asks for it by its usual name
@@ -209,6 +211,19 @@ class Records:
             if isinstance(value, str) and not value.strip():
                 return f"expected {column!r} to hold text, got an empty field"
         return None
+
+
+def open_source(file: str) -> AbstractContextManager[IO[bytes]]:
+    """A binary stream of a file, or of standard input for "-".
+
+    Raises: InputError for a file that cannot be read.
+    """
+    if file == "-":
+        return nullcontext(sys.stdin.buffer)
+    try:
+        return open(file, "rb")
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}{nearest_file(Path(file))}") from None
 
 
 def write_records(

@@ -37,6 +37,8 @@ class AddingTask(GeneratedTask):
     """
 
     name = "adding"
+    shape = "many to one"
+    reads = "drawn from a seed"
     examples = (
         "throughtime train adding --length 50",
         "throughtime train adding --length 20 --cell rnn --init orthogonal --lr 0.003",

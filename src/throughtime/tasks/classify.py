@@ -35,6 +35,8 @@ class ClassifyTask(FileTask):
     """
 
     name = "classify"
+    shape = "many to one"
+    reads = "CSV, TSV, JSON lines; a folder per class"
     examples = (
         "throughtime train classify",
         "throughtime train classify --data train.csv --test test.csv --label category",

@@ -32,6 +32,8 @@ class CopyTask(GeneratedTask):
     """
 
     name = "copy"
+    shape = "many to many"
+    reads = "drawn from a seed"
     examples = ("throughtime train copy", "throughtime train copy --length 50 --cell lstm --forget-bias 1")
     defaults: ClassVar[Mapping[str, Any]] = {
         **DEFAULTS,

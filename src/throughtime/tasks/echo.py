@@ -32,6 +32,8 @@ class EchoTask(GeneratedTask):
     """
 
     name = "echo"
+    shape = "many to many"
+    reads = "drawn from a seed"
     examples = ("throughtime train echo", "throughtime train echo --bptt truncated:5")
     defaults: ClassVar[Mapping[str, Any]] = {
         **DEFAULTS,

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from throughtime.errors import InputError
 from throughtime.models.config import ModelConfig
@@ -42,8 +42,14 @@ class Task(Settings, ABC):
     """Fields of ModelConfig and TrainingConfig that mean nothing here: no options are made of them."""
     stream: ClassVar[bool] = False
     """Whether the data is one long sequence, read in windows of `TrainingConfig.window` steps; else batches hold whole ones."""
+    shape: ClassVar[str] = ""
+    """"one to one", "many to one", "many to many"; for the list of `throughtime tasks`."""
+    reads: ClassVar[str] = ""
+    """The formats of the user's data in a few words, for the same list."""
     columns: ClassVar[tuple[str, ...]] = ("text",)
     """What `predict` reads of a record; the first is what a line of plain text is taken for."""
+    formats: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Formats of the task's own that `predict_file` reads, by name, with the suffixes of their files: {"conll": (".conll",)}."""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -113,6 +119,18 @@ class Task(Settings, ABC):
         Raises: InputError where the task predicts nothing for a record, or the record lacks a column.
         """
         raise InputError(f"runs of {self.name} have no predictions: use evaluate")
+
+    def predict_file(
+        self, model: nn.Module, assets: Assets, file: str, out: IO[str], *, form: str, skip_bad: bool
+    ) -> str:
+        """Predict for a file of one of `formats`, written to `out` in the same format with the predictions in it.
+
+        A model that reads from left to right answers each line as it arrives, before the next is read.
+        Args: file, a path, or "-" for standard input (`throughtime.data.records.open_source` opens both); form, of `formats`.
+        Returns: what the user should know afterwards, as of rows that were left out; often nothing.
+        Raises: InputError for what cannot be read, with its line.
+        """
+        raise NotImplementedError
 
     def describe(self, assets: Assets) -> str:
         """The data in a line, before training."""

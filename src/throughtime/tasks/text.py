@@ -37,6 +37,8 @@ class TextTask(FileTask):
     """
 
     name = "text"
+    shape = "many to many"
+    reads = "plain text"
     examples = (
         "throughtime train text --data book.txt",
         "throughtime train text --data book.txt --cell gru --hidden 256 --minutes 3",
