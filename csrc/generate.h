@@ -10,47 +10,48 @@
 #pragma once
 #include "call.h"
 
+/* One layer; `array` is a pointer to values of a type. */
+#define TT_GENERATION_LAYER(integer, number, array)                                                                   \
+  integer(cell) integer(activation)                    /* as in tt_stack */                                           \
+  integer(inputs)                                      /* features it multiplies; 0 for a first layer that is folded into the table */ \
+  integer(hidden) integer(padded)                      /* H, and H in whole panels */                                 \
+  array(const void, weight_ih)                         /* panels, K = inputs */                                       \
+  array(const void, weight_hh)                         /* panels, K = hidden */                                       \
+  array(const float, scale_ih) array(const float, scale_hh) /* int8: a row in panel order */                          \
+  array(const float, bias)                             /* one row in panel order: both biases; of a GRU's n only b_in */ \
+  array(const float, bias_hn)                          /* GRU: [padded] */                                            \
+  array(float, h) array(float, c)                      /* [B][padded] in: the state at the start, out: after the last symbol */
+
+#define TT_GENERATION(integer, number, array)                                                                         \
+  integer(layers) integer(batch) integer(symbols)      /* symbols: V */                                               \
+  integer(weights)                                     /* how all weights are stored, a tt_generation_weights */      \
+  integer(tokens)                                      /* steps to run */                                             \
+  integer(num_read)                                    /* of these, the first that are read from `ids` and not sampled */ \
+  integer(threads)                                                                                                    \
+  integer(seed)                                        /* all 64 bits count */                                        \
+  integer(position)                                    /* number of the first step: what is drawn depends on seed, position and row */ \
+  integer(top_k)                                       /* 0: all */                                                   \
+  number(temperature) number(top_p)                    /* temperature 0: the likeliest; top_p 1: all */               \
+  integer(banned_count) integer(stop_count)                                                                           \
+  array(const tt_generation_layer, layer)                                                                             \
+  array(const float, table)                            /* [V][row of layer 0 in panel order]: W_ih x + biases of every symbol; or null */ \
+  array(const float, embedding)                        /* [V][inputs of layer 0] where there is no table */           \
+  array(const void, head_weight) array(const float, head_bias) array(const float, head_scale)                         \
+  array(const int64_t, banned) array(const int64_t, stops) /* never drawn; a row that draws one of `stops` is finished */ \
+  array(int64_t, ids)                                  /* [tokens][B] in: those that are read; out: those sampled, -1 after a row's stop */ \
+  array(uint8_t, finished)                             /* [B] in and out: rows that have drawn one of `stops` */      \
+  array(float, logits)                                 /* [B][V padded to 64] in: what the first is drawn from; out: what follows the last */ \
+  integer(done)                                        /* out: steps that were run */
+
+#define TT_ARRAY(type, name) type* name;
+
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-typedef struct {
-  int64_t cell, activation;     // as in tt_call
-  int64_t inputs;               // features it multiplies; 0 for a first layer that is folded into the table
-  int64_t hidden, padded;       // H, and H in whole panels
-  const void *weight_ih;        // panels, K = inputs
-  const void *weight_hh;        // panels, K = hidden
-  const float *scale_ih, *scale_hh;  // int8: a row in panel order
-  const float *bias;            // one row in panel order: both biases; of a GRU's n only b_in
-  const float *bias_hn;         // GRU: [padded]
-  float *h, *c;                 // [B][padded] in: the state at the start, out: after the last symbol
-} tt_generation_layer;
-
 enum tt_generation_weights { TT_FLOAT32 = 0, TT_BFLOAT16 = 1, TT_INT8 = 2 };
-
-typedef struct {
-  int64_t layers, batch, symbols;  // symbols: V
-  int64_t weights;                 // how all weights are stored
-  int64_t tokens;                  // steps to run
-  int64_t num_read;                // of these, the first that are read from `ids` and not sampled
-  int64_t threads;
-  uint64_t seed;
-  int64_t position;                // number of the first step: what is drawn depends on seed, position and row alone
-  int64_t top_k;                   // 0: all
-  double temperature, top_p;       // temperature 0: the likeliest; top_p 1: all
-  int64_t banned_count, stop_count;
-  const tt_generation_layer *layer;
-  const float *table;              // [V][row of layer 0 in panel order]: W_ih x + biases of every symbol; or null
-  const float *embedding;          // [V][inputs of layer 0] where there is no table
-  const void *head_weight;
-  const float *head_bias, *head_scale;
-  const int64_t *banned, *stops;   // never drawn; a row that draws one of `stops` is finished
-  int64_t *ids;                    // [tokens][B] in: those that are read; out: those sampled, -1 after a row's stop
-  uint8_t *finished;               // [B] in and out: rows that have drawn one of `stops`
-  float *logits;                   // [B][V padded to 64] in: what the first is drawn from; out: what follows the last
-  int64_t done;                    // out: steps that were run
-} tt_generation;
-
+typedef struct { TT_GENERATION_LAYER(TT_INTEGER, TT_NUMBER, TT_ARRAY) } tt_generation_layer;
+typedef struct { TT_GENERATION(TT_INTEGER, TT_NUMBER, TT_ARRAY) } tt_generation;
 enum tt_generation_status { TT_DONE = 0, TT_NO_MEMORY = 1, TT_DIVERGED = 2, TT_NOTHING_LEFT = 3 };
 
 // After TT_DIVERGED and TT_NOTHING_LEFT `done` steps were good and step `done` could not be drawn; no state was written.

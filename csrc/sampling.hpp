@@ -72,7 +72,7 @@ class Sampler {
     if (call_.temperature == 0) return first(top);
     if (top == kNever) return -TT_NOTHING_LEFT;
     if (call_.top_k && call_.top_k < call_.symbols) keep_top_k();
-    double u = uniform(call_.seed, uint64_t(position), uint64_t(row));
+    double u = uniform(uint64_t(call_.seed), uint64_t(position), uint64_t(row));
     return call_.top_p < 1 ? from_nucleus(top, u) : from_all(top, u);
   }
 

@@ -72,7 +72,6 @@ int tt_panel(int wide) { return kernels()->panel[wide != 0]; }
 // Generation: see generate.h.
 int tt_generate(tt_generation* call) { return kernels()->generate(call); }
 int tt_generation_width() { return kernels()->generation_width(); }
-int tt_size_of_generation() { return int(sizeof(tt_generation)); }
 
 // Frees the scratch memory that is kept from call to call.
 void tt_release() {
@@ -82,12 +81,15 @@ void tt_release() {
 #define TT_LINE_INTEGER(name) "integer " #name "\n"
 #define TT_LINE_NUMBER(name) "number " #name "\n"
 #define TT_LINE_POINTER(name) "pointer " #name "\n"
+#define TT_LINE_ARRAY(_, name) TT_LINE_POINTER(name)
 #define TT_LINES(name, fields) "struct " #name "\n" fields(TT_LINE_INTEGER, TT_LINE_NUMBER, TT_LINE_POINTER)
+#define TT_ARRAY_LINES(name, fields) "struct " #name "\n" fields(TT_LINE_INTEGER, TT_LINE_NUMBER, TT_LINE_ARRAY)
 #define TT_LINE_CELL(_, name) "cell " #name "\n"
 #define TT_LINE_ACTIVATION(_, name) "activation " #name "\n"
 
 const char* tt_describe() {
   return TT_LINES(weights, TT_WEIGHTS) TT_LINES(masks, TT_MASKS) TT_LINES(stack, TT_STACK) TT_LINES(call, TT_CALL)
-      TT_LINES(product, TT_PRODUCT) TT_CELLS(TT_LINE_CELL) TT_ACTIVATIONS(TT_LINE_ACTIVATION);
+      TT_LINES(product, TT_PRODUCT) TT_ARRAY_LINES(generation_layer, TT_GENERATION_LAYER)
+          TT_ARRAY_LINES(generation, TT_GENERATION) TT_CELLS(TT_LINE_CELL) TT_ACTIVATIONS(TT_LINE_ACTIVATION);
 }
 }

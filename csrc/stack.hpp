@@ -468,10 +468,14 @@ class Direction {
     for (long s = 0, first = 0; loop_.carry_scale && s < loop_.steps; s++) {
       const long t = step(s), last = std::max(first, long(loop_.offsets[t + 1] - loop_.offsets[t]));
       const T factor = T(loop_.carry_scale[t]);
-      for (long i = first * size_.P; i < last * size_.P; i++) loop_.dh_state[i] *= factor;
-      for (long i = first * size_.H; size_.lstm && i < last * size_.H; i++) loop_.dc_state[i] *= factor;
+      scale(loop_.dh_state + first * size_.P, (last - first) * size_.P, factor);
+      if (size_.lstm) scale(loop_.dc_state + first * size_.H, (last - first) * size_.H, factor);
       first = last;
     }
+  }
+
+  static void scale(T* gradient, long count, T factor) {
+    for (long i = 0; i < count; i++) gradient[i] = factor == T(0) ? T(0) : gradient[i] * factor;
   }
 
   template <class U>

@@ -93,9 +93,11 @@ TT_INLINE void put_h(const Step<T>& s, int q, long u, Vec<T> h) {
 }
 
 // The gradient of the state that the step after was given, at this step; what a sequence ends with is not scaled.
+// At a cut nothing passes, also no gradient that is not finite.
 template <class T>
 TT_INLINE Vec<T> carried_gradient(const Step<T>& s, Vec<T> gradient, int q) {
-  return s.loop.carry_scale && q < s.rows_after ? gradient * s.carry : gradient;
+  if (!s.loop.carry_scale || q >= s.rows_after) return gradient;
+  return s.carry == T(0) ? Vec<T>{} : gradient * s.carry;
 }
 
 // The gradient of the h that the equations made; zoneout's share of it passes them by.

@@ -26,20 +26,20 @@ def expectation(problem, strategy, gradient_of, monkeypatch):
     borders = -(-len(problem.x) // strategy.every) - 1
     mean, mass = 0, 0
     for pattern in product([True, False], repeat=borders):
-        decisions, probability, delta = iter(pattern), 1.0, 0
-
-        def draw(c, generator, decisions=decisions):
-            nonlocal probability, delta
+        probability, delta, drawn = 1.0, 0, iter(pattern)
+        for cut in pattern:
             delta += 1  # borders since the last cut
-            assert c == strategy.cut_probability(delta)
-            decision = next(decisions)
-            delta = 0 if decision else delta
-            probability *= c if decision else 1 - c
-            return decision
+            c = strategy.cut_probability(delta)
+            probability *= c if cut else 1 - c
+            delta = 0 if cut else delta
 
-        monkeypatch.setattr(randomized, "_draw", draw)
+        def uniform(count, generator, drawn=drawn):
+            return [0.0 if next(drawn) else 1 - 1e-9 for _ in range(count)]
+
+        monkeypatch.setattr(randomized, "_uniform", uniform)
         gradient, result = gradient_of(problem, strategy, reduction="sum")
         assert result.windows == sum(pattern) + 1
+        assert next(drawn, None) is None  # one number for each border
         mean, mass = mean + probability * gradient, mass + probability
     assert abs(mass - 1) < 1e-12
     return mean
@@ -80,7 +80,7 @@ def test_its_sampled_mean_is_within_its_standard_errors(small, strategy, biased,
 
 def test_only_the_state_is_reweighted_not_an_output_that_is_the_same_tensor(small, gradient_of, monkeypatch):
     """No cut at all: the loss of each step counts once, and d borders back its weight is (1 / (1 - c))^d."""
-    monkeypatch.setattr(randomized, "_draw", lambda probability, generator: False)
+    monkeypatch.setattr(randomized, "_uniform", lambda count, generator: [1 - 1e-9] * count)
     gradient, _ = gradient_of(small, bptt.Randomized(4), reduction="sum")
     expected = 0
     states = [small.state]

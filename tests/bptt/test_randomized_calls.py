@@ -26,6 +26,8 @@ STRATEGIES = [
     bptt.Randomized(6, "polynomial"),
     bptt.Randomized(9, every=3),
     bptt.Randomized(200),
+    bptt.Randomized(6, call_steps=1),
+    bptt.Randomized(4, "polynomial", call_steps=13),
 ]
 
 
@@ -117,6 +119,8 @@ def check(
             assert counted.steps[0] == min(strategy.every, steps)
             assert sum(counted.steps) == steps
             assert len(counted.steps) <= result.windows + 1
+            # A call goes on over cuts while mean_length more steps would not be too many, to the next cut or the end.
+            assert strategy.call_steps > 1 or len(counted.steps) >= result.windows
         else:
             assert counted.steps[-1] == (steps - 1) % strategy.every + 1
     assert fewer == few
@@ -150,6 +154,47 @@ def test_a_layer_gets_one_call_from_cut_to_cut(name, strategy):
     layer, state = made(name)
     check(layer, layer, state, few=True, strategy=strategy)
     check(layer, layer, None, few=True, strategy=strategy, seeds=[0])
+
+
+def test_a_call_goes_on_over_cuts_up_to_call_steps():
+    layer, state = made("lstm")
+    x, target = torch.randn(200, B, D).double(), torch.randn(200, B, H).double()
+    found = {}
+    for call_steps in (1, 50, 512):
+        counted = Counted(layer)
+        result = bptt.Randomized(6, call_steps=call_steps).backward(
+            counted, loss, x, target, state, reduction="sum", generator=torch.Generator().manual_seed(5)
+        )
+        found[call_steps] = counted.steps, result.windows, gradients(layer, [])
+    steps, windows, _ = found[512]
+    assert (steps, windows) == ([1, 199], 1)
+    steps, windows, _ = found[1]
+    assert len(steps) in (windows, windows + 1) and windows > 20
+    steps, _, _ = found[50]
+    assert 40 < max(steps) < 70 and len(steps) < 8  # ends at the first cut from which 6 more would pass 50
+    torch.testing.assert_close(found[1][2], found[512][2])
+    torch.testing.assert_close(found[50][2], found[512][2])
+
+
+@pytest.mark.parametrize("name", ["rnn", "gru", "lstm", "lstm, reference"])
+def test_no_infinite_gradient_passes_a_cut(name, monkeypatch):
+    """0 times infinity would be NaN; a cut lets nothing pass, also inside a call."""
+    layer, _ = made(name)
+    state = tuple(torch.randn(1, B, H).double() for _ in range(1 + name.startswith("lstm")))
+    state = tuple(each.requires_grad_() for each in state)
+    monkeypatch.setattr(randomized, "_uniform", lambda count, generator: [0.9, 0.0, *[0.9] * (count - 2)])
+    x = torch.randn(4, B, D).double().requires_grad_()
+
+    def infinite(y, target):  # of the state after step 2, the first behind the cut
+        return y[-2:].sum() * torch.inf if len(y) > 1 else y.sum()
+
+    counted = Counted(layer)
+    bptt.Randomized(6).backward(
+        counted, infinite, x, x.detach(), state if len(state) > 1 else state[0], reduction="sum"
+    )
+    assert counted.steps == [1, 3]
+    assert not x.grad[2:].isfinite().all()
+    assert x.grad[:2].isfinite().all() and all(each.grad.isfinite().all() for each in state)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
@@ -269,20 +314,20 @@ def test_its_expectation_over_all_patterns_is_the_full_gradient(monkeypatch):
     x, target = torch.randn(6, B, D).double(), torch.randn(6, B, H).double()
     strategy, mean = bptt.Randomized(2.5, "polynomial"), 0
     for pattern in range(2**5):
-        probability, border, delta = 1.0, 0, 0
-
-        def draw(c, generator, pattern=pattern):
-            nonlocal probability, border, delta
+        cuts = [bool(pattern >> border & 1) for border in range(5)]
+        probability, delta, drawn = 1.0, 0, iter(cuts)
+        for cut in cuts:
             delta += 1
-            assert c == strategy.cut_probability(delta)
-            decision = bool(pattern >> border & 1)
-            border, delta = border + 1, 0 if decision else delta
-            probability *= c if decision else 1 - c
-            return decision
+            c = strategy.cut_probability(delta)
+            probability *= c if cut else 1 - c
+            delta = 0 if cut else delta
 
-        monkeypatch.setattr(randomized, "_draw", draw)
+        def uniform(count, generator, drawn=drawn):
+            return [0.0 if next(drawn) else 1 - 1e-9 for _ in range(count)]
+
+        monkeypatch.setattr(randomized, "_uniform", uniform)
         strategy.backward(layer, loss, x, target, state, reduction="sum")
-        assert border == 5
+        assert next(drawn, None) is None
         mean = mean + probability * torch.cat([g.flatten() for g in gradients(layer, [])])
     bptt.Full().backward(layer, loss, x, target, state, reduction="sum")
     full = torch.cat([g.flatten() for g in gradients(layer, [])])

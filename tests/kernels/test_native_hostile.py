@@ -8,6 +8,7 @@ from torch import nn
 
 import throughtime as tt
 from throughtime.kernels.native import library
+from throughtime.kernels.native.recurrence.operator_arguments import Arguments, saved_row
 
 pytestmark = pytest.mark.skipif(isinstance(library.load(), str), reason=f"native: {library.load()}")
 CELLS = [tt.RNN, tt.GRU, tt.LSTM]
@@ -95,7 +96,7 @@ def test_backward_as_an_operator_checks_what_it_is_given():
     call = (x, h, c, weights, None, [], [], "lstm", "tanh", False)
     operators = torch.ops.throughtime
     with torch.no_grad():
-        _, _, _, *kept = operators.recurrence_kept(*call)
+        _, _, _, *kept = operators.recurrence_kept(*call, saved_row(Arguments(*call)))
         dy, needs = torch.randn(6, 3, 8), [True] * 7 + [False] * 7
         assert len(operators.recurrence_backward(*call, kept, [dy, None, None], needs)) == 7
         for wrong_kept, gradients in (

@@ -12,7 +12,7 @@ from throughtime.cells.lstm import LSTMRecurrence
 from throughtime.cells.rnn import RNNRecurrence
 from throughtime.kernels.native import library
 from throughtime.kernels.native.recurrence import operators
-from throughtime.kernels.native.recurrence.operator_arguments import TENSORS, WEIGHTS
+from throughtime.kernels.native.recurrence.operator_arguments import TENSORS, WEIGHTS, Arguments, saved_row
 from throughtime.kernels.reference import Zoneout, unroll
 
 pytestmark = [
@@ -109,10 +109,10 @@ def test_torch_finds_them_well_behaved(kind, lengths):
     with torch.no_grad():  # what is kept for backward has the shapes that a graph was told
         torch.library.opcheck(
             torch.ops.throughtime.recurrence_kept.default,
-            call,
+            (*call, saved_row(Arguments(*call))),
             test_utils=("test_schema", "test_faketensor"),
         )
-        y, h, c, *kept = torch.ops.throughtime.recurrence_kept.default(*call)
+        y, h, c, *kept = torch.ops.throughtime.recurrence_kept.default(*call, saved_row(Arguments(*call)))
         needs = [value is not None for value in (*call[:3], *call[3])]
         needs[TENSORS.index("h_mask")] = False
         gradients = [torch.randn_like(y), torch.randn_like(h), torch.randn_like(c) if c.numel() else None]
@@ -121,12 +121,21 @@ def test_torch_finds_them_well_behaved(kind, lengths):
         )
 
 
+@pytest.mark.parametrize("difference", [-1, 16])
+def test_a_graph_of_another_build_is_refused(difference):
+    """What is kept for backward has other columns there; a compiler's cache on disk must not mix the two up."""
+    call = arguments("lstm")
+    columns = saved_row(Arguments(*call))
+    with torch.no_grad(), pytest.raises(RuntimeError, match="another build .* compile it again"):
+        torch.ops.throughtime.recurrence_kept.default(*call, columns + difference)
+
+
 @pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
 def test_no_two_results_share_memory(kind, monkeypatch):
     monkeypatch.setitem(globals(), "H", 64)  # whole panels: nothing is copied for padding's sake
     with torch.no_grad():
         call = tuple(arguments(kind))
-        y, h, _, *kept = found = torch.ops.throughtime.recurrence_kept.default(*call)
+        y, h, _, *kept = found = torch.ops.throughtime.recurrence_kept.default(*call, saved_row(Arguments(*call)))
         needs = [value is not None for value in (*call[:3], *call[3])]
         gradients = [torch.ones_like(y), torch.ones_like(h), None]
         found += torch.ops.throughtime.recurrence_backward.default(*call, kept, gradients, needs)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.utils._pytree import tree_map_only
 
-from throughtime.bptt.windows import Tree, differentiable
+from throughtime.bptt.windows import Tree, detach, differentiable
 from throughtime.data.batch import tensors
 
 
@@ -41,7 +41,12 @@ class _Scale(torch.autograd.Function):
 
 
 def scale_gradient(state: Tree, factor: float) -> Tree:
-    """Return the same values; what comes back through any tensor of the state is multiplied by `factor`."""
+    """Return the same values; what comes back through any tensor of the state is multiplied by `factor`.
+
+    0 detaches it, so that a gradient that is not finite does not pass either.
+    """
+    if factor == 0:
+        return detach(state)
 
     def scaled(tensor: Tensor) -> Tensor:
         return _Scale.apply(tensor, factor) if differentiable(tensor) else tensor  # type: ignore[no-untyped-call]

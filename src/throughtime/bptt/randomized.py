@@ -40,14 +40,15 @@ class Randomized(Strategy):
     n^(alpha - 1) in the polynomial one: its variance is smaller at long range. Cutting at random places
     *without* the weights is biased; `RandomWindow` does that, as a regularizer.
 
-    Cost: one forward and one backward pass. Keeps the activations between two cuts: `mean_length` steps on
-    average, sometimes several times that. One draw from `generator` per border; the same seed gives the
-    same bits. Calls of `run`: one for the first block. Where that shows that all of the state is carried by
-    throughtime's layers (RNN, GRU, LSTM or Recurrent, of one direction), one from there to the next cut, and one from
-    each cut to the next, T / mean_length + 1 on average; the layers multiply the gradient inside. Any other `run`
-    (torch.nn's layers, its own loop over time, a state that it transforms) is called for every block, T / every
-    times. The gradient is the same. A `run` that does for several steps what it did not do for the first block is
-    called once more, for those steps block by block, with the random state of before.
+    Cost: one forward and one backward pass. One draw from `generator` per border; the same seed gives the same
+    bits. Calls of `run`: one for the first block. Where that shows that all of the state is carried by throughtime's
+    layers (RNN, GRU, LSTM or Recurrent, of one direction), the layers multiply the gradient inside a call, by 0 at a
+    cut, and a call goes on over cuts up to `call_steps` steps: it ends at a cut after which `mean_length` more steps
+    would be too many. Its activations are kept, those of at most about `call_steps` steps; with `call_steps` = 1 a call ends at
+    each cut, which keeps `mean_length` steps on average and takes longer. Any other `run` (torch.nn's layers, its own
+    loop over time, a state that it transforms) is called for every block, T / every times, and keeps the
+    activations between two cuts. The gradient is the same. A `run` that does for several steps what it did not do
+    for the first block is called once more, for those steps block by block, with the random state of before.
     Raises: InputError if mean_length is not above `every` (each border would be a cut), or alpha not above 2.
     Source: Tallec & Ollivier 2017, arXiv 1705.08209 (alpha = 4 by default here).
     """
@@ -56,11 +57,13 @@ class Randomized(Strategy):
     form: Literal["step", "polynomial"] = "step"
     alpha: float = 4.0
     every: int = 1
+    call_steps: int = 512
 
     def __post_init__(self) -> None:
         one_of("form", self.form, ("step", "polynomial"))
-        if self.every < 1:
-            raise InputError(f"every must be at least 1 step, got {self.every}")
+        for name in ("every", "call_steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1 step, got {getattr(self, name)}")
         if not self.mean_length > self.every:
             raise InputError(
                 f"mean_length must be above every ({self.every} steps), got {self.mean_length}: a gradient that "
@@ -115,14 +118,17 @@ class _Borders:
         self._strategy, self._generator = strategy, generator
         self._delta = 0  # borders since the last cut
         self._next: float | None = 1.0  # xi at the border before the next block, if it is drawn
+        self._numbers: list[float] = []  # drawn and not used yet, the next one last
 
     def length(self, left: int) -> int:
-        """Steps of the next call, where `left` steps follow: up to the next cut if borders can lie inside, else one block."""
-        self.factors = [self._draw() if self._next is None else self._next]
+        """Steps of the next call, where `left` steps follow: up to a cut if borders can lie inside, else one block."""
+        blocks = ceil(left / self.every)
+        self.factors = [self._draw(blocks) if self._next is None else self._next]
         self._next = None
-        while self.inside and len(self.factors) < ceil(left / self.every):
-            factor = self._draw()
-            if factor == 0:
+        while self.inside and len(self.factors) < blocks:
+            factor = self._draw(blocks - len(self.factors))
+            steps = len(self.factors) * self.every
+            if factor == 0 and steps + self._strategy.mean_length > self._strategy.call_steps:
                 self._next = factor
                 break
             self.factors.append(factor)
@@ -134,18 +140,23 @@ class _Borders:
         scale[self.every :: self.every] = torch.tensor(self.factors[1:], dtype=torch.float64, device="cpu")
         return scale
 
-    def _draw(self) -> float:
+    def _draw(self, borders: int) -> float:
+        """The factor xi at the next border, of so many that are known to follow: their numbers are drawn at once."""
+        if not self._numbers:
+            self._numbers = _uniform(borders, self._generator)[::-1]
         self._delta += 1
         probability = self._strategy.cut_probability(self._delta)
-        if _draw(probability, self._generator):
+        if self._numbers.pop() < probability:
             self._delta = 0
             return 0.0
         return 1 / (1 - probability)
 
 
-def _draw(probability: float, generator: torch.Generator | None) -> bool:
+def _uniform(count: int, generator: torch.Generator | None) -> list[float]:
+    """So many numbers, uniform in [0, 1)."""
     device = "cpu" if generator is None else generator.device
-    return torch.rand((), dtype=torch.float64, generator=generator, device=device).item() < probability
+    numbers: list[float] = torch.rand(count, dtype=torch.float64, generator=generator, device=device).tolist()
+    return numbers
 
 
 def _run(
@@ -190,8 +201,7 @@ def _blocks(one_pass: Pass, window: Batch, state: Tree, borders: _Borders) -> tu
     losses = []
     for number, factor in enumerate(borders.factors):
         block = window.window(number * borders.every, (number + 1) * borders.every)
-        if factor != 1:
-            state = scale_gradient(state, factor)
+        state = scale_gradient(state, factor)
         outputs, state = one_pass.run(block, state)
         losses.append(one_pass.loss(outputs, block))
     return state, sum(losses[1:], start=losses[0])

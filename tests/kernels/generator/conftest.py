@@ -129,7 +129,7 @@ def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     """Each test on each instruction set that runs here."""
     if request.param >= len(libraries()):
         pytest.skip("does not run here")
-    monkeypatch.setattr(native_generator, "load", lambda: libraries()[request.param])
+    monkeypatch.setattr(native_generator, "loaded", lambda: libraries()[request.param])
 
 
 @pytest.fixture

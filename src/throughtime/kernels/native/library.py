@@ -22,7 +22,7 @@ _TYPES: dict[str, Any] = {"integer": ctypes.c_int64, "number": ctypes.c_double, 
 class Library:
     """The library's functions, for one instruction set chosen when it was loaded.
 
-    `structs` are the ctypes structures of csrc/call.h and csrc/matmul.h by name; `cells` and `activations` number names.
+    `structs` are the ctypes structures of csrc/call.h, matmul.h and generate.h by name; `cells` and `activations` number names.
     """
 
     def __init__(self, handle: ctypes.CDLL, isa: str) -> None:
@@ -103,6 +103,15 @@ _NEEDED = {
         "stack", "steps", "batch", "total", "training", "reverse", "threads", "split", "chunk_rows", "zoneout", "fraction_h",
         "fraction_c", "offsets", "masks", "carry_scale", "x", "y", "h0", "c0", "h_n", "c_n", "saved", "dy", "dh_n", "dc_n", "dx",
         "dh0", "dc0", "gradients", "seconds",
+    ),
+    "generation_layer": (
+        "cell", "activation", "inputs", "hidden", "padded", "weight_ih", "weight_hh", "scale_ih", "scale_hh", "bias", "bias_hn",
+        "h", "c",
+    ),
+    "generation": (
+        "layers", "batch", "symbols", "weights", "tokens", "num_read", "threads", "seed", "position", "top_k", "temperature",
+        "top_p", "banned_count", "stop_count", "layer", "table", "embedding", "head_weight", "head_bias", "head_scale", "banned",
+        "stops", "ids", "finished", "logits", "done",
     ),
 }  # fmt: skip
 

@@ -12,14 +12,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from throughtime.errors import BackendError, InputError, one_of
 from throughtime.kernels.native.generation.interface import (
-    CallStruct,
-    LayerStruct,
     address,
     check_ids,
     check_sampling,
     check_shapes,
     check_tensor,
     layer_struct,
+    loaded,
     unavailable,
 )
 from throughtime.kernels.native.generation.packing import (
@@ -30,7 +29,6 @@ from throughtime.kernels.native.generation.packing import (
     pack_layer,
     table,
 )
-from throughtime.kernels.native.library import Library, load
 
 __all__ = ["Generator", "GeneratorLayer", "SamplingError", "State", "unavailable"]
 
@@ -90,9 +88,7 @@ class Generator:
         if reason := unavailable():
             raise BackendError(f"generation needs the native library: {reason}")
         check_shapes(layers, head_weight, head_bias, embedding)
-        library = load()
-        assert isinstance(library, Library)  # not `unavailable()`
-        self._handle = library.handle
+        self._handle = loaded().handle
         width = int(self._handle.tt_generation_width())
         self.symbols = head_weight.shape[0]
         with torch.no_grad():
@@ -192,13 +188,15 @@ class Generator:
         Returns the number of steps that were run, and the state after them.
         """
         parts, logits = self._buffers(state)
-        layers = (LayerStruct * len(self._layers))(*map(layer_struct, self._layers))
+        structs = loaded().structs
+        layers = (structs["generation_layer"] * len(self._layers))(*map(layer_struct, self._layers))
         for layer, *addresses in zip(layers, *([address(v) for v in part] for part in parts), strict=True):
             layer.h, layer.c = addresses if self._parts == 2 else (*addresses, None)
         lists = [torch.tensor(list(values), dtype=torch.int64) for values in (banned, stops)]
-        call = CallStruct(
-            len(layers), len(logits), self.symbols, WEIGHTS.index(self.weights), len(ids), num_read,
-            torch.get_num_threads(), position=state.position, layer=layers, banned_count=len(banned),
+        call = structs["generation"](
+            layers=len(layers), batch=len(logits), symbols=self.symbols, weights=WEIGHTS.index(self.weights),
+            tokens=len(ids), num_read=num_read, threads=torch.get_num_threads(), position=state.position,
+            layer=ctypes.addressof(layers), banned_count=len(banned),
             stop_count=len(stops), banned=address(lists[0]), stops=address(lists[1]), table=address(self._table),
             embedding=address(self._embedding), head_weight=address(self._head.values),
             head_bias=address(self._head_bias), head_scale=address(self._head.scale), ids=address(ids),

@@ -1,8 +1,7 @@
-"""The C interface of generation, as ctypes sees it, and the checks of everything that is passed through it."""
+"""The structs of generation (csrc/generate.h), and the checks of everything that is passed through them."""
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -15,35 +14,22 @@ from throughtime.kernels.native.generation.packing import GeneratorLayer, Packed
 from throughtime.kernels.native.library import GATES, Library, load
 
 
-class LayerStruct(ctypes.Structure):
-    """`tt_generation_layer` of csrc/generate.h."""
-
-    _fields_ = [(name, ctypes.c_int64) for name in ("cell", "activation", "inputs", "hidden", "padded")] + [
-        (name, ctypes.c_void_p)
-        for name in ("weight_ih", "weight_hh", "scale_ih", "scale_hh", "bias", "bias_hn", "h", "c")
-    ]
-
-
-def layer_struct(layer: PackedLayer) -> LayerStruct:
-    """A layer without a state. It points to the layer's tensors and does not keep them alive."""
-    library = load()
-    assert isinstance(library, Library)  # `unavailable` was asked
-    of_input = layer.weight_ih or (None, None)
-    weights = (
-        of_input[0],
-        layer.weight_hh.values,
-        of_input[1],
-        layer.weight_hh.scale,
-        layer.bias,
-        layer.bias_hn,
-    )
-    return LayerStruct(
-        library.cells[layer.kind],
-        library.activations[layer.nonlinearity],
-        layer.inputs,
-        layer.panels.size,
-        layer.panels.padded,
-        *(address(value) for value in weights),
+def layer_struct(layer: PackedLayer) -> Any:
+    """A layer without a state, a `generation_layer`. It points to the layer's tensors and does not keep them alive."""
+    library = loaded()
+    of_input = layer.weight_ih
+    return library.structs["generation_layer"](
+        cell=library.cells[layer.kind],
+        activation=library.activations[layer.nonlinearity],
+        inputs=layer.inputs,
+        hidden=layer.panels.size,
+        padded=layer.panels.padded,
+        weight_ih=None if of_input is None else address(of_input.values),
+        scale_ih=None if of_input is None else address(of_input.scale),
+        weight_hh=address(layer.weight_hh.values),
+        scale_hh=address(layer.weight_hh.scale),
+        bias=address(layer.bias),
+        bias_hn=address(layer.bias_hn),
     )
 
 
@@ -52,37 +38,17 @@ def address(value: Tensor | None) -> int | None:
     return None if value is None else value.data_ptr()
 
 
-class CallStruct(ctypes.Structure):
-    """`tt_generation` of csrc/generate.h."""
-
-    _fields_ = [
-        *(
-            (name, ctypes.c_int64)
-            for name in ("layers", "batch", "symbols", "weights", "tokens", "num_read", "threads")
-        ),
-        ("seed", ctypes.c_uint64),
-        *((name, ctypes.c_int64) for name in ("position", "top_k")),
-        *((name, ctypes.c_double) for name in ("temperature", "top_p")),
-        *((name, ctypes.c_int64) for name in ("banned_count", "stop_count")),
-        ("layer", ctypes.POINTER(LayerStruct)),
-        *(
-            (name, ctypes.c_void_p)
-            for name in ("table", "embedding", "head_weight", "head_bias", "head_scale")
-        ),
-        *((name, ctypes.c_void_p) for name in ("banned", "stops", "ids", "finished", "logits")),
-        ("done", ctypes.c_int64),
-    ]
-
-
 def unavailable() -> str | None:
     """Why there is no native generation on this machine, or None."""
     library = load()
-    if isinstance(library, str):
-        return library
-    size = getattr(library.handle, "tt_size_of_generation", None)
-    if size is None or size() != ctypes.sizeof(CallStruct):
-        return "the native library is of another version: install throughtime again"
-    return None
+    return library if isinstance(library, str) else None
+
+
+def loaded() -> Library:
+    """The library, where `unavailable` has no reason why there is none."""
+    library = load()
+    assert isinstance(library, Library)  # the caller has asked
+    return library
 
 
 def check_tensor(name: str, value: Tensor) -> None:
@@ -101,7 +67,7 @@ def check_ids(name: str, ids: Tensor, symbols: int) -> None:
 def check_sampling(
     temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """The options of sampling as `CallStruct` takes them.
+    """The options of sampling as the struct `generation` takes them.
 
     Raises: InputError for one out of range.
     """
@@ -131,8 +97,7 @@ def check_shapes(
         raise InputError("a generator needs at least one layer, got none")
     if len(kinds := {layer.kind for layer in layers}) > 1:
         raise InputError(f"all layers must be of one kind, got {', '.join(sorted(kinds))}")
-    library = load()
-    assert isinstance(library, Library)  # `unavailable` was asked
+    library = loaded()
     symbols = head_weight.shape[0]
     features = symbols if embedding is None else embedding.shape[-1]
     expected: list[tuple[str, Tensor | None, tuple[int, ...]]] = [

@@ -74,12 +74,7 @@ def forward(
     if training:
         saved = pool.empty_like(x, (rows.total, weights.saved_row))
         call.training, call.saved = 1, saved.data_ptr()
-    alive = None
-    if extras is not NONE or rows.offsets is not None or seconds or chunk_rows or split:
-        alive = set_extras(call, weights, rows, extras)
-    if weights.library.tt_forward(byref(call)):
-        raise MemoryError(NO_MEMORY)
-    del alive
+    _run(weights.library.tt_forward, call, weights, rows, extras)
     return y, h_n, c_n, saved
 
 
@@ -126,16 +121,20 @@ def backward(
     for name, value in named.items():
         if value is not None:
             setattr(call, name, value.data_ptr())
-    alive = None
-    if extras is not NONE or rows.offsets is not None or seconds or chunk_rows or split:
-        alive = set_extras(call, weights, rows, extras)
-    if weights.library.tt_backward(byref(call)):
-        raise MemoryError(NO_MEMORY)
-    del alive
+    _run(weights.library.tt_backward, call, weights, rows, extras)
     return dx, dh0, dc0, *found
 
 
-def set_extras(call: Any, weights: Weights, rows: Rows, extras: Extras) -> list[Any]:
+def _run(function: Any, call: Any, weights: Weights, rows: Rows, extras: Extras) -> None:
+    alive = None
+    if extras is not NONE or rows.offsets is not None or seconds or chunk_rows or split:
+        alive = _set_extras(call, weights, rows, extras)
+    if function(byref(call)):
+        raise MemoryError(NO_MEMORY)
+    del alive
+
+
+def _set_extras(call: Any, weights: Weights, rows: Rows, extras: Extras) -> list[Any]:
     """Set the fields of what only some calls have; returns what must live as long as the call."""
     call.chunk_rows, call.split = chunk_rows, split
     if seconds is not None:

@@ -154,7 +154,7 @@ def check_backward(
         raise RuntimeError(f"needs must be {len(a.tensors)}, one for each tensor, got {len(needs)}")
     results = zip(("dy", "dh", "dc"), gradients, empty_results(a), strict=True)
     pairs = [(name, value, like) for name, value, like in results if value is not None]
-    wanted = empty_saved(a)
+    wanted = empty_saved(a, saved_row(a))
     if len(kept) != len(wanted):
         raise RuntimeError(f"kept must be {len(wanted)} tensors, got {len(kept)}")
     pairs += [(f"kept[{i}]", value, like) for i, (value, like) in enumerate(zip(kept, wanted, strict=True))]
@@ -185,18 +185,24 @@ def empty_results(a: Arguments) -> list[Tensor]:
     return [a.x.new_empty(steps, batch, columns), a.x.new_empty(batch, columns), c]
 
 
-def empty_saved(a: Arguments) -> list[Tensor]:
+def empty_saved(a: Arguments, columns: int) -> list[Tensor]:
     """What backward needs, without values: outputs and `saved` of `call.forward`, with T*B rows whatever the lengths."""
+    (steps, batch, _), (_, outputs) = a.x.shape, a.sizes
+    return [a.x.new_empty(steps * batch, outputs), a.x.new_empty(steps * batch, columns)]
+
+
+def saved_row(a: Arguments) -> int:
+    """The numbers that `saved` has for each row of the batch: another build or processor may need others."""
     library = load()
     assert isinstance(library, Library)  # dispatch has asked
-    (steps, batch, features), (hidden, columns) = a.x.shape, a.sizes
+    hidden, columns = a.sizes
     present = {
         name: 1
         for name, w in zip(WEIGHTS, a.weights, strict=True)
         if name in ("weight_hr", "gain_hh") and w is not None
     }
     weights = library.structs["weights"](
-        inputs=int(features), units=int(hidden), columns=int(columns), **present
+        inputs=int(a.x.shape[2]), units=int(hidden), columns=int(columns), **present
     )
     stack = library.structs["stack"](
         wide=a.x.dtype == torch.float64,
@@ -205,5 +211,4 @@ def empty_saved(a: Arguments) -> list[Tensor]:
         directions=1,
         weights=ctypes.addressof(weights),
     )
-    row = int(library.handle.tt_saved_row(ctypes.byref(stack)))
-    return [a.x.new_empty(steps * batch, columns), a.x.new_empty(steps * batch, row)]
+    return int(library.handle.tt_saved_row(ctypes.byref(stack)))

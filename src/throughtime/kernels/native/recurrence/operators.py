@@ -33,6 +33,7 @@ from throughtime.kernels.native.recurrence.operator_arguments import (
     empty_saved,
     kind_of,
     prepare,
+    saved_row,
     stack_of,
 )
 from throughtime.kernels.reference import Zoneout, rebuild, unroll
@@ -48,7 +49,9 @@ _ARGUMENTS = (
 _library: Any = torch.library.Library("throughtime", "DEF")  # type: ignore[no-untyped-call]
 for _name, _schema in {
     "recurrence": f"({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
-    "recurrence_kept": f"({_ARGUMENTS}) -> Tensor[]",
+    # What is kept has another form in another build or for another processor: its columns are an argument, so that a compiler's
+    # cache on disk does not take a graph of the one for the other.
+    "recurrence_kept": f"({_ARGUMENTS}, int columns) -> Tensor[]",
     "recurrence_backward": f"({_ARGUMENTS}, Tensor[] kept, Tensor?[] gradients, bool[] needs) -> Tensor[]",
 }.items():
     _library.define(_name + _schema, tags=torch.Tag.pt2_compliant_tag)
@@ -127,7 +130,14 @@ def _run_recurrence(*arguments: Any) -> tuple[Tensor, ...]:
 
 
 def _run_kept(*arguments: Any) -> list[Tensor]:
-    return _forward(Arguments(*arguments), training=True)
+    *first, columns = arguments
+    a = Arguments(*first)
+    if columns != saved_row(a):
+        raise RuntimeError(
+            "this graph was compiled with another build of throughtime's native library, or for another processor: compile "
+            "it again"
+        )
+    return _forward(a, training=True)
 
 
 @torch.no_grad()
@@ -167,8 +177,9 @@ def _fake_recurrence(*arguments: Any) -> tuple[Tensor, ...]:
 
 
 def _fake_kept(*arguments: Any) -> list[Tensor]:
-    a = Arguments(*arguments)
-    return [*empty_results(a), *empty_saved(a)]
+    *first, columns = arguments
+    a = Arguments(*first)
+    return [*empty_results(a), *empty_saved(a, columns)]
 
 
 def _fake_backward(*arguments: Any) -> list[Tensor]:
@@ -186,7 +197,8 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rest: tuple[Any, ...], *tensors: Tensor | None) -> Any:
         x, h0, c0, *weights = tensors
-        y, h, c, *kept = torch.ops.throughtime.recurrence_kept.default(x, h0, c0, weights, *rest)
+        columns = saved_row(Arguments(x, h0, c0, weights, *rest))
+        y, h, c, *kept = torch.ops.throughtime.recurrence_kept.default(x, h0, c0, weights, *rest, columns)
         lengths, keep, *ctx.options = rest
         ctx.counts = len(tensors), len(keep)
         ctx.save_for_backward(*tensors, lengths, *keep, *kept)
