@@ -88,8 +88,8 @@ class Generator:
         if reason := unavailable():
             raise BackendError(f"generation needs the native library: {reason}")
         check_shapes(layers, head_weight, head_bias, embedding)
-        self._handle = loaded().handle
-        width = int(self._handle.tt_generation_width())
+        self._library = loaded()
+        width = int(self._library.handle.tt_generation_width())
         self.symbols = head_weight.shape[0]
         with torch.no_grad():
             self._table = table(layers[0], embedding, width)
@@ -188,8 +188,10 @@ class Generator:
         Returns the number of steps that were run, and the state after them.
         """
         parts, logits = self._buffers(state)
-        structs = loaded().structs
-        layers = (structs["generation_layer"] * len(self._layers))(*map(layer_struct, self._layers))
+        structs = self._library.structs
+        layers = (structs["generation_layer"] * len(self._layers))(
+            *(layer_struct(layer, self._library) for layer in self._layers)
+        )
         for layer, *addresses in zip(layers, *([address(v) for v in part] for part in parts), strict=True):
             layer.h, layer.c = addresses if self._parts == 2 else (*addresses, None)
         lists = [torch.tensor(list(values), dtype=torch.int64) for values in (banned, stops)]
@@ -202,7 +204,7 @@ class Generator:
             head_bias=address(self._head_bias), head_scale=address(self._head.scale), ids=address(ids),
             finished=address(finished), logits=address(logits), **numbers,
         )  # fmt: skip
-        status = self._handle.tt_generate(ctypes.byref(call))
+        status = self._library.handle.tt_generate(ctypes.byref(call))
         if status == 1:
             raise MemoryError("no memory for the states of a generation")
         if status:

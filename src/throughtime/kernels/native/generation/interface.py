@@ -14,9 +14,8 @@ from throughtime.kernels.native.generation.packing import GeneratorLayer, Packed
 from throughtime.kernels.native.library import GATES, Library, load
 
 
-def layer_struct(layer: PackedLayer) -> Any:
+def layer_struct(layer: PackedLayer, library: Library) -> Any:
     """A layer without a state, a `generation_layer`. It points to the layer's tensors and does not keep them alive."""
-    library = loaded()
     of_input = layer.weight_ih
     return library.structs["generation_layer"](
         cell=library.cells[layer.kind],
