@@ -139,13 +139,13 @@ class CausalCNN(nn.Module):
     @property
     def receptive_field(self) -> int:
         """Steps that an output can depend on."""
-        return 1 + 2 * (self.kernel_size - 1) * (2**self.num_layers - 1)
+        return 1 + 2 * (self.kernel_size - 1) * ((1 << self.num_layers) - 1)
 
     def forward(
         self, x: Tensor, state: State | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, State | None]:
         """Run the blocks from left to right."""
-        check_input(x, 3, self.input_size, self.blocks[0].first.weight.dtype)
+        check_input(x, 3, self.input_size, next(self.parameters()).dtype)
         before = self._checked(state, x.shape[1])
         padding = ends = None
         if lengths is not None:
@@ -166,11 +166,8 @@ class CausalCNN(nn.Module):
         """The state of each convolution in their order; None where they start from zeros."""
         if state is None:
             return [None] * (2 * self.num_layers)
-        expected = [
-            (each.reach, batch, each.weight.shape[1])
-            for block in self.blocks
-            for each in (block.first, block.second)
-        ]
+        convolutions = [each for each in self.modules() if isinstance(each, CausalConvolution)]
+        expected = [(each.reach, batch, each.weight.shape[1]) for each in convolutions]
         given = state if isinstance(state, (tuple, list)) else (state,)
         found = [tuple(each.shape) if isinstance(each, Tensor) else None for each in given]
         if found != expected:

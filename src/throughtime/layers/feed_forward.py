@@ -54,7 +54,7 @@ class FeedForward(nn.Module):
         """Run the layers; input beyond a row's length is never read, and outputs there are zero."""
         if state:
             raise InputError("a network without recurrence carries no state, got one: pass None")
-        check_input(x, 3, self.input_size, self.linears[0].weight.dtype)
+        check_input(x, 3, self.input_size, next(self.parameters()).dtype)
         padding = None
         if lengths is not None:
             padding = padding_of(check_lengths(lengths, x.shape[0], x.shape[1], x.device), x)

@@ -139,7 +139,7 @@ class ModelConfig(Settings):
         if self.cell == "none":
             return 1
         if self.cell == "cnn":
-            return 1 + 2 * (self.kernel - 1) * (2 ** len(self.sizes) - 1)
+            return 1 + 2 * (self.kernel - 1) * ((1 << len(self.sizes)) - 1)
         return None
 
     def _check_tied(self) -> None:

@@ -55,7 +55,7 @@ class Trigrams:
 
     def before(self, a: int, b: int) -> Numbers:
         """Of every symbol after a, b: [size + 1], the sum is one."""
-        p = self._freed_one[b] * self._one
+        p: Numbers = self._freed_one[b] * self._one
         self._next.add(p, b)
         p *= self._freed.get(a * self._n + b, 1.0)
         self._third.add(p, a * self._n + b)
@@ -123,7 +123,7 @@ def fill_baselines(
     symbol that is no answer.
     """
     size = len(asked)
-    counts = np.bincount(np.concatenate(train), minlength=size) + 1.0
+    counts: Numbers = np.bincount(np.concatenate(train), minlength=size) + 1.0
     model = Trigrams(train, size)
     names = ("most frequent word", "trigrams, words before", "trigrams, both sides")
     totals = {name: np.zeros(4) for name in names}  # loss, top 1, top 5, blanks

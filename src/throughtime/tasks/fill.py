@@ -257,8 +257,10 @@ class FillTask(FileTask):
         if self.limit is not None and self.limit < len(rows):
             chosen = random.Random(f"limit/{self.split_seed}").sample(range(len(rows)), self.limit)
             rows = [rows[number] for number in sorted(chosen)]
-        own = {part: 0.0 if isinstance(value := getattr(self, part), str) else value for part in PARTS[1:]}
-        split = split_examples(len(rows), **own, seed=self.split_seed, groups=group_keys(rows))
+        own = [0.0 if isinstance(value, str) else value for value in (self.validation, self.test)]
+        split = split_examples(
+            len(rows), validation=own[0], test=own[1], seed=self.split_seed, groups=group_keys(rows)
+        )
         parts = {part: list(getattr(split, part)) for part in PARTS}
         for part in PARTS[1:]:
             if isinstance(file := getattr(self, part), str):

@@ -163,7 +163,9 @@ def _run(
         recurrences,
         x,
         states,
-        lambda *a: _direction(found, prefix, layer, segment, active, *a[:-1], a[-1] or backward),
+        lambda number, recurrence, x, state, reverse: _direction(
+            found, prefix, layer, segment, active, number, recurrence, x, state, reverse or backward
+        ),
         bidirectional=layer.bidirectional,
         dropout=0.0,
         training=False,
