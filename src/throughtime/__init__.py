@@ -4,6 +4,7 @@ import throughtime as tt
 
 tt.LSTM, tt.GRU, tt.RNN      torch.nn's layers with lengths=, trace(), layer norm, zoneout, recurrent dropout, ...
 tt.scan, tt.Recurrent        any cell over time, also your own
+tt.CausalCNN, tt.FeedForward dilated convolutions over time, and no time at all: what a recurrent layer is compared with
 tt.bptt                      full, truncated, randomized and checkpointed backpropagation through time
 tt.flow                      how the gradient decays or grows through time: measured, explained, drawn
 tt.load("runs/book")         a trained run: predict, evaluate, generate, its model and assets
@@ -24,7 +25,7 @@ _HOMES = {
     "cells": ["Cell", "GRUCell", "HiddenState", "IndRNNCell", "LSTMCell", "LSTMState", "LayerNormLSTMCell"],
     "cells.mingru": ["MinGRUCell"],
     "cells.rnn": ["RNNCell"],
-    "layers": ["GRU", "LSTM", "RNN", "Recurrent", "Trace", "scan"],
+    "layers": ["GRU", "LSTM", "RNN", "CausalCNN", "FeedForward", "Recurrent", "Trace", "scan"],
     "kernels.dispatch": ["Call", "backends", "release_memory", "use_backend"],
     "data.batch": ["Batch"],
     "metrics.metric": ["Metric"],
@@ -89,7 +90,7 @@ if TYPE_CHECKING:
     from throughtime.data.batch import Batch
     from throughtime.errors import BackendError, InputError, RunError, ThroughtimeError
     from throughtime.kernels.dispatch import Call, backends, release_memory, use_backend
-    from throughtime.layers import GRU, LSTM, RNN, Recurrent, Trace, scan
+    from throughtime.layers import GRU, LSTM, RNN, CausalCNN, FeedForward, Recurrent, Trace, scan
     from throughtime.metrics.metric import Metric
     from throughtime.models.config import ModelConfig
     from throughtime.models.many_to_many import ManyToMany

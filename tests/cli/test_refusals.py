@@ -11,7 +11,7 @@ import pytest
     ("task", "options", "line"),
     [
         ("text", ["--cell", "lsmt"],
-         "--cell must be one of rnn, gru, lstm, mingru, indrnn, lnlstm, got 'lsmt'. Did you mean 'lstm'?"),
+         "--cell must be one of rnn, gru, lstm, mingru, indrnn, lnlstm, none, cnn, got 'lsmt'. Did you mean 'lstm'?"),
         ("text", ["--tokens", "chars"], "--tokens must be one of char, word, bpe, space, got 'chars'. Did you mean 'char'?"),
         ("text", ["--bptt", "truncate:7"], "Did you mean 'truncated'?"),
         ("text", ["--bptt", "truncated:x"], "--bptt must read truncated:WINDOW"),

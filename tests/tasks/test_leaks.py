@@ -128,6 +128,38 @@ def generated(name: str, length: int) -> Callable[[Path], Case]:
     return case
 
 
+def numbered(start: int, number: int) -> list[str]:
+    """Sentences of words that occur often, so that none is unknown: the number tells them apart."""
+    digits = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    return [
+        f"The {digits[n // 100]} and {digits[n // 10 % 10]} and {digits[n % 10]} are here."
+        for n in range(start, start + number)
+    ]
+
+
+def fill_by_fraction(folder: Path) -> Case:
+    rows = numbered(0, 200)
+    rows += [row.upper() for row in rows[::3]]
+    random.Random(1).shuffle(rows)
+    (folder / "all.txt").write_text(" ".join(rows))
+    task = find_task("fill").kind(
+        data=(str(folder / "all.txt"),), validation=0.2, test=0.2, lower=True, vocab_size=50
+    )
+    return Case(task, texts)
+
+
+def fill_by_file(folder: Path) -> Case:
+    rows = {"train": numbered(0, 300), "validation": numbered(300, 40), "test": numbered(400, 40)}
+    for part, own in rows.items():
+        (folder / f"{part}.txt").write_text("\n".join(own))
+    files = {part: str(folder / f"{part}.txt") for part in SPLITS}
+    task = find_task("fill").kind(
+        data=(str(folder / "train.txt"),), by="line", lower=True, vocab_size=50, **files
+    )
+    expected = {part: sorted("".join(row.lower().split()) for row in own) for part, own in rows.items()}
+    return Case(task, texts, expected)
+
+
 CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
     "text": {"fraction": text_by_fraction, "file": text_by_file},
     "classify": {
@@ -135,6 +167,7 @@ CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
         "file": classify_by_file,
         "inside": classify_what_ships_inside,
     },
+    "fill": {"fraction": fill_by_fraction, "file": fill_by_file},
     # Long enough that two sequences drawn apart are never equal by chance: of 2^60 or 8^10.
     "adding": {"generated": generated("adding", 5)},
     "copy": {"generated": generated("copy", 3)},

@@ -79,7 +79,7 @@ def typed_values(kinds: Sequence[type[Settings]], typed: Mapping[str, Any]) -> T
     for kind in kinds:
         for field in fields_of(kind):
             value = typed.get(field.name)
-            if value is None or value is False or value == []:
+            if value is None or value == []:
                 continue
             if field.hint is not bool:
                 name = option_name(field.name)
@@ -146,14 +146,15 @@ def _parameter(field: Field) -> inspect.Parameter:
     many = "tuple[str" in str(field.hint)
     annotation: Any
     if field.hint is bool:
-        annotation, default = Annotated[bool, typer.Option(option_name(field.name), **details)], False
+        name = option_name(field.name)
+        # What a task sets by default can be switched off.
+        form = f"{name}/--no-{name.removeprefix('--')}" if field.default is True else name
+        annotation = Annotated[bool | None, typer.Option(form, **details)]
     elif many:
-        annotation, default = Annotated[list[str] | None, typer.Option(metavar=rule.metavar, **details)], None
+        annotation = Annotated[list[str] | None, typer.Option(metavar=rule.metavar, **details)]
     else:
-        annotation, default = Annotated[str | None, typer.Option(metavar=rule.metavar, **details)], None
-    return inspect.Parameter(
-        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
-    )
+        annotation = Annotated[str | None, typer.Option(metavar=rule.metavar, **details)]
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def _escaped(text: str) -> str:

@@ -152,10 +152,11 @@ def before(task: Task, training: TrainingConfig, run: Run) -> str:
     parameters = sum(parameter.numel() for parameter in on_meta(task, config, run.assets).parameters())
     sizes = " + ".join(map(str, config.sizes))
     embedding = "" if "embedding" in task.without else f", embedding {config.embedding}"
+    field = f"; receptive field {config.receptive_field} steps" if config.receptive_field else ""
     steps = f" x {window_of(training)} steps" if task.stream else ""
     rows = [
         ("data", task.describe(run.assets)),
-        ("model", f"{config.cell} of {sizes} units{embedding}: {parameters:,} parameters"),
+        ("model", f"{config.cell} of {sizes} units{embedding}: {parameters:,} parameters{field}"),
         ("BPTT", bptt.parse(training.bptt).describe()),
         (
             "training",
@@ -314,7 +315,7 @@ def _backend(task: Task, config: ModelConfig, run: Run, device: Any) -> str:
     layers: Any = getattr(on_meta(task, config, run.assets), "layers", None)
     call = getattr(layers, "call", None)
     if call is None:
-        return "backend reference"
+        return str(getattr(layers, "runs_on", "backend reference"))
     report = backends(call(torch.empty(1, 1, 1, device=device)))
     return "backend " + next(name for name, runs, _ in report.rows if runs)
 

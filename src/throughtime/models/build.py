@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 from throughtime.errors import InputError
 from throughtime.models.config import ModelConfig
 from throughtime.models.embeddings import OneHot
+from throughtime.models.fill_blank import FillBlank
 from throughtime.models.many_to_many import ManyToMany
 from throughtime.models.many_to_one import ManyToOne
 
@@ -42,8 +44,19 @@ def many_to_one(config: ModelConfig, embedding: Any, outputs: int) -> ManyToOne:
     )
 
 
+def fill_blank(config: ModelConfig, embedding: Any, outputs: int) -> FillBlank:
+    """The model of `config` that predicts each step from all the others, its weights drawn from torch's generator."""
+    one_way = replace(config, bidirectional=False, tied=False)
+    stack, backward = layers(one_way, embedding.embedding_dim), None
+    if config.bidirectional:
+        backward = layers(one_way, embedding.embedding_dim)
+    return FillBlank(
+        embedding, stack, backward, config.outputs, outputs, dropout=config.dropout, tied=config.tied
+    )
+
+
 def layers(config: ModelConfig, input_size: int) -> nn.Module:
-    """The recurrent layers of `config` for inputs [T, B, input_size]."""
+    """The layers of `config` for inputs [T, B, input_size]."""
     depth = len(config.sizes)
     # Dropout between layers needs two of them; the one before the head is the model's.
     shared: dict[str, Any] = {
@@ -51,9 +64,52 @@ def layers(config: ModelConfig, input_size: int) -> nn.Module:
         "bidirectional": config.bidirectional,
         "dropout": config.dropout if depth > 1 else 0.0,
     }
+    if config.cell in ("none", "cnn"):
+        return _not_recurrent(config, input_size)
     if config.cell in ("rnn", "gru", "lstm"):
         return _builtin(config, input_size, shared)
     return _generic(config, input_size, shared)
+
+
+def limits(config: ModelConfig, model: nn.Module, steps: int | None) -> list[str]:
+    """What a model without recurrence cannot see, in sentences; an empty list of a recurrent one.
+
+    Args: steps, of the longest sequence; None where that is not known.
+    """
+    field = config.receptive_field
+    if config.cell == "none" and isinstance(model, FillBlank):
+        return ["without recurrence, a blank is filled from its neighbours alone"]
+    if config.cell == "none" and config.bidirectional:
+        return [
+            "without recurrence, bidirectional adds a second set of weights and nothing of the other steps"
+        ]
+    if config.cell == "none" and getattr(model, "pooling", "") == "last":
+        return [
+            "without recurrence, pooling last sees the last step of a sequence and nothing else; mean, max and attention pool "
+            "all of its steps"
+        ]
+    if config.cell == "cnn" and field is not None and (steps or 0) > field:
+        return [
+            f"an output depends on {field} steps (receptive field), and the longest sequence has {steps}; more layers or a "
+            "larger kernel reach further"
+        ]
+    return []
+
+
+def _not_recurrent(config: ModelConfig, input_size: int) -> nn.Module:
+    from throughtime.layers import CausalCNN, FeedForward
+    from throughtime.layers.direction import BothWays
+
+    def stack() -> nn.Module:
+        depth = len(config.sizes)
+        if config.cell == "cnn":
+            return CausalCNN(
+                input_size, config.sizes, depth, kernel_size=config.kernel, dropout=config.dropout
+            )
+        dropout = config.dropout if depth > 1 else 0.0
+        return FeedForward(input_size, config.sizes, depth, nonlinearity=config.nonlinearity, dropout=dropout)
+
+    return BothWays(stack(), stack()) if config.bidirectional else stack()
 
 
 def _builtin(config: ModelConfig, input_size: int, shared: dict[str, Any]) -> nn.Module:

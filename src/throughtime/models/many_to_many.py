@@ -47,14 +47,7 @@ class ManyToMany(nn.Module):
         self.head = nn.Linear(features, outputs)
         self.bidirectional = has_bidirectional(layers)
         if tied:
-            weight = getattr(embedding, "weight", None)
-            if weight is None or weight.shape != self.head.weight.shape:
-                came = "none" if weight is None else list(weight.shape)
-                raise InputError(
-                    f"tied needs an embedding weight of shape [{outputs}, {features}], got {came}: "
-                    "make the embedding as wide as the layers' output"
-                )
-            self.head.weight = weight
+            tie(self.head, embedding)
 
     def forward(self, inputs: Tensor, state: Any = None, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
         """Read a sequence.
@@ -68,6 +61,21 @@ class ManyToMany(nn.Module):
         """
         y, state = run_layers(self, inputs, state, lengths)
         return self.head(self.dropout(y)), state
+
+
+def tie(head: nn.Linear, embedding: nn.Module) -> None:
+    """Make the embedding's weight [V, D] the head's too.
+
+    Raises: InputError where it has another shape.
+    """
+    weight = getattr(embedding, "weight", None)
+    if weight is None or weight.shape != head.weight.shape:
+        came = "none" if weight is None else list(weight.shape)
+        raise InputError(
+            f"tied needs an embedding weight of shape [{head.out_features}, {head.in_features}], got {came}: "
+            "make the embedding as wide as the layers' output"
+        )
+    head.weight = weight
 
 
 def run_layers(model: Any, inputs: Tensor, state: Any, lengths: Tensor | None) -> tuple[Tensor, Any]:

@@ -13,6 +13,7 @@ from torch import nn
 from throughtime.data.assets import Assets
 from throughtime.errors import InputError, one_of
 from throughtime.models.config import ModelConfig
+from throughtime.models.fill_blank import FillBlank
 from throughtime.models.many_to_one import ManyToOne
 from throughtime.runs import Run
 from throughtime.runs.history import best_evaluation
@@ -149,7 +150,7 @@ class Trained:
 
         Raises: InputError for a bidirectional model, or one that does not predict the next symbol.
         """
-        if len(self.assets.vocabularies) != 1 or isinstance(self.model, ManyToOne):
+        if len(self.assets.vocabularies) != 1 or isinstance(self.model, ManyToOne | FillBlank):
             raise InputError(
                 f"only models of the next symbol can generate, and {self.path} is a run of {self.task.name}: use predict"
             )

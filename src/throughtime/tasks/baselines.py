@@ -126,7 +126,7 @@ def _interpolate(
     Args: probability [n]; context_of, counts: of each n-gram in training; seen, seen_contexts: numbers of the n-gram and the
     context of each position [n], -1 where not in training.
     """
-    discounts = _discounts(counts)[np.minimum(counts, 3)]
+    discounts = discounts_of(counts)[np.minimum(counts, 3)]
     contexts = int(context_of.max()) + 1
     total = np.bincount(context_of, counts, contexts)
     freed = np.bincount(context_of, discounts, contexts)  # what discounting leaves for the lower order
@@ -137,7 +137,7 @@ def _interpolate(
     probability[known] = (kept + freed[at] * probability[known]) / total[at]
 
 
-def _discounts(counts: Ids) -> NDArray[np.float64]:
+def discounts_of(counts: Ids) -> NDArray[np.float64]:
     """What to subtract from counts of 0, 1, 2, and 3 or more."""
     n = [0, *(int((counts == number).sum()) for number in range(1, 5))]
     if min(n[1:4]) == 0:  # too little data, or too regular, to estimate from

@@ -102,7 +102,8 @@ def card(trainer: Trainer, result: TrainingResult) -> str:
         ("parameters", f"{parameters:,}"),
         (
             "cell",
-            f"{model.cell}, {' + '.join(map(str, model.sizes))} units{', bidirectional' if model.bidirectional else ''}",
+            f"{model.cell}, {' + '.join(map(str, model.sizes))} units{', bidirectional' if model.bidirectional else ''}"
+            + (f", receptive field {model.receptive_field} steps" if model.receptive_field else ""),
         ),
         ("gradient through time", trainer.step.strategy.describe()),
         (

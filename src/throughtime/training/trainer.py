@@ -15,6 +15,7 @@ from throughtime import bptt
 from throughtime.data.batch import Batch
 from throughtime.errors import InputError, RunError
 from throughtime.layers.eval_mode import evaluating
+from throughtime.models.build import limits
 from throughtime.models.config import ModelConfig
 from throughtime.runs import Run
 from throughtime.runs.run import CONFIG
@@ -109,7 +110,7 @@ class Trainer:
                 resumed_at=self.steps,
             )
         )
-        for remark in self.task.remarks(self.model_config):
+        for remark in (*self.task.remarks(self.model_config), *self._limits()):
             self.report.message(remark)
         if self.spent >= 1:
             self.report.message(
@@ -296,6 +297,20 @@ class Trainer:
         self.seconds = self._seconds_before = self._saved_at = tree["seconds"]
         self.journal.load_state_dict(tree["journal"], self.seconds)
         self.guard.load_state_dict(tree["guard"])
+
+    def _limits(self) -> list[str]:
+        """What a model without recurrence cannot see of this data."""
+        config = self.model_config
+        if config.receptive_field is None:
+            return []
+        steps = None
+        if not self.task.stream:  # the first batch of an evaluation has the longest sequences
+            batches = self.task.evaluation_batches(
+                self.run.assets, "validation", steps=self.window, batch=self.config.batch
+            )
+            first = None if batches is None else next(batches, None)
+            steps = None if first is None else first.steps
+        return limits(config, self.model, steps)
 
     def _task_name(self) -> str:
         """The task as it was typed, which may be a file and a class."""

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from throughtime.errors import InputError
-from throughtime.layers import GRU, LSTM, RNN, Recurrent
+from throughtime.layers import GRU, LSTM, RNN, CausalCNN, FeedForward, Recurrent
 from throughtime.layers.base import RecurrentLayer
 
 Layer: TypeAlias = RecurrentLayer | Recurrent
@@ -38,6 +38,11 @@ def measurable(model: nn.Module) -> nn.Module:
             parent, _, child = name.rpartition(".")
             setattr(ours.get_submodule(parent), child, replacement)
     if not layers_of(ours):
+        if any(isinstance(module, CausalCNN | FeedForward) for module in ours.modules()):
+            raise InputError(
+                "the model has no recurrence: no state goes from step to step through a matrix, so half-life, spectral radius "
+                "and Jacobian products have no meaning; throughtime influence shows which inputs its outputs depend on"
+            )
         raise InputError(
             "the model holds no recurrent layer to measure: expected throughtime.RNN, GRU, LSTM or Recurrent, or "
             f"torch.nn's, got {type(source).__name__}; a cell of its own goes into throughtime.Recurrent(cell)"

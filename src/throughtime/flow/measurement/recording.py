@@ -18,6 +18,7 @@ from throughtime.flow.measurement.model_copy import Layer, layers_of
 from throughtime.kernels.reference import Steppable, Zoneout, rebuild
 from throughtime.kernels.stack import join, reorder, run_stack
 from throughtime.layers.base import RecurrentLayer
+from throughtime.layers.direction import Reversed, reverse_rows
 from throughtime.layers.sequence import PaddedBatch, unpack
 
 SEGMENT = (
@@ -83,8 +84,9 @@ def record(model: nn.Module, call: Callable[[], Any], segment: int = SEGMENT) ->
     """
     found: list[Recorded] = []
     layers = layers_of(model)
+    backward = {id(module.layers) for module in model.modules() if isinstance(module, Reversed)}
     for name, layer in layers.items():
-        layer.forward = MethodType(partial(_forward, name, found, segment), layer)  # type: ignore[method-assign]
+        layer.forward = MethodType(partial(_forward, name, found, segment, id(layer) in backward), layer)  # type: ignore[method-assign]
     try:
         result = call()
     finally:
@@ -99,6 +101,7 @@ def _forward(
     name: str,
     found: list[Recorded],
     segment: int,
+    backward: bool,
     layer: Layer,
     input: Any,
     hx: Any = None,
@@ -116,7 +119,8 @@ def _forward(
         stack = layer._stack()
         sequence, components = layer._read(input, hx, lengths, stack)
         recurrences: Any = [stack.bind(number) for number in range(len(stack.weights))]
-        y, finals = _run(found, prefix, layer, segment, recurrences, sequence, stack.states(components))
+        states = stack.states(components)
+        y, finals = _run(found, prefix, layer, segment, backward, recurrences, sequence, states)
         return y, layer._form.give(join(finals, components), sequence)
     sequence = unpack("Recurrent", input, lengths, layer.input_size, input.data.dtype, layer.batch_first)
     x = sequence.x
@@ -126,7 +130,7 @@ def _forward(
     else:
         states = [s if sequence.batched else rebuild(s, [v.unsqueeze(0) for v in s]) for s in hx]
         states = [reorder(s, sequence.order) for s in states]
-    y, finals = _run(found, prefix, layer, segment, recurrences, sequence, states)
+    y, finals = _run(found, prefix, layer, segment, backward, recurrences, sequence, states)
     finals = [reorder(s, sequence.restore) for s in finals]
     return y, tuple(s if sequence.batched else rebuild(s, [v.squeeze(0) for v in s]) for s in finals)
 
@@ -136,15 +140,21 @@ def _run(
     prefix: str,
     layer: Layer,
     segment: int,
+    backward: bool,
     recurrences: Any,
     sequence: PaddedBatch,
     states: list[State],
 ) -> tuple[Any, list[State]]:
-    """All layers and directions of one module: the output in the caller's form, and the final states in the layer's."""
+    """All layers and directions of one module: the output in the caller's form, and the final states in the layer's.
+
+    Args: backward, whether the module is inside `Reversed`, which has turned its input round.
+    """
     x, lengths = sequence.x, sequence.lengths
     if sequence.restore is not None:  # a PackedSequence has its rows sorted by length
         x, states = x.index_select(1, sequence.restore), [reorder(s, sequence.restore) for s in states]
         lengths = None if lengths is None else lengths.index_select(0, sequence.restore.to(lengths.device))
+    if backward:
+        x = reverse_rows(x, lengths)  # the order of the model's own input, in which the recording counts
     active = None
     if lengths is not None and bool((lengths < len(x)).any()):
         active = torch.arange(len(x), device=x.device)[:, None] < lengths.to(x.device)
@@ -153,11 +163,15 @@ def _run(
         recurrences,
         x,
         states,
-        lambda *a: _direction(found, prefix, layer, segment, active, *a),
+        lambda number, recurrence, x, state, reverse: _direction(
+            found, prefix, layer, segment, active, number, recurrence, x, state, reverse or backward
+        ),
         bidirectional=layer.bidirectional,
         dropout=0.0,
         training=False,
     )
+    if backward:
+        y = reverse_rows(y, lengths)
     if sequence.order is not None:
         y, finals = y.index_select(1, sequence.order), [reorder(s, sequence.order) for s in finals]
     return sequence.output(y), finals
