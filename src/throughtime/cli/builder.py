@@ -79,9 +79,9 @@ def typed_values(kinds: Sequence[type[Settings]], typed: Mapping[str, Any]) -> T
     for kind in kinds:
         for field in fields_of(kind):
             value = typed.get(field.name)
-            if value is None or value is False or value == []:
+            if value is None or value == []:
                 continue
-            if field.hint is not bool:
+            if not _is_flag(field):
                 name = option_name(field.name)
                 value = checked(
                     field, parse(field, value if isinstance(value, list) else [value], name), name
@@ -145,8 +145,11 @@ def _parameter(field: Field) -> inspect.Parameter:
     details: dict[str, Any] = {"help": text, "rich_help_panel": rule.panel, "show_default": False}
     many = "tuple[str" in str(field.hint)
     annotation: Any
-    if field.hint is bool:
-        annotation, default = Annotated[bool, typer.Option(option_name(field.name), **details)], False
+    if _is_flag(field):
+        name = option_name(field.name)
+        if field.default is not False:  # so that it can be said either way
+            name += f"/--no-{name[2:]}"
+        annotation, default = Annotated[bool | None, typer.Option(name, **details)], None
     elif many:
         annotation, default = Annotated[list[str] | None, typer.Option(metavar=rule.metavar, **details)], None
     else:
@@ -154,6 +157,11 @@ def _parameter(field: Field) -> inspect.Parameter:
     return inspect.Parameter(
         field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
     )
+
+
+def _is_flag(field: Field) -> bool:
+    """Whether an option takes no value: yes or no, or neither where nothing is said."""
+    return field.hint in (bool, bool | None)
 
 
 def _escaped(text: str) -> str:
