@@ -76,8 +76,8 @@ def test_schemes_are_told_apart(sentences, scheme):
 
 
 def test_broken_tags_are_counted():
-    assert broken_tags("O I-x I-x B-x I-y".split(), "bio") == 2
-    assert broken_tags("B-x O I-x E-x S-x".split(), "bioes") == 2
-    assert broken_tags("I-x B-x".split(), "iob1") == 0
+    assert broken_tags(["O", "I-x", "I-x", "B-x", "I-y"], "bio") == 2
+    assert broken_tags(["B-x", "O", "I-x", "E-x", "S-x"], "bioes") == 2
+    assert broken_tags(["I-x", "B-x"], "iob1") == 0
     with pytest.raises(InputError, match="such as B-TYPE and I-TYPE, got 'NN'"):
         spans_of(["NN"])

@@ -34,7 +34,7 @@ def emissions_of(lengths=LENGTHS, labels=LABELS):
 
 def score(crf, emissions, path):
     """By hand, of one row's own steps [t, K]."""
-    transitions, start, end = crf.scores()
+    transitions, start, end = (each.detach() for each in crf.scores())
     total = start[path[0]] + end[path[-1]] + sum(emissions[t, label] for t, label in enumerate(path))
     return float(total + sum(transitions[a, b] for a, b in itertools.pairwise(path)))
 
@@ -62,7 +62,8 @@ def not_allowed():
 @pytest.mark.parametrize("restricted", [False, True])
 def test_likelihood_best_path_and_marginals_are_those_of_all_paths(restricted):
     crf, emissions = crf_of(allowed=not_allowed() if restricted else None), emissions_of()
-    targets = torch.randint(LABELS, (STEPS, SIZE))
+    targets = crf.decode(torch.randn(STEPS, SIZE, LABELS))  # allowed, but not the best for these emissions
+    targets = targets.gather(0, (torch.arange(STEPS)[:, None] + STEPS - LENGTHS).clamp(max=STEPS - 1))
     found = crf.log_likelihood(emissions, targets, LENGTHS)
     best, marginals = crf.decode(emissions, LENGTHS), crf.marginals(emissions, LENGTHS)
     finite = 0
@@ -86,7 +87,7 @@ def test_likelihood_best_path_and_marginals_are_those_of_all_paths(restricted):
 
 def test_a_target_that_is_not_known_is_summed_over():
     crf, emissions = crf_of(allowed=not_allowed()), emissions_of()
-    targets = torch.tensor([[1, 2, 0, 1, 0]] * STEPS)
+    targets = torch.tensor([[1, 2, 0, 1, 2]] * SIZE).T.contiguous()
     targets[1], targets[4] = IGNORE, IGNORE
     targets[:, 3] = IGNORE  # nothing is known: probability 1
     found = crf.log_likelihood(emissions, targets, LENGTHS)

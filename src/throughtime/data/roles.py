@@ -11,6 +11,7 @@ import sysconfig
 import tokenize
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from throughtime.errors import InputError
 
 ROLES = ("attribute", "call", "keyword", "local", "outer", "parameter")
 NONE = ""  # the tag of a token that has no role
-FUNCTIONS = 2_000
+MODULES, FUNCTIONS = 80, 1_500
 LEAST, MOST = 12, 120  # tokens of a function
 _LAYOUT = (
     tokenize.NL,
@@ -48,15 +49,27 @@ def name_roles(functions: int = FUNCTIONS) -> Roles:
 
     parameter: of this function. local: bound in it in another way. outer: neither, so from the module or a built-in one.
     call: what is called, whatever else it is. attribute: behind a dot, not called. keyword: before the = of an argument.
-    Of the modules that are single files, functions of LEAST to MOST tokens without a nested function; as many as asked for, drawn
-    with a fixed seed. Comments and docstrings are left out, a text is "text" and a number 0. The same for the same Python.
+    Functions of LEAST to MOST tokens without a nested function, as many as asked for, from MODULES modules that are single files;
+    both are drawn with a fixed seed. Comments and docstrings are left out, a text is "text" and a number 0. The same for the same
+    Python.
     Raises: InputError where Python was installed without its source.
     Cost: reads and parses for about 3 seconds.
     """
+    found, source = _read()
+    if functions < len(found):
+        numbers = sorted(random.Random("roles").sample(range(len(found)), functions))
+        found = [found[number] for number in numbers]
+    return Roles([each for _, each in found], [name for name, _ in found], source)
+
+
+@cache
+def _read() -> tuple[list[tuple[str, Sentence]], Source]:
+    """All functions with the names of their modules; read once in a process."""
     library = Path(sysconfig.get_path("stdlib"))
     digest, size = hashlib.sha256(), 0
     found: list[tuple[str, Sentence]] = []
-    for path in sorted(library.glob("*.py")):
+    paths = sorted(library.glob("*.py"))
+    for path in sorted(random.Random("roles").sample(paths, min(MODULES, len(paths)))):
         data = path.read_bytes()
         digest.update(f"{path.name}\0{hashlib.sha256(data).hexdigest()}\n".encode())
         size += len(data)
@@ -66,11 +79,7 @@ def name_roles(functions: int = FUNCTIONS) -> Roles:
             f"expected the source of Python's standard library in {library}, found {len(found)} functions there: name a file of "
             "tagged sentences instead"
         )
-    if functions < len(found):
-        numbers = sorted(random.Random("roles").sample(range(len(found)), functions))
-        found = [found[number] for number in numbers]
-    source = Source(str(library), digest.hexdigest(), size)
-    return Roles([each for _, each in found], [name for name, _ in found], source)
+    return found, Source(str(library), digest.hexdigest(), size)
 
 
 def python_tokens(text: str) -> list[str]:

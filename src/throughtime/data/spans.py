@@ -25,8 +25,8 @@ class Span(NamedTuple):
 def scheme_of(sentences: Iterable[Sequence[str]]) -> str:
     """What tags are: "iob1", "bio", "bioes", or "plain" where they are no tags of spans (parts of speech).
 
-    Tags of spans are O, or a letter, a hyphen and a type: B (begins), I (inside), E or L (ends), S or U (single). In BIO every span
-    begins with B; in IOB1 (CoNLL-2003 as published) only one that directly follows another of its type. Where both occur,
+    Tags of spans are O, or a letter, a hyphen and a type: B (begins), I (inside), E or L (ends), S or U (single). In BIO every
+    span begins with B; in IOB1 (CoNLL-2003 as published) only one that directly follows another of its type. Where both occur,
     what is more frequent decides.
     """
     begun = inside = 0  # spans that begin with B, and with I, where no span of their type is before them

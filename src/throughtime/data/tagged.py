@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -24,6 +24,9 @@ SUFFIXES = {
 }
 UD_COLUMNS = ("upos", "xpos", "feats")
 _UD_FIELDS = 10
+_UD_OTHER = re.compile(
+    r"\d+[-.]\d+"
+)  # IDs of several words written as one, and of words that are not written
 _MANY, _MANY_FRACTION = 50, 0.1  # more labels than both: the column holds words
 
 
@@ -68,7 +71,7 @@ def read_tagged(
 
     conll: a token on each line, its tag in the last column, columns with tabs between, or spaces where the first line has no tab;
     a blank line, also one that holds only white space, ends a sentence. Lines "-DOCSTART- ..." and, with tabs, lines
-    "# ..." are left out. conllu: read by the library `conllu` (extra "tagging"). jsonl: objects with "text" and
+    "# ..." are left out. conllu: words with a number of their own (Universal Dependencies). jsonl: objects with "text" and
     "spans" (a list of {"start", "end", "label"}, in characters), or with "tokens" and "tags". The suffix says which, else the
     first line does.
 
@@ -97,7 +100,7 @@ def read_tagged(
 
 
 def format_of(name: str, data: bytes) -> str:
-    """ "conll", "conllu" or "jsonl", by the suffix, else by the first line."""
+    """One of FORMATS, by the suffix, else by the first line."""
     suffix = Path(name).suffix.lower()
     for form, suffixes in SUFFIXES.items():
         if suffix in suffixes:
@@ -165,13 +168,16 @@ class Columns:
             return ""
         if len(fields) < self._least:
             return (
-                f"expected a token and its tag, in columns with {'tabs' if self._separator else 'spaces or tabs'} between, got one "
-                f"column: {shortened(ascii(fields[0]))}"
+                f"expected a token and its tag, in columns with {'tabs' if self._separator else 'spaces or tabs'} between, got "
+                f"one column: {shortened(ascii(fields[0]))}"
             )
         if not self._count:
             self._count, self._first = len(fields), number
         if len(fields) != self._count:
-            return f"expected {self._count} columns, as on line {self._first}, got {len(fields)}: {shortened(ascii(' '.join(fields)))}"
+            return (
+                f"expected {self._count} columns, as on line {self._first}, got {len(fields)}: "
+                f"{shortened(ascii(' '.join(fields)))}"
+            )
         if not all(each.strip() for each in fields):
             return f"expected a value in each column, got an empty one: {shortened(ascii(fields))}"
         return ""
@@ -252,26 +258,26 @@ class _Reader:
         return Sentence(tokens, tuple(line.fields[label - 1] for line in words))
 
     def _of_conllu(self, lines: list[Line]) -> Sentence | InputError:
+        """Words with a number of their own: not those written as one (1-2), nor those that are not written (1.1)."""
         column = self.label or "upos"
-        words = [line for line in lines if line.is_word]
-        if not words:
-            return Sentence((), ())
-        library = conllu_library()
-        try:
-            (parsed,) = library.parse("\n".join(line.text for line in lines) + "\n\n")
-        except (library.exceptions.ParseException, ValueError) as error:
-            reason = shortened(" ".join(str(error).split()), 120)
-            return InputError(f"{self.name}:{words[0].number}: expected a sentence of CoNLL-U, got: {reason}")
-        tokens, tags = [], []
-        for line, word in zip(words, parsed, strict=True):
-            if not isinstance(word["id"], int):
-                continue  # several words written as one, or a word that is not written
-            tag = _value(word[column])
-            if column != "feats" and tag == "_":
-                return InputError(
-                    f"{self.name}:{line.number}: expected a value in the column {column}, got none: choose another with --label"
+        place = 3 + UD_COLUMNS.index(column)
+        tokens: list[str] = []
+        tags: list[str] = []
+        for line in lines:
+            if not line.fields or _UD_OTHER.fullmatch(line.fields[0]):
+                continue
+            number, form, tag = line.fields[0], line.fields[1], line.fields[place]
+            problem = ""
+            if number != str(len(tokens) + 1):
+                problem = f"expected the word with ID {len(tokens) + 1}, got {shortened(ascii(number))}"
+            elif not form or not tag or (tag == "_" and column != "feats"):
+                problem = (
+                    f"expected a word and its {column}, got {form!a} and {tag!a}: name another column with --label, "
+                    f"one of {', '.join(UD_COLUMNS)}"
                 )
-            tokens.append(word["form"])
+            if problem:
+                return InputError(f"{self.name}:{line.number}: {problem}")
+            tokens.append(form)
             tags.append(tag)
         return Sentence(tuple(tokens), tuple(tags))
 
@@ -340,25 +346,6 @@ def tokens_of(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def conllu_library() -> Any:
-    """The library `conllu`.
-
-    Raises: InputError saying what to install.
-    """
-    try:
-        return import_module("conllu")
-    except ImportError:
-        raise InputError(
-            "CoNLL-U files need the library conllu, which is not installed: pip install 'throughtime[tagging]'"
-        ) from None
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, dict):
-        return "|".join(f"{name}={each}" for name, each in value.items()) or "_"
-    return "_" if value is None else str(value)
-
-
 def _checked_span(each: Any, length: int) -> tuple[int, int, str]:
     if not isinstance(each, dict) or {"start", "end", "label"} - set(each):
         raise InputError(f'a span must have "start", "end" and "label", got {shortened(ascii(each))}')
@@ -379,6 +366,6 @@ def _refuse_words(sentences: list[Sentence], name: str) -> None:
     if len(labels) > max(_MANY, _MANY_FRACTION * count):
         shown = ", ".join(map(ascii, sorted(labels)[:3]))
         raise InputError(
-            f"{name}: the label column has {len(labels):,} different values for {count:,} tokens ({shown} ...), more than any tag set: "
-            "name the column of the tags with --label"
+            f"{name}: the label column has {len(labels):,} different values for {count:,} tokens ({shown} ...), more than any "
+            "tag set: name the column of the tags with --label"
         )

@@ -127,8 +127,8 @@ def _divided(data: bytes, size: int, place: str) -> tuple[str | None, list[bytes
     if len(fields) != size + 1:
         found = len(data.split()) - 1
         raise InputError(
-            f"{place}: expected a word and {size} numbers, got {max(found, 0)} numbers: the line is damaged, or the file is of the "
-            "binary format; correct it, or convert the file to text"
+            f"{place}: expected a word and {size} numbers, got {max(found, 0)} numbers: the line is damaged, or the file is of "
+            "the binary format; correct it, or convert the file to text"
         )
     more = fields[0].split()[1:]
     if more and all(_is_number(field) for field in more):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -134,13 +135,19 @@ def _both(outputs: Any, batch: Batch, best: Best) -> tuple[list[list[int]], list
 
 
 def _table(title: str, names: Sequence[str], totals: Tensor) -> str:
-    rows = [(name, *map(int, row)) for name, row in zip(names, totals.tolist(), strict=True) if any(row)]
+    rows = [
+        (name, int(correct), int(predicted), int(expected))
+        for name, (correct, predicted, expected) in zip(names, totals.tolist(), strict=True)
+        if predicted or expected
+    ]
     rows.sort(key=lambda row: (-row[3], row[0]))
     lines = [title, "", "| | precision | recall | F1 | expected |", "| --- | --- | --- | --- | --- |"]
     for name, correct, predicted, expected in rows[:_SHOWN]:
         scores = (
-            _ratio(correct, predicted), _ratio(correct, expected), _ratio(2 * correct, predicted + expected)
-        )  # fmt: skip
+            _ratio(correct, predicted),
+            _ratio(correct, expected),
+            _ratio(2 * correct, predicted + expected),
+        )
         lines.append(f"| {name} | {' | '.join(_shown(score) for score in scores)} | {expected} |")
     if len(rows) > _SHOWN:
         lines.append(f"| {len(rows) - _SHOWN} more | | | | {sum(row[3] for row in rows[_SHOWN:])} |")
@@ -148,7 +155,7 @@ def _table(title: str, names: Sequence[str], totals: Tensor) -> str:
 
 
 def _shown(score: float) -> str:
-    return "" if score != score else f"{score:.3f}"
+    return "" if math.isnan(score) else f"{score:.3f}"
 
 
 def _ratio(part: float, whole: float) -> float:

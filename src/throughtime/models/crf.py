@@ -53,7 +53,7 @@ class CRF(nn.Module):
         self.register_buffer("allowed", allowed, persistent=False)
 
     def log_likelihood(self, emissions: Tensor, targets: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """log p(targets | x) of each sequence, [B].
+        """Log p(targets | x) of each sequence, [B].
 
         Args: targets [T, B], labels; one of -100 is not known, and the likelihood is the sum over what it could be.
         A sequence that is not allowed has -inf.
@@ -101,11 +101,12 @@ class CRF(nn.Module):
     def marginals(self, emissions: Tensor, lengths: Tensor | None = None) -> Tensor:
         """p(y_t = k | x), [T, B, K]; zero in the padding. Cost: as of the likelihood."""
         emissions, lengths, inside = self._checked(emissions, lengths)
-        alphas, betas, total = _both_ways(emissions, *self.scores(), lengths)
-        return (alphas + betas - total.unsqueeze(-1)).exp().masked_fill(~inside.unsqueeze(-1), 0)
+        emissions = emissions - emissions.amax(-1, keepdim=True)  # sums stay small
+        alphas, betas, _ = _both_ways(emissions, *self.scores(), lengths)
+        return (alphas + betas).softmax(-1).masked_fill(~inside.unsqueeze(-1), 0)
 
     def scores(self) -> tuple[Tensor, Tensor, Tensor]:
-        """transitions [K, K], start [K], end [K]; -inf where not allowed."""
+        """Transitions [K, K], start [K], end [K]; -inf where not allowed."""
         wide = torch.promote_types(self.transitions.dtype, torch.float32)
         pairs = (
             (self.transitions, self.allowed[:-1, :-1]),
@@ -173,15 +174,19 @@ def best_labels(outputs: Any, lengths: Tensor | None) -> Tensor:
 def log_partition(
     emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor
 ) -> Tensor:
-    """log of the sum over all sequences of labels of exp(score), [B]; 0 for a row of no steps.
+    """Log of the sum over all sequences of labels of exp(score), [B]; 0 for a row of no steps.
 
     Args: emissions [T, B, K] without NaN; transitions [K, K], start, end [K]; -inf is an impossible label; lengths [B].
     """
-    inputs = (emissions, transitions, start, end)
+    # Without each step's maximum the sums stay small, so that long sequences keep their precision.
+    top = emissions.detach().amax(-1, keepdim=True)
+    top = torch.where(top.isfinite(), top, 0)
+    inputs = (emissions - top, transitions, start, end)
     if not (torch.is_grad_enabled() and any(each.requires_grad for each in inputs)):
-        return _ends(_messages(emissions, transitions, start) + emissions, end, lengths)
-    found: Tensor = _LogPartition.apply(*inputs, lengths)  # type: ignore[no-untyped-call]
-    return found
+        found = _ends(_messages(inputs[0], transitions, start) + inputs[0], end, lengths)
+    else:
+        found = _LogPartition.apply(*inputs, lengths)
+    return found + top.squeeze(-1).sum(0)
 
 
 class _LogPartition(torch.autograd.Function):
@@ -194,15 +199,16 @@ class _LogPartition(torch.autograd.Function):
         alphas, betas, total = _both_ways(emissions, transitions, start, end, lengths)
         inside = torch.arange(len(emissions), device=emissions.device).unsqueeze(1) < lengths
         # Where nothing is possible the gradient is zero, not NaN.
-        norm = torch.where(total.isfinite(), total, 0)
-        nodes = (alphas + betas - norm.unsqueeze(-1)).exp().masked_fill(~inside.unsqueeze(-1), 0)
-        edges = _pairs(alphas, betas + emissions, transitions, norm, inside)
+        inside = inside & total.isfinite()
+        norm = (alphas + betas).logsumexp(-1, keepdim=True)  # equal at all steps but for rounding
+        nodes = (alphas + betas - norm).exp().masked_fill(~inside.unsqueeze(-1), 0)
+        edges = _pairs(alphas, betas + emissions - norm, transitions, inside)
         ctx.save_for_backward(nodes, edges, lengths)
         return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         nodes, edges, lengths = ctx.saved_tensors
         nodes = nodes * gradient.unsqueeze(-1)
         last = (lengths - 1).clamp(min=0).view(1, -1, 1).expand(1, -1, nodes.shape[-1])
@@ -211,7 +217,7 @@ class _LogPartition(torch.autograd.Function):
 
 
 def _messages(emissions: Tensor, transitions: Tensor, start: Tensor) -> Tensor:
-    """log of the sum over what can come before each step, without the step's own emission: [T, ..., B, K].
+    """Log of the sum over what can come before each step, without the step's own emission: [T, ..., B, K].
 
     Args: emissions [T, ..., B, K], transitions [..., K, K], start [..., K]: the axes in the middle are chains side by side.
     """
@@ -227,7 +233,7 @@ def _messages(emissions: Tensor, transitions: Tensor, start: Tensor) -> Tensor:
 def _both_ways(
     emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """alphas [T, B, K] with each step's own emission, betas [T, B, K] without it, and the log of the sum of all, [B].
+    """Alphas [T, B, K] with each step's own emission, betas [T, B, K] without it, and the log of the sum of all, [B].
 
     From the right each row begins at its own last step: the same recursion over the reversed row, with transitions transposed.
     """
@@ -246,15 +252,17 @@ def _ends(alphas: Tensor, end: Tensor, lengths: Tensor) -> Tensor:
     return torch.where(lengths > 0, total, 0)
 
 
-def _pairs(alphas: Tensor, betas: Tensor, transitions: Tensor, norm: Tensor, inside: Tensor) -> Tensor:
-    """How often label j is expected after label i in each row, [B, K, K]; `betas` with each step's own emission."""
+def _pairs(alphas: Tensor, betas: Tensor, transitions: Tensor, inside: Tensor) -> Tensor:
+    """How often label j is expected after label i in each row, [B, K, K].
+
+    Args: betas with each step's own emission, less the log of the sum of all.
+    """
     steps, size, labels = alphas.shape
     total = alphas.new_zeros(size, labels, labels)
     each = max(1, _PAIRS // (size * labels * labels))
     for first in range(0, steps - 1, each):
         stop = min(steps - 1, first + each)
-        left = alphas[first:stop] - norm.unsqueeze(-1)
-        right = betas[first + 1 : stop + 1]
-        logs = left.unsqueeze(-1) + transitions + right.unsqueeze(-2)
-        total += logs.masked_fill(~inside[first + 1 : stop + 1, :, None, None], -torch.inf).exp().sum(0)
+        logs = alphas[first:stop].unsqueeze(-1) + transitions + betas[first + 1 : stop + 1].unsqueeze(-2)
+        outside = ~inside[first + 1 : stop + 1]
+        total += logs.masked_fill(outside[..., None, None], -torch.inf).exp().sum(0)
     return total

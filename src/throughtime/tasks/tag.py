@@ -35,9 +35,9 @@ class TagTask(FileTask):
     """Train a tagger: a label for each token.
 
     Reads CoNLL columns, CoNLL-U, or JSON lines with spans or tags. Tags such as B-PER and I-PER are spans, whatever scheme they
-    are in, and are scored as exact spans; others (parts of speech) as tokens. Equal sentences stay on one side of a split. Without
-    --data it learns the role of each name (parameter, local, attribute, call ...) in functions of Python's own standard library,
-    those of one module on one side.
+    are in, and are scored as exact spans; others (parts of speech) as tokens. Equal sentences stay on one side of a split.
+    Without --data it learns the role of each name (parameter, local, attribute, call ...) in functions of Python's own standard
+    library, those of one module on one side.
     """
 
     name = "tag"
@@ -390,8 +390,10 @@ class TagTask(FileTask):
         if self.limit is not None and self.limit < len(rows):
             chosen = sorted(random.Random(f"limit/{self.split_seed}").sample(range(len(rows)), self.limit))
             rows, groups = [rows[number] for number in chosen], [groups[number] for number in chosen]
-        own = {part: 0.0 if isinstance(value := getattr(self, part), str) else value for part in PARTS[1:]}
-        split = split_examples(len(rows), **own, seed=self.split_seed, groups=groups)
+        validation, test = (0.0 if isinstance(each, str) else each for each in (self.validation, self.test))
+        split = split_examples(
+            len(rows), validation=validation, test=test, seed=self.split_seed, groups=groups
+        )
         parts = {part: list(getattr(split, part)) for part in PARTS}
         for part in PARTS[1:]:
             if isinstance(file := getattr(self, part), str):

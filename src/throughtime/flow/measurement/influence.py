@@ -73,9 +73,9 @@ def influence(
     Args:
         model: `(x, state) -> (outputs [T, B, q], state)`, or outputs alone, time first: a layer or a whole model. It runs in
             evaluation mode, and every submodule has its own mode again afterwards; no `.grad` is touched.
-        x: [T, B, D] numbers; or ids [T, B] or [T, B, F], and then x_k is the vector that the model's embedding gives to symbol k (for
-            a one-hot input the vector with a single 1, relaxed to any numbers). Or a PackedSequence, which is unpacked and given
-            with `lengths=`; or a `throughtime.data.batch.Batch`, which the model is run on by `batch.run(model, state)`.
+        x: [T, B, D] numbers; or ids [T, B] or [T, B, F], and then x_k is the vector that the model's embedding gives to symbol k
+            (for a one-hot input the vector with a single 1, relaxed to any numbers). Or a PackedSequence, which is unpacked and
+            given with `lengths=`; or a `throughtime.data.batch.Batch`, which the model is run on by `batch.run(model, state)`.
         state: the state before the first step, tensors [..., B, H]; None for the model's own.
         lengths: int64 [B], the steps of each row of a ragged batch; the model is called with `lengths=`, on the row's own steps.
             The matrix is as large as the longest example's, and each entry the mean over the examples that have it.
