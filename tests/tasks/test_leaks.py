@@ -121,6 +121,38 @@ def classify_what_ships_inside(folder: Path) -> Case:
     return Case(find_task("classify").kind(validation=0.2, test=0.2), texts)
 
 
+def sentences(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
+    """The words of each sentence, in lower case."""
+    return sorted(
+        " ".join(task.step_names(assets, batch.inputs[: batch.lengths[b], b])).lower()
+        for batch in batches
+        for b in range(batch.size)
+    )
+
+
+def write_tagged(path: Path, rows: list[tuple[str, str]]) -> str:
+    """A sentence of each text, its words tagged with the label."""
+    words = ("".join(f"{word}\t{label}\n" for word in text.split()) for text, label in rows)
+    path.write_text("\n".join(words))
+    return str(path)
+
+
+def tag_by_fraction(folder: Path) -> Case:
+    data = write_tagged(folder / "all.conll", rows_of_a_table(60, 1))
+    return Case(find_task("tag").kind(data=(data,), validation=0.2, test=0.2), sentences)
+
+
+def tag_by_file(folder: Path) -> Case:
+    tables = {part: rows_of_a_table(30, seed) for seed, part in enumerate(("train", *SPLITS), start=1)}
+    files = {part: write_tagged(folder / f"{part}.conll", rows) for part, rows in tables.items()}
+    task = find_task("tag").kind(data=(files.pop("train"),), **files)
+    return Case(task, sentences)
+
+
+def tag_what_ships_inside(folder: Path) -> Case:
+    return Case(find_task("tag").kind(limit=400), sentences)
+
+
 def generated(name: str, length: int) -> Callable[[Path], Case]:
     def case(folder: Path) -> Case:
         return Case(find_task(name).kind(length=length, validation=40, test=30, epoch=200), sequences)
@@ -168,6 +200,7 @@ CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
         "inside": classify_what_ships_inside,
     },
     "fill": {"fraction": fill_by_fraction, "file": fill_by_file},
+    "tag": {"fraction": tag_by_fraction, "file": tag_by_file, "inside": tag_what_ships_inside},
     # Long enough that two sequences drawn apart are never equal by chance: of 2^60 or 8^10.
     "adding": {"generated": generated("adding", 5)},
     "copy": {"generated": generated("copy", 3)},

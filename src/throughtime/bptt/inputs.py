@@ -85,7 +85,7 @@ def check_module(
         carry the state of one sequence into another; and for a bidirectional layer if the strategy splits the sequence:
         its backward direction starts at the end, which a window does not have.
     """
-    for name, part in module.named_modules():
+    for name, part in parts_over_time(module):
         if not _recurrent(part):
             continue
         layer = type(part).__name__ + (f" ({name})" if name else "")
@@ -105,6 +105,21 @@ def check_module(
                 f"{layer} is bidirectional and must read the whole sequence in one call, got {found}: use Full() over "
                 "one batch, or a layer of one direction"
             )
+
+
+def parts_over_time(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """All submodules by name, as `named_modules`, without what is inside one that has `inside_step`.
+
+    Such a module runs inside each step, as a recurrent layer over the characters of a word does: no strategy cuts it.
+    """
+    skipped: str | None = None
+    for name, part in module.named_modules():
+        if skipped is not None and name.startswith(skipped):
+            continue
+        if getattr(part, "inside_step", False):
+            skipped = f"{name}." if name else ""
+        else:
+            yield name, part
 
 
 def _recurrent(module: Any) -> bool:

@@ -81,7 +81,7 @@ def typed_values(kinds: Sequence[type[Settings]], typed: Mapping[str, Any]) -> T
             value = typed.get(field.name)
             if value is None or value == []:
                 continue
-            if field.hint is not bool:
+            if not _is_flag(field):
                 name = option_name(field.name)
                 value = checked(
                     field, parse(field, value if isinstance(value, list) else [value], name), name
@@ -145,16 +145,21 @@ def _parameter(field: Field) -> inspect.Parameter:
     details: dict[str, Any] = {"help": text, "rich_help_panel": rule.panel, "show_default": False}
     many = "tuple[str" in str(field.hint)
     annotation: Any
-    if field.hint is bool:
+    if _is_flag(field):
         name = option_name(field.name)
         # What a task sets by default can be switched off.
-        form = f"{name}/--no-{name.removeprefix('--')}" if field.default is True else name
+        form = name if field.default is False else f"{name}/--no-{name.removeprefix('--')}"
         annotation = Annotated[bool | None, typer.Option(form, **details)]
     elif many:
         annotation = Annotated[list[str] | None, typer.Option(metavar=rule.metavar, **details)]
     else:
         annotation = Annotated[str | None, typer.Option(metavar=rule.metavar, **details)]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _is_flag(field: Field) -> bool:
+    """Whether an option takes no value: yes or no, or neither where nothing is said."""
+    return field.hint in (bool, bool | None)
 
 
 def _escaped(text: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from throughtime.errors import InputError
 from throughtime.models.config import ModelConfig
@@ -14,6 +14,7 @@ from throughtime.models.embeddings import OneHot
 from throughtime.models.fill_blank import FillBlank
 from throughtime.models.many_to_many import ManyToMany
 from throughtime.models.many_to_one import ManyToOne
+from throughtime.models.words import PretrainedVectors, WithVectors
 
 
 def symbol_embedding(config: ModelConfig, symbols: int) -> nn.Module:
@@ -28,6 +29,18 @@ def symbol_embedding(config: ModelConfig, symbols: int) -> nn.Module:
             nn.init.normal_(embedding.weight, std=config.embedding**-0.5)
         return embedding
     return OneHot(symbols)
+
+
+def word_embedding(
+    config: ModelConfig, symbols: int, rows: Tensor, pretrained: PretrainedVectors
+) -> WithVectors:
+    """`symbol_embedding` with pretrained vectors behind it.
+
+    Args: rows, whole numbers [symbols], the number of each symbol's vector (`throughtime.data.vectors.vector_rows`), 0 for none.
+    """
+    if rows.shape != (symbols,):
+        raise InputError(f"rows must be [{symbols}], one for each symbol, got {list(rows.shape)}")
+    return WithVectors(symbol_embedding(config, symbols), pretrained, rows)
 
 
 def many_to_many(config: ModelConfig, embedding: Any, outputs: int) -> ManyToMany:

@@ -8,6 +8,7 @@ from throughtime.tasks.files import FileTask
 from throughtime.tasks.fill import FillTask
 from throughtime.tasks.generated import GeneratedTask
 from throughtime.tasks.registry import find_task
+from throughtime.tasks.tag import TagTask
 from throughtime.tasks.task import Task, data_option
 from throughtime.tasks.text import TextTask
 
@@ -19,6 +20,7 @@ __all__ = [
     "FileTask",
     "FillTask",
     "GeneratedTask",
+    "TagTask",
     "Task",
     "TextTask",
     "data_option",

@@ -18,6 +18,7 @@ BUILT_IN = {
     "text": "TextTask",
     "classify": "ClassifyTask",
     "fill": "FillTask",
+    "tag": "TagTask",
     "adding": "AddingTask",
     "copy": "CopyTask",
     "echo": "EchoTask",

@@ -346,4 +346,9 @@ def check_strategy(model: nn.Module, strategy: bptt.Strategy, steps: int | None)
             f"{pooling} pooling reads a whole sequence at once, and {strategy.describe().partition(':')[0]} BPTT cuts it: "
             "train with bptt = full"
         )
+    if what := getattr(model, "needs_whole", ""):
+        raise InputError(
+            f"{what} reads a whole sequence at once, and {strategy.describe().partition(':')[0]} BPTT cuts it: train with "
+            "bptt = full"
+        )
     bptt.check_module(model, strategy, steps)

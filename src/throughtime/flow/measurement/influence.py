@@ -73,9 +73,9 @@ def influence(
     Args:
         model: `(x, state) -> (outputs [T, B, q], state)`, or outputs alone, time first: a layer or a whole model. It runs in
             evaluation mode, and every submodule has its own mode again afterwards; no `.grad` is touched.
-        x: [T, B, D] numbers; or ids [T, B], and then x_k is the vector that the model's embedding gives to symbol k (for
-            a one-hot input the vector with a single 1, relaxed to any numbers). Or a PackedSequence, which is unpacked and given
-            with `lengths=`; or a `throughtime.data.batch.Batch`, which the model is run on by `batch.run(model, state)`.
+        x: [T, B, D] numbers; or ids [T, B] or [T, B, F], and then x_k is the vector that the model's embedding gives to symbol k
+            (for a one-hot input the vector with a single 1, relaxed to any numbers). Or a PackedSequence, which is unpacked and
+            given with `lengths=`; or a `throughtime.data.batch.Batch`, which the model is run on by `batch.run(model, state)`.
         state: the state before the first step, tensors [..., B, H]; None for the model's own.
         lengths: int64 [B], the steps of each row of a ragged batch; the model is called with `lengths=`, on the row's own steps.
             The matrix is as large as the longest example's, and each entry the mean over the examples that have it.
@@ -103,9 +103,9 @@ def influence(
     else:
         x = source
     ids = not x.is_floating_point()
-    if x.dim() != (2 if ids else 3) or 0 in x.shape:
+    if x.dim() not in ((2, 3) if ids else (3,)) or 0 in x.shape:
         raise InputError(
-            f"x must be ids [T, B] or numbers [T, B, D], time first and not empty, got {x.dtype} {list(x.shape)}"
+            f"x must be ids [T, B] or [T, B, F] or numbers [T, B, D], time first and not empty, got {x.dtype} {list(x.shape)}"
         )
     # Of a model around such a layer too: the rows of the matrix would be examples, and nobody would notice.
     for name, module in model.named_modules():
@@ -214,7 +214,7 @@ def _run(model: nn.Module, run: Run, x: Tensor, state: Any) -> tuple[Tensor, Ten
         # The first module to return that got the ids: the embedding, whatever its name.
         if found or not arguments or arguments[0] is not x or not isinstance(output, Tensor):
             return None
-        if not output.is_floating_point() or output.shape[:2] != x.shape:
+        if not output.is_floating_point() or output.shape[:2] != x.shape[:2]:
             return None
         found.append(output.detach().clone().requires_grad_())
         return found[0]
@@ -235,6 +235,8 @@ def _run(model: nn.Module, run: Run, x: Tensor, state: Any) -> tuple[Tensor, Ten
 
 def _outputs(returned: Any) -> Tensor:
     outputs = returned[0] if isinstance(returned, tuple) else returned
+    if isinstance(outputs, tuple):  # several, of which the first are the emissions of a CRF
+        outputs = outputs[0]
     if not isinstance(outputs, Tensor) or outputs.dim() != 3:
         came = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise InputError(f"the model's outputs must be [T, B, q], one for each step, got {came}")

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from throughtime.bptt.inputs import parts_over_time
 from throughtime.errors import InputError
 from throughtime.layers import GRU, LSTM, RNN, CausalCNN, FeedForward, Recurrent
 from throughtime.layers.base import RecurrentLayer
@@ -55,10 +56,10 @@ def measurable(model: nn.Module) -> nn.Module:
 
 
 def layers_of(model: nn.Module) -> dict[str, Layer]:
-    """The recurrent layers by their path in the model; "" for a layer alone."""
+    """The recurrent layers over the sequence's steps, by their path in the model; "" for a layer alone."""
     return {
         name: module
-        for name, module in model.named_modules()
+        for name, module in parts_over_time(model)
         if isinstance(module, RecurrentLayer | Recurrent)
     }
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from throughtime.data.batch import Batch, masked, unmasked
+from throughtime.data.batch import Batch, masked, tensors, unmasked
 from throughtime.errors import InputError
 from throughtime.flow.explanation.table import half_life_words
 from throughtime.flow.measurement.batch import first_rows, without_padding
@@ -95,7 +95,7 @@ def snapshot(
     with torch.enable_grad(), threads_for(few.size, recurrent_weights(layers_of(copied).values())):
         (outputs, _), recorded = record(copied, lambda: few.run(copied, state))
         steps = few.steps
-        timed = () if few.per_sequence else tree_leaves((outputs, few.targets))
+        timed = () if few.per_sequence else tensors((outputs, few.targets))
         if any(each.steps != steps for each in recorded) or any(leaf.shape[:1] != (steps,) for leaf in timed):
             raise InputError("layers, outputs and targets have different numbers of steps")
         lengths = few.lengths if few.lengths is not None else torch.full((few.size,), steps)
