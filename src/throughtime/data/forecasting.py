@@ -16,12 +16,12 @@ from throughtime.data.step_inputs import Ahead, StepInputs
 from throughtime.data.times import Step, calendar, later
 from throughtime.errors import InputError
 
-SCALINGS = ("standard", "mean", "log")
+SCALINGS = ("standard", "mean", "log", "sqrt")
 _CHUNK = 64  # steps of an evaluation batch
 
 
 class Scale(NamedTuple):
-    """How a series is scaled, z = (y - shift) / scale or z = (ln y - shift) / scale, from its training part alone."""
+    """How a series is scaled, from its training part alone: z = (f(y) - shift) / scale with f = y, ln y or the square root."""
 
     shift: float
     scale: float
@@ -32,19 +32,21 @@ class Scale(NamedTuple):
     def of(cls, series: Series, end: int, how: str, season: int) -> Scale:
         """From the first `end` values; how, one of SCALINGS.
 
-        standard: mean and standard deviation; mean: no shift, the mean of |y|; log: mean and standard deviation of ln y.
-        Raises: InputError where no value is known, or a logarithm is asked for of a value that is not positive.
+        standard: mean and standard deviation; mean: no shift, the mean of |y|; log, sqrt: mean and standard deviation of ln y, of
+        the square root of y.
+        Raises: InputError where no value is known, or some value has no logarithm or square root.
         """
         values = series.values[:end]
         known = values[~np.isnan(values)]
         if not len(known):
             raise InputError(f"series {series.name!r} has no value in its training part of {end} steps")
-        if how == "log" and np.nanmin(series.values) <= 0:
+        least = float(np.nanmin(series.values))
+        if (how == "log" and least <= 0) or (how == "sqrt" and least < 0):
+            kind = "positive values" if how == "log" else "values of at least 0"
             raise InputError(
-                f"scaling log needs positive values, and series {series.name!r} has {np.nanmin(series.values):g}: "
-                "use standard or mean"
+                f"scaling {how} needs {kind}, and series {series.name!r} has {least:g}: use standard or mean"
             )
-        used = np.log(known) if how == "log" else known
+        used = _transformed(known, how)
         shift = 0.0 if how == "mean" else float(used.mean())
         scale = float(np.abs(used).mean() if how == "mean" else used.std())
         differences = np.abs(values[season:] - values[:-season])
@@ -53,11 +55,13 @@ class Scale(NamedTuple):
         return cls(shift, scale if scale > 0 else 1.0, float(known.std()) or 1.0, error)
 
 
-def unscaled(z: Tensor, scales: Tensor, logarithm: bool) -> Tensor:
-    """Values [n, ...] in the data's units, from scaled ones and the `Scale` of each row [n, 4]."""
+def unscaled(z: Tensor, scales: Tensor, how: str) -> Tensor:
+    """Values [n, ...] in the data's units, from scaled ones and the `Scale` of each row [n, 4]; how, one of SCALINGS."""
     rows = (-1, *(1,) * (z.dim() - 1))
     y = z.double() * scales[:, 1].double().view(rows) + scales[:, 0].double().view(rows)
-    return y.exp() if logarithm else y
+    if how == "log":
+        return y.exp()
+    return y.clamp(min=0).square() if how == "sqrt" else y
 
 
 class Covariates(NamedTuple):
@@ -95,13 +99,12 @@ class ScaledSeries:
         *,
         number: int,
         horizon: int,
-        logarithm: bool = False,
+        how: str,
         counts: bool = False,
     ) -> None:
         self.layout, self.scale, self.horizon = layout, scale, horizon
         self.number = torch.tensor(number)
-        values = np.log(series.values) if logarithm else series.values
-        scaled = (values - scale.shift) / scale.scale
+        scaled = (_transformed(series.values, how) - scale.shift) / scale.scale
         self.values = _tensor(scaled)  # [T], NaN where missing
         self.targets = _tensor(series.values) if counts else self.values
         self.filled = _tensor(forward_filled(scaled))
@@ -230,6 +233,11 @@ def _of_group(
         found = Ahead(torch.stack(ahead), torch.tensor(seeds), torch.stack(came), scales) if drawn else scales
         yield Batch.of(pad_sequence(inputs), pad_sequence(targets), lengths, context=found, reset=reset)
         number, reset = number + 1, False
+
+
+def _transformed(values: Values, how: str) -> Values:
+    found: Values = np.log(values) if how == "log" else np.sqrt(values) if how == "sqrt" else values
+    return found
 
 
 def _tensor(values: Values) -> Tensor:

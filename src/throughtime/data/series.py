@@ -9,6 +9,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -119,7 +120,8 @@ class SeriesRows:
             names = [columns.time, columns.series, *columns.targets, *columns.known, *columns.past]
             header = separator.join(_quoted(each) for each in names if each)
             before.insert(0, f"{header}\n".encode())
-        self._records = Records(_Rest(before, stream), (), format=form, name=name, skip_bad=skip_bad)
+        rest: Any = _Rest(before, stream)  # has what is read of a stream
+        self._records = Records(rest, (), format=form, name=name, skip_bad=skip_bad)
         self.format = self._records.format
         self._asked: Columns = columns
         self.columns: Columns | None = None
@@ -131,7 +133,7 @@ class SeriesRows:
             line = self._records.line - self._headless
             try:
                 columns = self.columns or self._resolve(tuple(record))
-                yield self._row(record, columns, line)
+                yield row_of(record, columns, line)
             except InputError as error:
                 message = f"{self.name}:{line}: {error}"
                 if not self.skip_bad:
@@ -154,29 +156,33 @@ class SeriesRows:
             raise InputError(f"{self.name}:1: {error}") from None
         return self.columns
 
-    def _row(self, record: dict[str, Any], columns: Columns, line: int) -> list[Row]:
-        if columns.time not in record:
-            raise InputError(f"expected a column {columns.time!r} with the time")
-        text = as_text(record[columns.time])
-        try:
-            time = parse_time(text)
-        except InputError as error:
-            raise InputError(f"the time in {columns.time!r}: {error}") from None
-        known, past = (
-            tuple(_number(record.get(name), name) for name in names)
-            for names in (columns.known, columns.past)
-        )
-        if columns.series:
-            name = as_text(record.get(columns.series, "")).strip()
-            if not name:
-                raise InputError(f"expected the name of a series in {columns.series!r}, got an empty field")
-            names = ((name, columns.targets[0]),)
-        else:
-            names = tuple((target, target) for target in columns.targets)
-        return [
-            Row(line, time, text, name, _number(record.get(column), column), known, past)
-            for name, column in names
-        ]
+
+def row_of(record: dict[str, Any], columns: Columns, line: int) -> list[Row]:
+    """What a record says of each series, its values text or numbers.
+
+    Raises: InputError for a time or a number that cannot be read.
+    """
+    if columns.time not in record:
+        raise InputError(f"expected a column {columns.time!r} with the time")
+    text = as_text(record[columns.time])
+    try:
+        time = parse_time(text)
+    except InputError as error:
+        raise InputError(f"the time in {columns.time!r}: {error}") from None
+    known, past = (
+        tuple(_number(record.get(name), name) for name in names) for names in (columns.known, columns.past)
+    )
+    if columns.series:
+        name = as_text(record.get(columns.series, "")).strip()
+        if not name:
+            raise InputError(f"expected the name of a series in {columns.series!r}, got an empty field")
+        names = [(name, columns.targets[0])]
+    else:
+        names = [(target, target) for target in columns.targets]
+    return [
+        Row(line, time, text, name, _number(record.get(column), column), known, past)
+        for name, column in names
+    ]
 
 
 @dataclass(frozen=True)
@@ -208,7 +214,7 @@ class SeriesTable:
 
 def read_series(
     files: Sequence[str | Path],
-    columns: Columns = Columns(),  # noqa: B008 -- frozen
+    columns: Columns = Columns(),
     *,
     step: Step | None = None,
     fill: bool = False,
@@ -298,7 +304,7 @@ def missing_steps(before: Time, row: Row, step: Step, fill: bool) -> int:
 
 def _check_order(rows: list[tuple[str, Row]]) -> None:
     """Times ascend, each once."""
-    for (_, before), (file, row) in zip(rows, rows[1:], strict=False):
+    for (_, before), (file, row) in pairwise(rows):
         if isinstance(before.time, float) != isinstance(row.time, float):
             raise InputError(
                 f"{file}:{row.line}: expected times of one kind, numbers or dates, got {row.text!r} after {before.text!r}"
@@ -317,7 +323,7 @@ def _check_order(rows: list[tuple[str, Row]]) -> None:
 
 def _on_grid(name: str, rows: list[tuple[str, Row]], step: Step, fill: bool, remarks: list[str]) -> Series:
     places, last = [0], 0
-    for (_, before), (file, row) in zip(rows, rows[1:], strict=False):
+    for (_, before), (file, row) in pairwise(rows):
         try:
             last += 1 + missing_steps(before.time, row, step, fill)
         except InputError as error:

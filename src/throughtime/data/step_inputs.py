@@ -29,7 +29,7 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True)
 class StepInputs:
-    """The layout of the row of step t, from scaled values z:
+    """The layout of the row of a step t, from scaled values z.
 
         features  z_t, whether it was observed, z_t - z_{t-1}, z_{t+1-lag} for each lag,
                   calendar and known columns of step t+1, past columns of step t
@@ -97,7 +97,10 @@ class StepInputs:
     def split(self, rows: Tensor) -> Parts:
         """The parts of rows [..., size]."""
         sizes = [self.features, self.window, self.horizon * self.known, 1]
-        features, window, future, series = rows.split(sizes, dim=-1)
+        features, window, future, series = torch.split(rows, sizes, dim=-1)
         return Parts(
-            features, window, future.unflatten(-1, (self.horizon, self.known)), series[..., 0].round().long()
+            features,
+            window,
+            future.reshape(*future.shape[:-1], self.horizon, self.known),
+            series[..., 0].round().long(),
         )

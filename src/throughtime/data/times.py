@@ -91,7 +91,7 @@ def steps_between(first: Time, second: Time, step: Step) -> float:
         if alike or (_ends_month(first) and _ends_month(second)):
             return (_months(second) - _months(first)) / step.size
         return (second - first).total_seconds() / (step.size * 30.4375 * _DAY)  # on no grid of months
-    return (second - first) / step.size  # type: ignore[operator]
+    return (float(second) - float(first)) / step.size  # type: ignore[arg-type]
 
 
 def later(time: Time, steps: int, step: Step) -> Time:
@@ -122,7 +122,7 @@ def time_text(time: Time, like: str) -> str:
 
 
 def season_of(step: Step) -> int:
-    """Steps of the cycle that such data usually has: 12 months, 4 quarters, 7 days, 52 weeks, a day of hours or minutes; else 1."""
+    """Steps of the usual cycle of such data: 12 months, 4 quarters, 7 days, 52 weeks, a day of hours or minutes; else 1."""
     if step.unit == "second" and step.size < _DAY and _DAY % step.size == 0:
         return int(_DAY / step.size)
     return _SEASONS.get(step.unit, {}).get(int(step.size), 1)

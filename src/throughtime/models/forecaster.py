@@ -34,7 +34,7 @@ class Forecaster(nn.Module):
         parameters_t = head(W h_t + b,  center = anchor_t + A window_t)
 
     The anchor is the last value, the value one season before, or 0; A, with `linear` of the last values, is an autoregression
-    beside the recurrent layers (Lai et al. 2018, arXiv 1703.07015, section 3.6). It starts at 0, so that an untrained model is near
+    beside the recurrent layers (Lai et al. 2018, arXiv 1703.07015, section 3.6). It starts at 0, so an untrained model is near
     its anchor.
 
     Args:
@@ -86,7 +86,7 @@ class Forecaster(nn.Module):
         if series > 1:
             size = config.embedding
             self.embedding = nn.Embedding(series, size) if isinstance(size, int) else OneHot(series)
-        width = 0 if self.embedding is None else int(self.embedding.embedding_dim)  # type: ignore[arg-type]
+        width = 0 if self.embedding is None else int(self.embedding.embedding_dim)
         self.layers = layers(config, step_inputs.features + width)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.outputs, self.distribution.size)
@@ -104,8 +104,8 @@ class Forecaster(nn.Module):
     ) -> tuple[Any, Any]:
         """Read steps [T, B, size], as `StepInputs` lays them out.
 
-        Returns: the head's parameters at each step [T, B, P], and the state; with an `Ahead` as context a `Forecast`, which has the paths
-        after each row's last step too, drawn from a generator of its own.
+        Returns: the head's parameters at each step [T, B, P], and the state; with an `Ahead` as context a `Forecast`, which has
+        the paths after each row's last step too, drawn from a generator of its own.
         """
         parameters, state = self._step(inputs, state, lengths)
         if not isinstance(context, Ahead):

@@ -64,13 +64,15 @@ class Quantiles(Head):
 
     def parameters(self, raw: Tensor, center: Tensor, scale: Tensor) -> Tensor:
         """The centers moved by the layer's numbers."""
-        return (raw.unflatten(-1, (self.horizon, len(self.levels))) + center.unsqueeze(-1)).flatten(-2)
+        return (self._by_step(raw) + center.unsqueeze(-1)).flatten(-2)
 
     def loss(self, parameters: Tensor, targets: Tensor) -> Tensor:
         """[..., horizon]."""
         levels = torch.tensor(self.levels, dtype=parameters.dtype, device=parameters.device)
-        quantiles = parameters.unflatten(-1, (self.horizon, len(self.levels)))
-        return 2 * pinball(quantiles, targets, levels).mean(-1)
+        return 2 * pinball(self._by_step(parameters), targets, levels).mean(-1)
+
+    def _by_step(self, numbers: Tensor) -> Tensor:
+        return numbers.reshape(*numbers.shape[:-1], self.horizon, len(self.levels))
 
 
 class Parametric(Head):
@@ -84,7 +86,7 @@ class Parametric(Head):
 
     def loss(self, parameters: Tensor, targets: Tensor) -> Tensor:
         """The negative log-likelihood [...] in nats, for targets [...]."""
-        found: Tensor = -self.distribution(parameters).log_prob(targets)  # type: ignore[no-untyped-call]
+        found: Tensor = -self.distribution(parameters).log_prob(targets)
         return found
 
     def sample(self, parameters: Tensor) -> Tensor:
@@ -104,7 +106,7 @@ class Normal(Parametric):
 
     def distribution(self, parameters: Tensor) -> Distribution:
         """Normal."""
-        return _Normal(parameters[..., 0], parameters[..., 1], validate_args=False)  # type: ignore[no-untyped-call]
+        return _Normal(parameters[..., 0], parameters[..., 1], validate_args=False)
 
 
 class StudentT(Parametric):
@@ -122,7 +124,7 @@ class StudentT(Parametric):
     def distribution(self, parameters: Tensor) -> Distribution:
         """Student's t."""
         location, scale, freedom = parameters.unbind(-1)
-        return _StudentT(freedom, location, scale, validate_args=False)  # type: ignore[no-untyped-call]
+        return _StudentT(freedom, location, scale, validate_args=False)
 
 
 class NegativeBinomial(Parametric):
@@ -142,9 +144,7 @@ class NegativeBinomial(Parametric):
     def distribution(self, parameters: Tensor) -> Distribution:
         """1/a failures, log-odds log(a m)."""
         mean, shape = parameters.unbind(-1)
-        return _NegativeBinomial(  # type: ignore[no-untyped-call]
-            total_count=1 / shape, logits=(shape * mean).log(), validate_args=False
-        )
+        return _NegativeBinomial(total_count=1 / shape, logits=(shape * mean).log(), validate_args=False)
 
 
 def make_head(name: str, horizon: int, levels: tuple[float, ...]) -> Head:
@@ -155,4 +155,5 @@ def make_head(name: str, horizon: int, levels: tuple[float, ...]) -> Head:
     one_of("head", name, HEADS)
     if name == "quantiles":
         return Quantiles(horizon, levels)
-    return {"student": StudentT, "normal": Normal, "negbin": NegativeBinomial}[name]()
+    kinds: dict[str, type[Head]] = {"student": StudentT, "normal": Normal, "negbin": NegativeBinomial}
+    return kinds[name]()

@@ -45,7 +45,7 @@ class ForecastTask(FileTask):
         "throughtime train forecast",
         "throughtime train forecast --data passengers.csv --horizon 12 --scaling log --anchor season",
         "throughtime train forecast --data sales.csv --series shop --target sold --known holiday --head negbin",
-        "throughtime train forecast --data ETTh1.csv --target OT --horizon 24 --borders 8640,11520,14400 --units scaled",
+        "throughtime train forecast --data ETTh1.csv --target OT --horizon 24 --borders 8640,11520,14400",
     )
     defaults: ClassVar[Mapping[str, Any]] = {
         "cell": "gru", "hidden": 32, "embedding": 8, "bptt": "full", "batch": 32, "steps": 600, "lr": 3e-3, "dropout": 0.1,
@@ -56,7 +56,7 @@ class ForecastTask(FileTask):
     }  # fmt: skip
 
     validation: float = data_option(
-        0.15, "Validation data, the part before the test data: a fraction, or a number of steps.", metavar="FRACTION|STEPS", low=0,
+        0.15, "Validation data, the part before the test data: a fraction or a number of steps.", metavar="FRACTION|STEPS", low=0,
     )  # fmt: skip
     test: float = data_option(
         0.15, "Test data, the last part, evaluated once: a fraction, or a number of steps.", metavar="FRACTION|STEPS", low=0
@@ -91,15 +91,16 @@ class ForecastTask(FileTask):
         "negbin for counts) from which paths are drawn.", metavar="NAME", choices=HEADS,
     )  # fmt: skip
     scaling: str = data_option(
-        "standard", "Of each series, from its training part: standard, mean (of |y|, no shift), log (then standard).",
-        metavar="HOW", choices=("standard", "mean", "log"),
+        "standard", "Of each series, from its training part: standard; mean (of |y|, no shift); log or sqrt (then standard).",
+        metavar="HOW", choices=("standard", "mean", "log", "sqrt"),
     )  # fmt: skip
     anchor: str = data_option(
         "last", "What forecasts are relative to: none, the last value, or the season before.", metavar="WHAT",
         choices=("none", "last", "season"),
     )  # fmt: skip
     season: int | None = data_option(
-        None, "Steps of a season. Default: of a year of months, a week of days, a day of hours; else 1.", metavar="N", low=1, high=100_000,
+        None, "Steps of a season. Default: a year of months, a week of days, a day of hours; else 1.", metavar="N", low=1,
+        high=100_000,
     )  # fmt: skip
     lags: tuple[int, ...] | None = data_option(
         None,
@@ -155,10 +156,11 @@ class ForecastTask(FileTask):
             len(self.borders) != 3 or sorted(set(self.borders)) != list(self.borders)
         ):
             raise InputError(
-                f"borders must be three ascending rows, the ends of the training, validation and test parts, got {list(self.borders)}"
+                "borders must be three ascending rows, the ends of the training, validation and test parts, got "
+                f"{list(self.borders)}"
             )
         if self.head == "negbin" and self.scaling != "mean":
-            if self.scaling == "log":
+            if self.scaling in ("log", "sqrt"):
                 raise InputError("negbin predicts counts, which are scaled by their mean: leave scaling out")
             object.__setattr__(self, "scaling", "mean")
         if self.past and self.head != "quantiles":
@@ -382,8 +384,8 @@ class ForecastTask(FileTask):
     def next_steps(self, path: str, config: ModelConfig, assets: Assets) -> list[str]:
         import shlex
 
-        file = self.data[0] if self.data else _values(assets).get("file", "")
-        return [f"throughtime evaluate {path}", f"throughtime predict {path} {shlex.quote(file or 'FILE')}"]
+        file = shlex.quote(assets.sources[0].path if assets.sources else "FILE")
+        return [f"throughtime evaluate {path}", f"throughtime predict {path} {file}"]
 
     def step_names(self, assets: Assets, inputs: Tensor) -> list[str]:
         return [f"{number - len(inputs) + 1:+d}" for number in range(len(inputs))]
@@ -419,7 +421,7 @@ class ForecastTask(FileTask):
                     Covariates(*values["covariates"]),
                     number=number,
                     horizon=self.horizon,
-                    logarithm=self.scaling == "log",
+                    how=self.scaling,
                     counts=self.head == "negbin",
                 )
             )
@@ -436,9 +438,8 @@ class ForecastTask(FileTask):
         from throughtime.data.series import Columns
 
         found = _values(assets)["columns"]
-        return Columns(
-            **{name: value if isinstance(value, str) else tuple(value) for name, value in found.items()}
-        )
+        names = (tuple(found[name]) for name in ("targets", "known", "past"))
+        return Columns(found["time"], found["series"], *names)
 
     def _read(self, columns: Columns | None = None, step: Any = None) -> SeriesTable:
         from throughtime.data.series import read_series, yearly_sunspots
@@ -503,14 +504,14 @@ class ForecastTask(FileTask):
             ends = (length - test - validation, length - test, length)
         if ends[0] <= self.horizon:
             raise InputError(
-                f"series {name!r} has {length} steps, {max(ends[0], 0)} of them to train on: a horizon of {self.horizon} steps needs "
-                "more; give a longer series, a shorter --horizon, or less for validation and test"
+                f"series {name!r} has {length} steps, {max(ends[0], 0)} of them to train on: a horizon of {self.horizon} steps "
+                "needs more; give a longer series, a shorter --horizon, or less for validation and test"
             )
         for part, start, end in (("validation", ends[0], ends[1]), ("test", ends[1], ends[2])):
             if 0 < end - start < self.horizon:
                 raise InputError(
-                    f"the {part} part of series {name!r} has {end - start} steps, fewer than the horizon, {self.horizon}: give it "
-                    f"more with --{part} {self.horizon}, or a shorter --horizon"
+                    f"the {part} part of series {name!r} has {end - start} steps, fewer than the horizon, {self.horizon}: give "
+                    f"it more with --{part} {self.horizon}, or a shorter --horizon"
                 )
         return ends[0], ends[1], ends[2]
 
@@ -561,16 +562,15 @@ class ForecastTask(FileTask):
         if isinstance(batch.context, Ahead):
             targets, scales = batch.context.targets, batch.context.scales
         else:
-            steps, size, _ = batch.targets.shape
+            steps = len(batch.targets)
             targets, scales = batch.targets.flatten(0, 1), batch.context.repeat(steps, 1)
             outputs = outputs.flatten(0, 1)
         chosen = ~targets.isnan().all(-1)
         quantiles = forecast_quantiles(outputs, self.horizon, LEVELS)[chosen].cpu()
         scales = scales[chosen].cpu()
-        logarithm = self.scaling == "log"
         unit = scales[:, 2] if self.units == "scaled" else torch.ones(len(scales))
-        actual = unscaled(targets[chosen].cpu(), scales, logarithm)
-        return Forecasts(unscaled(quantiles, scales, logarithm), actual, unit, scales[:, 3])
+        actual = unscaled(targets[chosen].cpu(), scales, self.scaling)
+        return Forecasts(unscaled(quantiles, scales, self.scaling), actual, unit, scales[:, 3])
 
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:
