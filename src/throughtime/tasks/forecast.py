@@ -90,9 +90,9 @@ class ForecastTask(FileTask):
         "quantiles", "What is predicted: quantiles of all steps at once, or a distribution of the next step (student, normal, "
         "negbin for counts) from which paths are drawn.", metavar="NAME", choices=HEADS,
     )  # fmt: skip
-    scaling: str = data_option(
-        "standard", "Of each series, from its training part: standard; mean (of |y|, no shift); log or sqrt (then standard).",
-        metavar="HOW", choices=("standard", "mean", "log", "sqrt"),
+    scaling: str | None = data_option(
+        None, "Of each series, from its training part: standard; mean (of |y|, no shift); log or sqrt (then standard). Default: "
+        "standard, with negbin mean, of what ships inside sqrt.", metavar="HOW", choices=("standard", "mean", "log", "sqrt"),
     )  # fmt: skip
     anchor: str = data_option(
         "last", "What forecasts are relative to: none, the last value, or the season before.", metavar="WHAT",
@@ -159,10 +159,10 @@ class ForecastTask(FileTask):
                 "borders must be three ascending rows, the ends of the training, validation and test parts, got "
                 f"{list(self.borders)}"
             )
-        if self.head == "negbin" and self.scaling != "mean":
-            if self.scaling in ("log", "sqrt"):
-                raise InputError("negbin predicts counts, which are scaled by their mean: leave scaling out")
-            object.__setattr__(self, "scaling", "mean")
+        if self.head == "negbin" and self.scaling not in (None, "mean"):
+            raise InputError(
+                f"negbin predicts counts, which are scaled by their mean, got scaling {self.scaling}: leave it out"
+            )
         if self.past and self.head != "quantiles":
             raise InputError(
                 f"past columns are not known in the future, into which {self.head} draws step by step: use head quantiles"
@@ -175,6 +175,11 @@ class ForecastTask(FileTask):
     @property
     def title(self) -> str:
         return super().title if self.data else "sunspots"
+
+    @property
+    def how(self) -> str:
+        """How series are scaled."""
+        return self.scaling or ("mean" if self.head == "negbin" else "standard" if self.data else "sqrt")
 
     @property
     def columns(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -206,7 +211,7 @@ class ForecastTask(FileTask):
                 )
         train = [end[0] for end in ends]
         scales = [
-            Scale.of(each, end, self.scaling, season) for each, end in zip(table.series, train, strict=True)
+            Scale.of(each, end, self.how, season) for each, end in zip(table.series, train, strict=True)
         ]
         assets = Assets(sources=table.sources, cache={"table": table})
         assets.values = {
@@ -421,7 +426,7 @@ class ForecastTask(FileTask):
                     Covariates(*values["covariates"]),
                     number=number,
                     horizon=self.horizon,
-                    how=self.scaling,
+                    how=self.how,
                     counts=self.head == "negbin",
                 )
             )
@@ -569,8 +574,8 @@ class ForecastTask(FileTask):
         quantiles = forecast_quantiles(outputs, self.horizon, LEVELS)[chosen].cpu()
         scales = scales[chosen].cpu()
         unit = scales[:, 2] if self.units == "scaled" else torch.ones(len(scales))
-        actual = unscaled(targets[chosen].cpu(), scales, self.scaling)
-        return Forecasts(unscaled(quantiles, scales, self.scaling), actual, unit, scales[:, 3])
+        actual = unscaled(targets[chosen].cpu(), scales, self.how)
+        return Forecasts(unscaled(quantiles, scales, self.how), actual, unit, scales[:, 3])
 
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:

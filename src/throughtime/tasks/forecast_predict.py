@@ -84,7 +84,7 @@ def forecast(
             rows = series.rows(first, end)[:, None].to(device)
             outputs, state = model(rows, state) if context is None else model(rows, state, context=context)
     quantiles = forecast_quantiles(outputs if drawn else outputs[-1], series.horizon, LEVELS).cpu()
-    return unscaled(quantiles, scales, task.scaling)[0], state
+    return unscaled(quantiles, scales, task.how)[0], state
 
 
 @dataclass
