@@ -6,6 +6,7 @@ from throughtime.tasks.copy import CopyTask
 from throughtime.tasks.echo import EchoTask
 from throughtime.tasks.files import FileTask
 from throughtime.tasks.fill import FillTask
+from throughtime.tasks.forecast import ForecastTask
 from throughtime.tasks.generated import GeneratedTask
 from throughtime.tasks.registry import find_task
 from throughtime.tasks.tag import TagTask
@@ -19,6 +20,7 @@ __all__ = [
     "EchoTask",
     "FileTask",
     "FillTask",
+    "ForecastTask",
     "GeneratedTask",
     "TagTask",
     "Task",

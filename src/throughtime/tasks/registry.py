@@ -19,6 +19,7 @@ BUILT_IN = {
     "classify": "ClassifyTask",
     "fill": "FillTask",
     "tag": "TagTask",
+    "forecast": "ForecastTask",
     "adding": "AddingTask",
     "copy": "CopyTask",
     "echo": "EchoTask",
