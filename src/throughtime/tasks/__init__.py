@@ -5,6 +5,7 @@ from throughtime.tasks.classify import ClassifyTask
 from throughtime.tasks.copy import CopyTask
 from throughtime.tasks.echo import EchoTask
 from throughtime.tasks.files import FileTask
+from throughtime.tasks.frames import FramesTask
 from throughtime.tasks.generated import GeneratedTask
 from throughtime.tasks.registry import find_task
 from throughtime.tasks.task import Task, data_option
@@ -16,6 +17,7 @@ __all__ = [
     "CopyTask",
     "EchoTask",
     "FileTask",
+    "FramesTask",
     "GeneratedTask",
     "Task",
     "TextTask",
