@@ -83,7 +83,7 @@ def _own_format(formats: Mapping[str, tuple[str, ...]], file: str, form: str | N
     """The format of the task's own that a file has, by what was asked for or by its suffix; None: it has none of them."""
     if form is not None:
         return form if form in formats else None
-    suffix = Path(file).suffix.lower()
+    suffix = "/" if Path(file).is_dir() else Path(file).suffix.lower()
     return next((name for name, suffixes in formats.items() if suffix in suffixes), None)
 
 

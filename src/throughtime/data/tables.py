@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from throughtime.data.records import Records, shortened, text_problem
 from throughtime.data.text import Source, read_bytes
@@ -17,9 +18,11 @@ _NOT_CLASSES = ("README", "LICENSE", "LICENCE", "COPYING", "NOTICE", "SOURCE", "
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text: every column a tuple of strings, all of one length."""
+    """Rows of labelled examples: columns, all of one length."""
 
-    columns: dict[str, tuple[str, ...]]  # by the names that were asked for
+    columns: dict[
+        str, tuple[Any, ...]
+    ]  # by the names that were asked for; the first may hold sequences, the others text
     sources: tuple[Source, ...] = ()  # fingerprints of what was read
     skipped: int = 0  # bad rows left out
     remarks: tuple[str, ...] = ()  # what a user should be told once: rows skipped, files not read
@@ -28,7 +31,7 @@ class Table:
         """Rows."""
         return len(next(iter(self.columns.values()), ()))
 
-    def __getitem__(self, name: str) -> tuple[str, ...]:
+    def __getitem__(self, name: str) -> tuple[Any, ...]:
         return self.columns[name]
 
 

@@ -7,6 +7,7 @@ from throughtime.tasks.echo import EchoTask
 from throughtime.tasks.files import FileTask
 from throughtime.tasks.fill import FillTask
 from throughtime.tasks.forecast import ForecastTask
+from throughtime.tasks.frames import FramesTask
 from throughtime.tasks.generated import GeneratedTask
 from throughtime.tasks.registry import find_task
 from throughtime.tasks.tag import TagTask
@@ -21,6 +22,7 @@ __all__ = [
     "FileTask",
     "FillTask",
     "ForecastTask",
+    "FramesTask",
     "GeneratedTask",
     "TagTask",
     "Task",

@@ -20,6 +20,7 @@ BUILT_IN = {
     "fill": "FillTask",
     "tag": "TagTask",
     "forecast": "ForecastTask",
+    "frames": "FramesTask",
     "adding": "AddingTask",
     "copy": "CopyTask",
     "echo": "EchoTask",

@@ -97,6 +97,10 @@ class Task(Settings, ABC):
         """The sum of the losses over the unmasked targets, one number; by default the cross-entropy of logits, in nats."""
         return cross_entropy(outputs, batch.targets)
 
+    def training_loss(self, assets: Assets) -> Callable[[Any, Batch], Tensor]:
+        """What training minimizes where it is another sum than `loss`, which evaluations report; by default `loss`."""
+        return self.loss
+
     @abstractmethod
     def metrics(self, assets: Assets) -> list[Metric]:
         """New metrics; the first decides which weights are the best."""
@@ -164,14 +168,21 @@ class Task(Settings, ABC):
         raise InputError(f"--prompt is for runs that read symbols, and {self.name} does not: leave it out")
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """The sum of the cross-entropies in nats over unmasked targets: logits [..., V], targets [...] of whole numbers."""
+def cross_entropy(logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The sum of the cross-entropies in nats over unmasked targets: logits [..., V], targets [...] of whole numbers.
+
+    With `weight` [V] each is multiplied by that of its target.
+    """
     import torch
     import torch.nn.functional as F
 
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()  # a sum over 16-bit numbers would lose the small ones
-    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-100, reduction="sum")
+    if weight is not None:
+        weight = weight.to(logits)
+    return F.cross_entropy(
+        logits.flatten(0, -2), targets.flatten(), weight, ignore_index=-100, reduction="sum"
+    )
 
 
 def run_one(model: nn.Module, inputs: Tensor) -> Tensor:

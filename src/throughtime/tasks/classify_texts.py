@@ -1,0 +1,93 @@
+"""What `classify` does with texts: each is read symbol by symbol."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from throughtime.errors import InputError
+from throughtime.models.config import ModelConfig
+from throughtime.tasks.task import Record, text_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from throughtime.data.assets import Assets
+    from throughtime.data.tables import Table
+    from throughtime.tasks.classify import ClassifyTask
+
+
+class Texts:
+    """Texts and their labels, for a task with the options tokens, vocab_size, lower, length, text and label."""
+
+    unit: ClassVar[str] = "text"
+    inside: ClassVar[str] = "error messages of Python's standard library"
+    title: ClassVar[str] = "python"
+    formats: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    def __init__(self, task: ClassifyTask) -> None:
+        self.task = task
+        self.column = task.text or "text"
+
+    def read(self, files: Sequence[str], others: Sequence[str]) -> Table:
+        """Columns: the text, the label, and `others`; of no files, what ships inside."""
+        from throughtime.data.exceptions import exception_messages
+        from throughtime.data.tables import read_table
+
+        if not files:
+            return exception_messages()
+        columns = (self.column, self.task.label or "label", *others)
+        return read_table(files, columns, skip_bad=self.task.skip_bad)
+
+    def keys(self, texts: Sequence[str]) -> list[Hashable]:
+        """Equal for texts that must be on one side of a split."""
+        from throughtime.data.split import group_keys
+
+        return list(group_keys(texts))
+
+    def shared(self, parts: Mapping[str, Sequence[str]]) -> list[str]:
+        """What to say of texts that are in two parts."""
+        from throughtime.data.split import check_disjoint
+
+        return check_disjoint(**parts)
+
+    def fit(self, assets: Assets, train: Sequence[str], like: Assets | None) -> None:
+        """Put the vocabulary of the training texts into the assets."""
+        from throughtime.data.vocabulary import Vocabulary
+
+        if like:
+            assets.vocabularies = {"symbols": like.vocabulary}
+            return
+        vocabulary = Vocabulary.build(self.task.tokens, "\n".join(train), self.task.vocab_size)
+        assets.vocabularies = {"symbols": vocabulary}
+
+    def describe(self, assets: Assets) -> str:
+        return f"vocabulary of {len(assets.vocabulary):,}"
+
+    def embedding(self, config: ModelConfig, assets: Assets) -> nn.Module:
+        """What turns the ids into vectors."""
+        from throughtime.models.build import symbol_embedding
+
+        return symbol_embedding(config, len(assets.vocabulary))
+
+    def encode(self, assets: Assets, text: str) -> Tensor:
+        """The ids of a text, [t]."""
+        return assets.vocabulary.encode(text.lower() if self.task.lower else text)[: self.task.length]
+
+    def of_record(self, assets: Assets, record: Record) -> str:
+        """The text of a record."""
+        return text_of(record, self.column)
+
+    def baselines(
+        self, train: tuple[Sequence[str], Sequence[str]], test: tuple[Sequence[str], Sequence[str]]
+    ) -> dict[str, dict[str, float] | str]:
+        """The strong baselines, trained on texts and labels."""
+        from throughtime.tasks.baselines import tfidf_linear
+
+        try:
+            return {"TF-IDF, linear SVM": dict(tfidf_linear(*train, *test))}
+        except InputError as error:  # scikit-learn is not installed
+            return {"TF-IDF, linear SVM": str(error)}
+
+    def predict_file(self, *arguments: Any, **options: Any) -> str:
+        raise NotImplementedError  # texts have no format of their own
