@@ -47,7 +47,7 @@ class Examples(Epochs):
         world: int = 1,
     ) -> None:
         super().__init__(rank, world)
-        self._lengths = _checked_lengths(inputs, targets, batch)
+        self._lengths = check_examples(inputs, targets, batch)
         if len(inputs) < world:
             raise InputError(
                 f"{world} processes need at least {world} sequences, got {len(inputs)}: use fewer processes"
@@ -85,7 +85,7 @@ class Examples(Epochs):
         names = ("batch", "world", "seed")
         return {name: getattr(self, name) for name in names} | {
             "sequences": len(self.inputs),
-            "checksum": _checksum(self.inputs, self.targets),
+            "checksum": checksum(self.inputs, self.targets),
         }
 
 
@@ -97,7 +97,7 @@ def evaluation_batches(
     Row b of a batch is sequence `numbers[b]` of `inputs`: `result[numbers] = outputs` puts results in the original order. The
     first batch needs most memory, so if one fits all do. Arguments and errors as for `Examples`; targets may be None.
     """
-    lengths = _checked_lengths(inputs, targets, batch)
+    lengths = check_examples(inputs, targets, batch)
     order = lengths.argsort(descending=True, stable=True)
     return ((_padded(inputs, targets, rows), rows) for rows in _cut(order, batch))
 
@@ -116,7 +116,7 @@ def _padded(inputs: Sequence[Tensor], targets: Targets | None, rows: Tensor) -> 
     return Batch.of(pad_sequence(chosen), of_batch, lengths, per_sequence=isinstance(targets, Tensor))
 
 
-def _checked_lengths(inputs: Sequence[Tensor], targets: Targets | None, batch: int) -> Tensor:
+def check_examples(inputs: Sequence[Tensor], targets: Targets | None, batch: int) -> Tensor:
     """The length of each sequence, int64 [N]."""
     if batch < 1:
         raise InputError(f"batch must be at least 1, got {batch}")
@@ -149,7 +149,7 @@ def _kinds(kinds: set[tuple[torch.dtype, tuple[int, ...]]]) -> str:
     )
 
 
-def _checksum(inputs: Sequence[Tensor], targets: Targets) -> int:
+def checksum(inputs: Sequence[Tensor], targets: Targets) -> int:
     """CRC-32 over the contents and lengths of all sequences. Cost: one pass over the data."""
     checksum = 0
     for each in (*inputs, *([targets] if isinstance(targets, Tensor) else targets)):

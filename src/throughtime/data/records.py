@@ -23,6 +23,9 @@ ALIASES = {  # what a column may be called when the caller asks for it by its us
     "text": ("sentence", "message", "query", "utterance"),
     "label": ("category", "class", "intent"),
     "sequence": ("sequence_id", "series", "video"),
+    "session": ("session_id", "sessionid", "user", "user_id", "userid", "visitor", "visitorid"),
+    "item": ("item_id", "itemid", "product", "product_id", "productid", "article", "article_id", "sku"),
+    "time": ("timestamp", "ts", "date", "datetime"),
 }
 _FORMAT_OF_SUFFIX = {
     ".csv": "csv",
@@ -47,6 +50,8 @@ class Records:
     whole numbers in JSON. A number ("1" is the first column) finds a column by position in a csv or tsv without a header.
     format: one of FORMATS, or None to tell from the suffix of `name`, else from the first line: an object is jsonl, a header
     with an asked column is csv or tsv, anything else is lines.
+    strings: so many of the asked columns, the first ones, must hold a string in JSON, the others may also hold whole numbers.
+    check: says what else is wrong with a record, if anything is; such a row is refused or skipped like any bad row.
     Attributes: format; fieldnames, of the header (empty for jsonl); found, the record's own name of each asked column.
     Raises: InputError with file and line: here for a header without an asked column, while iterating for a bad row.
     """
@@ -59,8 +64,11 @@ class Records:
         format: str | None = None,
         name: str = "standard input",
         skip_bad: bool = False,
+        strings: int = 1,
+        check: Callable[[dict[str, Any]], str | None] | None = None,
     ) -> None:
         self.name, self.skip_bad = name, skip_bad
+        self._strings, self._check = strings, check
         self.skipped = 0
         self.fieldnames: tuple[str, ...] = ()
         self.found: dict[str, str] = {}
@@ -216,12 +224,17 @@ class Records:
             if column not in record:
                 return f"expected a field {column!r}, got {shortened(', '.join(map(repr, record))) or 'none'}"
             value = record[column]
-            if not isinstance(value, str if place == 0 else (str, int)):
-                kind = "a string" if place == 0 else "a string or a whole number"
+            if not isinstance(value, str if place < self._strings else (str, int)):
+                kind = "a string" if place < self._strings else "a string or a whole number"
                 return f"expected {column!r} to be {kind}, got {shortened(repr(value))}"
             if isinstance(value, str) and not value.strip():
                 return f"expected {column!r} to hold text, got an empty field"
-        return None
+        if self._check is None:
+            return None
+        try:
+            return self._check(record)
+        except InputError as error:
+            return str(error).rstrip(".")
 
 
 def open_source(file: str) -> AbstractContextManager[IO[bytes]]:

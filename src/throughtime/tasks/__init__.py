@@ -9,6 +9,7 @@ from throughtime.tasks.fill import FillTask
 from throughtime.tasks.forecast import ForecastTask
 from throughtime.tasks.frames import FramesTask
 from throughtime.tasks.generated import GeneratedTask
+from throughtime.tasks.recommend import RecommendTask
 from throughtime.tasks.registry import find_task
 from throughtime.tasks.tag import TagTask
 from throughtime.tasks.task import Task, data_option
@@ -25,6 +26,7 @@ __all__ = [
     "FramesTask",
     "GeneratedTask",
     "TagTask",
+    "RecommendTask",
     "Task",
     "TextTask",
     "data_option",

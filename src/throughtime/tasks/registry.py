@@ -24,6 +24,7 @@ BUILT_IN = {
     "adding": "AddingTask",
     "copy": "CopyTask",
     "echo": "EchoTask",
+    "recommend": "RecommendTask",
 }
 
 

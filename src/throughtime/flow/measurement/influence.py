@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from torch.utils._pytree import tree_map_only
 
-from throughtime.data.batch import Batch
+from throughtime.data.batch import Batch, tensors
 from throughtime.errors import InputError
 from throughtime.flow.result import NOTHING
 from throughtime.layers.eval_mode import evaluating
@@ -235,8 +235,10 @@ def _run(model: nn.Module, run: Run, x: Tensor, state: Any) -> tuple[Tensor, Ten
 
 def _outputs(returned: Any) -> Tensor:
     outputs = returned[0] if isinstance(returned, tuple) else returned
-    if isinstance(outputs, tuple):  # several, of which the first are the emissions of a CRF
-        outputs = outputs[0]
+    leaves = tensors(outputs)
+    # One of several, as the emissions of a CRF, or what the outputs are computed from, as in `throughtime.models.next_item`.
+    if len(leaves) == 1 or (leaves and isinstance(outputs, tuple)):
+        outputs = leaves[0]
     if not isinstance(outputs, Tensor) or outputs.dim() != 3:
         came = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise InputError(f"the model's outputs must be [T, B, q], one for each step, got {came}")
