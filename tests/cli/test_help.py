@@ -27,7 +27,7 @@ from throughtime.cli import main
 status = main(sys.argv[1:])
 print(json.dumps([status, [name for name in ("torch", "numpy", "tokenizers", "accelerate") if name in sys.modules]]))
 """
-TASKS = ("text", "classify", "adding", "copy", "echo")
+TASKS = ("text", "classify", "adding", "copy", "echo", "search")
 COMMANDS = [
     [],
     ["train"],
@@ -37,6 +37,7 @@ COMMANDS = [
     ["compare", "remedies"],
     ["evaluate"],
     ["predict"],
+    ["search"],
     ["generate"],
     ["runs"],
     ["flow"],

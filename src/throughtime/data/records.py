@@ -22,6 +22,8 @@ FORMATS = ("csv", "tsv", "jsonl", "lines")
 ALIASES = {  # what a column may be called when the caller asks for it by its usual name
     "text": ("sentence", "message", "query", "utterance"),
     "label": ("category", "class", "intent"),
+    "query": ("question",),
+    "passage": ("document", "answer", "code"),
 }
 _FORMAT_OF_SUFFIX = {
     ".csv": "csv",

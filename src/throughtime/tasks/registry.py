@@ -20,6 +20,7 @@ BUILT_IN = {
     "adding": "AddingTask",
     "copy": "CopyTask",
     "echo": "EchoTask",
+    "search": "SearchTask",
 }
 
 
