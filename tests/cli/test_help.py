@@ -37,6 +37,7 @@ COMMANDS = [
     ["compare", "remedies"],
     ["evaluate"],
     ["predict"],
+    ["search"],
     ["generate"],
     ["runs"],
     ["flow"],

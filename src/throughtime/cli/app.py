@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from throughtime.cli import bench, compare, demo, evaluate, flow, generate, predict, runs, tasks
+from throughtime.cli import bench, compare, demo, evaluate, flow, generate, predict, runs, search, tasks
 from throughtime.cli.builder import Command, bare_flags, help_text
 from throughtime.cli.train import TrainGroup
 
@@ -18,6 +18,7 @@ _ORDER = (
     "train",
     "evaluate",
     "predict",
+    "search",
     "generate",
     "runs",
     "flow",
@@ -81,6 +82,7 @@ _add(comparing, "bptt", compare.compare_bptt)
 _add(app, "tasks", tasks.tasks)
 _add(app, "evaluate", evaluate.evaluate)
 _add(app, "predict", predict.predict)
+_add(app, "search", search.search)
 _add(app, "generate", generate.generate)
 _add(app, "runs", runs.runs)
 _add(app, "flow", flow.flow)

@@ -215,7 +215,7 @@ def _sample(
             )
         task, split = task.on((str(data),)), "all"
     for size in range(batch, 0, -1):  # fewer rows where the text is short, so that each has all steps
-        batches = task.evaluation_batches(trained.assets, split, steps=read, batch=size)
+        batches = task.flow_batches(trained.assets, split, steps=read, batch=size)
         if batches is None:
             raise InputError(
                 f"{trained.path} has no validation part: name data to measure it on, with --data FILE"

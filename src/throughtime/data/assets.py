@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from throughtime.data.text import Source
@@ -25,6 +26,7 @@ class Assets:
         default_factory=dict
     )  # anything else, as JSON values: scalers, sizes, languages
     cache: dict[str, Any] = field(default_factory=dict, compare=False)
+    folder: Path | None = field(default=None, compare=False)  # of the run, where there is one; not saved
 
     @property
     def vocabulary(self) -> Vocabulary:

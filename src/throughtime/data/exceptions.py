@@ -16,7 +16,7 @@ from throughtime.data.text import Source
 from throughtime.errors import InputError
 
 LEAST = 20  # examples that a class must have
-_SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 _RAISE = re.compile(r"^[ \t]*raise[ \t]+[A-Za-z_][\w.]*\(", re.MULTILINE)
 _MOST_LINES = 12  # of one statement
 _PERCENT = re.compile(r"%(?:\(\w*\))?[-#0 +]*(?:\d+|\*)?(?:\.\d+)?[diouxXeEfFgGcrsa]")
@@ -37,7 +37,7 @@ def exception_messages() -> Table:
     digest, size = hashlib.sha256(), 0
     for path in sorted(library.rglob("*.py")):
         parts = path.relative_to(library).parts
-        if _SKIPPED & set(parts):
+        if SKIPPED & set(parts):
             continue
         data = path.read_bytes()
         if b"raise " not in data:

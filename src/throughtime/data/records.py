@@ -26,6 +26,8 @@ ALIASES = {  # what a column may be called when the caller asks for it by its us
     "session": ("session_id", "sessionid", "user", "user_id", "userid", "visitor", "visitorid"),
     "item": ("item_id", "itemid", "product", "product_id", "productid", "article", "article_id", "sku"),
     "time": ("timestamp", "ts", "date", "datetime"),
+    "query": ("question",),
+    "passage": ("document", "answer", "code"),
 }
 _FORMAT_OF_SUFFIX = {
     ".csv": "csv",

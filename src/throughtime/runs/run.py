@@ -35,6 +35,7 @@ class Run:
 
     def __init__(self, path: Path, config: Config, assets: Assets) -> None:
         self.path, self.config, self.assets = path, config, assets
+        assets.folder = path
 
     @classmethod
     def create(cls, path: str | Path, config: Config, assets: Assets) -> Run:

@@ -12,6 +12,7 @@ from throughtime.tasks.generated import GeneratedTask
 from throughtime.tasks.recommend import RecommendTask
 from throughtime.tasks.registry import find_task
 from throughtime.tasks.tag import TagTask
+from throughtime.tasks.search import SearchTask
 from throughtime.tasks.task import Task, data_option
 from throughtime.tasks.text import TextTask
 
@@ -27,6 +28,7 @@ __all__ = [
     "GeneratedTask",
     "TagTask",
     "RecommendTask",
+    "SearchTask",
     "Task",
     "TextTask",
     "data_option",

@@ -25,6 +25,7 @@ BUILT_IN = {
     "copy": "CopyTask",
     "echo": "EchoTask",
     "recommend": "RecommendTask",
+    "search": "SearchTask",
 }
 
 

@@ -109,6 +109,10 @@ class Task(Settings, ABC):
         """The losses one by one, [T, B] or [B], as `throughtime.flow.measure` takes them; None: cross-entropy."""
         return None
 
+    def flow_batches(self, assets: Assets, split: str, *, steps: int, batch: int) -> Iterator[Batch] | None:
+        """What gradient flow is measured on, where `evaluation_batches` would not do."""
+        return self.evaluation_batches(assets, split, steps=steps, batch=batch)
+
     def flow_ends(self, bidirectional: bool) -> int | Sequence[int]:
         """The steps whose loss is sent back alone when gradient flow is measured, or how many of them."""
         return 8
