@@ -161,7 +161,9 @@ def _sketch(text: str, factors: Any) -> list[bytes]:
     """The bands of a passage's MinHash."""
     words = plain_words(text).split() or [text]
     count = max(1, len(words) - _SHINGLE + 1)
-    hashes = {zlib.crc32(" ".join(words[start : start + _SHINGLE]).encode()) % _PRIME for start in range(count)}
+    hashes = {
+        zlib.crc32(" ".join(words[start : start + _SHINGLE]).encode()) % _PRIME for start in range(count)
+    }
     values = np.fromiter(hashes, np.int64, len(hashes))
     least = ((values[:, None] * factors[:, 0] + factors[:, 1]) % _PRIME).min(0)
     return [band.tobytes() for band in np.split(least, _BANDS)]

@@ -122,11 +122,6 @@ class Records:
         rows = "1 bad row" if self.skipped == 1 else f"{self.skipped} bad rows"
         return f"{self.name}: {rows} skipped; the first is {self._first_skipped}" if self.skipped else ""
 
-    @property
-    def line(self) -> int:
-        """The line on which the last record begins, from 1."""
-        return self._line
-
     def _read_line(self) -> str:
         """One line with its end, "" at the end. A byte that is not UTF-8 becomes a lone surrogate, which `_problem` finds."""
         data = self._stream.readline()

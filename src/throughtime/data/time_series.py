@@ -58,7 +58,9 @@ class Columns:
         asked = {*self.targets, *self.known, *self.past}
         free = [name for name in fields if name not in asked]
         time = self.time or next((name for name in free if name.casefold() in TIMES), "")
-        time = time or next((name for name in free if name != self.series and name.casefold() not in NAMES), "")
+        time = time or next(
+            (name for name in free if name != self.series and name.casefold() not in NAMES), ""
+        )
         series = self.series or next((name for name in free if name.casefold() in NAMES and name != time), "")
         free = [name for name in free if name not in (time, series)]
         targets = self.targets or tuple(free)

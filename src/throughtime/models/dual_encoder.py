@@ -83,9 +83,9 @@ class DualEncoder(TextEncoder):
         self.passages = passages
 
     @property
-    def reads_whole(self) -> bool:
-        """Always: a query is scored against passages that end at other steps."""
-        return True
+    def needs_whole(self) -> str:
+        """Itself: a query is scored against passages that end at other steps."""
+        return "a dual encoder"
 
     @property
     def scale(self) -> Tensor:

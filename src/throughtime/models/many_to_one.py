@@ -51,6 +51,11 @@ class ManyToOne(nn.Module):
         self.bidirectional = has_bidirectional(layers)
 
     @property
+    def needs_whole(self) -> str:
+        """What of the model no strategy may cut a sequence for; nothing where its state carries over a cut."""
+        return "" if self.pooling == "last" else f"{self.pooling} pooling"
+
+    @property
     def reads_whole(self) -> bool:
         """Whether a sequence must be read in one call."""
         return self.pooling != "last" or self.bidirectional

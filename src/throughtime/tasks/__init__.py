@@ -11,8 +11,8 @@ from throughtime.tasks.frames import FramesTask
 from throughtime.tasks.generated import GeneratedTask
 from throughtime.tasks.recommend import RecommendTask
 from throughtime.tasks.registry import find_task
-from throughtime.tasks.tag import TagTask
 from throughtime.tasks.search import SearchTask
+from throughtime.tasks.tag import TagTask
 from throughtime.tasks.task import Task, data_option
 from throughtime.tasks.text import TextTask
 
@@ -26,9 +26,9 @@ __all__ = [
     "ForecastTask",
     "FramesTask",
     "GeneratedTask",
-    "TagTask",
     "RecommendTask",
     "SearchTask",
+    "TagTask",
     "Task",
     "TextTask",
     "data_option",

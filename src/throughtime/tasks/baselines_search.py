@@ -93,10 +93,15 @@ def _scores(
 
     from throughtime.metrics.ranking import ranks, recall_at, reciprocal_rank
 
-    found = torch.cat([
-        ranks(torch.from_numpy(score(queries[start : start + _ROWS])), torch.tensor(correct[start : start + _ROWS]))
-        for start in range(0, len(queries), _ROWS)
-    ])
+    found = torch.cat(
+        [
+            ranks(
+                torch.from_numpy(score(queries[start : start + _ROWS])),
+                torch.tensor(correct[start : start + _ROWS]),
+            )
+            for start in range(0, len(queries), _ROWS)
+        ]
+    )
     return {
         "mrr": float(reciprocal_rank(found).mean()),
         **{f"recall@{k}": float(recall_at(found, k).mean()) for k in RECALLS},

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from throughtime.data.batch import Batch
     from throughtime.data.forecasting import ScaledSeries
     from throughtime.data.generated import Generated
-    from throughtime.data.time_series import Columns, SeriesTable
     from throughtime.data.step_inputs import StepInputs
+    from throughtime.data.time_series import Columns, SeriesTable
     from throughtime.metrics import Metric
 
 HEADS = ("quantiles", "student", "normal", "negbin")

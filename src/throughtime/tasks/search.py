@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -114,7 +113,9 @@ class SearchTask(FileTask):
         found = self._read()
         own = found.sizes[0]
         groups = group_pairs(found.queries, [found.passages[number].text for number in found.correct])
-        fractions = {part: 0.0 if isinstance(value := getattr(self, part), str) else value for part in PARTS[1:]}
+        fractions = {
+            part: 0.0 if isinstance(value := getattr(self, part), str) else value for part in PARTS[1:]
+        }
         split = split_examples(own, **fractions, seed=self.split_seed, groups=groups[:own])
         parts = {part: list(getattr(split, part)) for part in PARTS}
         start = own
@@ -284,7 +285,13 @@ class SearchTask(FileTask):
         return found
 
     def encode(
-        self, model: nn.Module, assets: Assets, texts: Sequence[str], *, passages: bool = False, batch: int = 128
+        self,
+        model: nn.Module,
+        assets: Assets,
+        texts: Sequence[str],
+        *,
+        passages: bool = False,
+        batch: int = 128,
     ) -> Tensor:
         """Unit vectors [N, D] of queries, or of passages, float32 on the CPU."""
         import torch
@@ -303,7 +310,10 @@ class SearchTask(FileTask):
         return vectors
 
     def describe(self, assets: Assets) -> str:
-        source = ", ".join(path.rpartition("/")[2] for path in self.data) or "functions of Python's standard library"
+        source = (
+            ", ".join(path.rpartition("/")[2] for path in self.data)
+            or "functions of Python's standard library"
+        )
         sizes = {part: len(assets.splits.get(part, ())) for part in PARTS}
         remarks = "".join(f"; {remark}" for remark in assets.values.get("remarks", ()))
         return (
@@ -318,7 +328,9 @@ class SearchTask(FileTask):
         return [assets.vocabulary.decode([int(number)]).strip() for number in inputs]
 
     def text_input(self, assets: Assets, text: str) -> tuple[Tensor, list[str]]:
-        return self._encode(assets, text)[:, None], list(assets.vocabulary.unknown_symbols(self._normalized(text)))
+        return self._encode(assets, text)[:, None], list(
+            assets.vocabulary.unknown_symbols(self._normalized(text))
+        )
 
     def _normalized(self, text: str) -> str:
         from throughtime.data.passages import plain_words
@@ -378,10 +390,14 @@ class SearchTask(FileTask):
                         f"expected a file of queries and passages, got a folder: {file}; a folder can be searched, with "
                         "'throughtime search RUN QUERY --in FOLDER', by a model that was trained on pairs"
                     )
-                table = function_pairs() if file is None else read_table(file, columns, skip_bad=self.skip_bad)
+                table = (
+                    function_pairs() if file is None else read_table(file, columns, skip_bad=self.skip_bad)
+                )
                 names = columns if file is not None else ("query", "passage", "place")
                 for number, row in enumerate(zip(*(table[name] for name in names), strict=True), 1):
-                    rows.append((row[0], row[1], row[2] if len(row) > 2 else f"{Path(file or '').name} #{number}"))
+                    rows.append(
+                        (row[0], row[1], row[2] if len(row) > 2 else f"{Path(file or '').name} #{number}")
+                    )
                 sources += table.sources
                 remarks += table.remarks
             if not sizes and self.limit is not None and self.limit < len(rows):

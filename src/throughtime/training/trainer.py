@@ -340,20 +340,9 @@ def check_strategy(model: nn.Module, strategy: bptt.Strategy, steps: int | None)
     """
     if strategy.runs_whole:
         return
-    pooling = getattr(model, "pooling", "last")
-    if pooling != "last":
-        raise InputError(
-            f"{pooling} pooling reads a whole sequence at once, and {strategy.describe().partition(':')[0]} BPTT cuts it: "
-            "train with bptt = full"
-        )
     if what := getattr(model, "needs_whole", ""):
         raise InputError(
             f"{what} reads a whole sequence at once, and {strategy.describe().partition(':')[0]} BPTT cuts it: train with "
             "bptt = full"
         )
     bptt.check_module(model, strategy, steps)
-    if getattr(model, "reads_whole", False):
-        raise InputError(
-            f"a {type(model).__name__} reads whole sequences at once, and {strategy.describe().partition(':')[0]} BPTT cuts them: "
-            "train with bptt = full"
-        )
