@@ -361,7 +361,7 @@ class ClassifyTask(FileTask):
             test=0.0 if apart else own["test"],
             seed=self.split_seed,
             groups=[keys[place] for place in rest],
-            labels=[rows[place][1] for place in rest],
+            labels=None if self.group else [rows[place][1] for place in rest],
         )
         parts = {part: [rest[place] for place in getattr(split, part)] for part in PARTS}
         if apart:

@@ -56,7 +56,7 @@ class FramesTask(FileTask):
         "throughtime train frames --data sensors.csv --bidirectional",
     )
     defaults: ClassVar[Mapping[str, Any]] = {
-        "hidden": 64, "bptt": "full", "batch": 16, "epochs": 12.0, "lr": 3e-3,
+        "hidden": 64, "bptt": "full", "batch": 16, "epochs": 25.0, "lr": 3e-3,
     }  # fmt: skip
     without = ("tied", "window", "pooling", "embedding")
     columns = ("values",)
@@ -328,9 +328,16 @@ class FramesTask(FileTask):
         used = list(range(len(series)))
         if self.limit is not None and self.limit < len(used):
             used = sorted(random.Random(f"limit/{self.split_seed}").sample(used, self.limit))
-        own = {part: 0.0 if isinstance(value := getattr(self, part), str) else value for part in PARTS[1:]}
-        keys = sequence_keys([series.values[number] for number in used])
-        split = split_examples(len(used), **own, seed=self.split_seed, groups=keys)
+        fractions = {
+            part: 0.0 if isinstance(value := getattr(self, part), str) else float(value) for part in PARTS[1:]
+        }
+        split = split_examples(
+            len(used),
+            validation=fractions["validation"],
+            test=fractions["test"],
+            seed=self.split_seed,
+            groups=sequence_keys([series.values[number] for number in used]),
+        )
         parts = {part: [used[number] for number in getattr(split, part)] for part in PARTS}
         sources: tuple[Source, ...] = series.sources
         remarks = list(series.remarks)
