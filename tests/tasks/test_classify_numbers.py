@@ -21,7 +21,7 @@ from throughtime.errors import InputError, RunError
 from throughtime.models.config import ModelConfig
 from throughtime.runs import Run
 from throughtime.tasks import ClassifyTask
-from throughtime.tasks.classify import condition
+from throughtime.tasks.files import condition
 from throughtime.training import TrainingConfig
 from throughtime.training.loop import start_run, train
 

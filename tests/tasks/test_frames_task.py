@@ -106,7 +106,7 @@ def test_predictions_are_those_of_whole_sequences(table, tmp_path, capsys, bidir
     assert main(["predict", str(trained.path), table]) == 0
     head, *rows = rows_of(capsys.readouterr().out)
     assert head == ["sequence", "level", "label", "remark", "predicted_label", "probability"]
-    series = trained.task._series((table,))
+    series = trained.task.series_of((table,))
     by_hand = [found["labels"] for found in trained.predict({"values": each} for each in series.values)]
     assert [row[4] for row in rows] == [label for labels in by_hand for label in labels]
     assert all(0 < float(row[5]) <= 1 for row in rows)
