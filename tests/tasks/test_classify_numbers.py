@@ -121,6 +121,7 @@ def test_one_part_is_a_value_of_a_column(file):
         ({"where": "group=9"}, "where: no example has group = '9', the values are 0, 1, 2"),
         ({"where": "gruop=1"}, "expected a column 'gruop'.*Did you mean 'group'"),
         ({"test_where": "group=1", "test": "x.csv"}, "the test part is a file or the rows of test_where, got both"),
+        ({"where": "group=0,1", "test_where": "group=2"}, "leave has group=2: the test part is empty"),
         ({"permute": 1}, "permute needs sequences of one length, got 2 to 7 steps"),
         ({"features": ("hieght",)}, "expected a column 'hieght'.*Did you mean 'height'"),
         ({"scale": "al"}, "scale must be one of each, all, none, got 'al'. Did you mean 'all'"),

@@ -350,6 +350,10 @@ class ClassifyTask(FileTask):
         parts = {part: [rest[place] for place in getattr(split, part)] for part in PARTS}
         if apart:
             parts["test"] = [place for place, number in enumerate(used) if number in apart]
+            if not parts["test"]:
+                raise InputError(
+                    f"no example that where and limit leave has {self.test_where}: the test part is empty"
+                )
         for part in PARTS[1:]:
             if isinstance(file := getattr(self, part), str):
                 tables[part] = inputs.read((file,), others)
