@@ -66,7 +66,29 @@ def write_data(folder: Path) -> None:
     ]
     assert len(rows) == 60
     (folder / "reviews.csv").write_text("text,label\n" + "".join(rows), encoding="utf-8")
+    write_series(folder)
     (folder / "questions.txt").write_text("0110\n111\n00010\n", encoding="utf-8")
+
+
+def write_series(folder: Path) -> None:
+    """Sequences of two numbers with a label each, with a label for each row, and as images."""
+    sensors, steps = ["sequence,person,time,x,y,label\n"], ["sequence,x,y,label\n"]
+    for number in range(30):
+        label = ("wave", "point")[number % 2]
+        for step in range(4 + number % 3):
+            x, y = step / 10 + number % 7 / 50, (step % 2 if label == "wave" else step / 5) - number % 5 / 50
+            sensors.append(f"{number},{number % 6},{step},{x},{y},{label}\n")
+            steps.append(f"{number},{x},{y},{'up' if step % 2 else 'down'}\n")
+    (folder / "sensors.csv").write_text("".join(sensors), encoding="utf-8")
+    (folder / "steps.csv").write_text("".join(steps), encoding="utf-8")
+    labels = ["sequence,frame,label\n"]
+    for number, name in enumerate("abcdefghij"):
+        (folder / "videos" / name).mkdir(parents=True)
+        for step in range(4):
+            pixels = bytes(255 if place == 3 * step + number else 0 for place in range(24 * 16))
+            (folder / "videos" / name / f"{step:04d}.pgm").write_bytes(b"P5 24 16 255\n" + pixels)
+            labels.append(f"{name},{step},{'first' if step < 2 else 'last'}\n")
+    (folder / "videos" / "labels.csv").write_text("".join(labels), encoding="utf-8")
 
 
 @pytest.fixture

@@ -117,6 +117,47 @@ def classify_by_file(folder: Path) -> Case:
     return Case(task, texts, own)
 
 
+def steps(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
+    """The numbers of each sequence's own steps."""
+    return [
+        tuple(batch.inputs[: batch.lengths[b], b].flatten().tolist())
+        for batch in batches
+        for b in range(batch.size)
+    ]
+
+
+def long_table(path: Path, seed: int, copies: int = 3) -> str:
+    """Sequences of two classes, each several times under other names, with a label for each row that its sequence shares."""
+    draws, rows = random.Random(seed), []
+    for number in range(20):
+        values = [draws.random() for _ in range(draws.randint(2, 6))]
+        rows += [
+            f"{number}-{copy},{value},{'ab'[number % 2]}\n" for copy in range(copies) for value in values
+        ]
+    path.write_text("sequence,value,label\n" + "".join(rows))
+    return str(path)
+
+
+def numbers_by_fraction(name: str) -> Callable[[Path], Case]:
+    def case(folder: Path) -> Case:
+        data = long_table(folder / "long.csv", 1)
+        return Case(find_task(name).kind(data=(data,), validation=0.2, test=0.2), steps)
+
+    return case
+
+
+def numbers_by_file(name: str) -> Callable[[Path], Case]:
+    def case(folder: Path) -> Case:
+        train, validation, test = (long_table(folder / f"{seed}.csv", seed, 1) for seed in range(3))
+        return Case(find_task(name).kind(data=(train,), validation=validation, test=test), steps)
+
+    return case
+
+
+def frames_inside(folder: Path) -> Case:
+    return Case(find_task("frames").kind(limit=40, validation=0.2, test=0.2), steps)
+
+
 def classify_what_ships_inside(folder: Path) -> Case:
     return Case(find_task("classify").kind(validation=0.2, test=0.2), texts)
 
@@ -198,6 +239,13 @@ CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
         "fraction": classify_by_fraction,
         "file": classify_by_file,
         "inside": classify_what_ships_inside,
+        "numbers": numbers_by_fraction("classify"),
+        "numbers by file": numbers_by_file("classify"),
+    },
+    "frames": {
+        "fraction": numbers_by_fraction("frames"),
+        "file": numbers_by_file("frames"),
+        "inside": frames_inside,
     },
     "fill": {"fraction": fill_by_fraction, "file": fill_by_file},
     "tag": {"fraction": tag_by_fraction, "file": tag_by_file, "inside": tag_what_ships_inside},

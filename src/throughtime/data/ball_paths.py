@@ -13,7 +13,7 @@ from throughtime.data.series import Series
 Point = tuple[float, float]
 
 
-def ball_paths(count: int = 2400, seed: int = 0) -> Series:
+def ball_paths(count: int = 3600, seed: int = 0) -> Series:
     """Paths [t, 2] of x and y with the name of the shape, as many of each shape, the same for the same seed on every machine.
 
     A ball goes round a shape of random size, place and rotation, from a random point of it, in either direction, once to one

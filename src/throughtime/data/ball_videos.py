@@ -58,7 +58,7 @@ def _video(draws: random.Random, what: str) -> tuple[Tensor, tuple[str, ...]]:
         # Where it could have come from is free, so that it can always turn back.
         if not any(_blocked(wall, x - n * dx, y - n * dy) for n in (0, 1)):
             break
-    rest, frames, labels = draws.randint(1, 6), [], []
+    rest, places, labels = draws.randint(1, 6), [], []
     for step in range(draws.randint(30, 60)):
         bounced = False
         if step >= rest:
@@ -77,8 +77,8 @@ def _video(draws: random.Random, what: str) -> tuple[Tensor, tuple[str, ...]]:
                 what, "bounce" if bounced else moving
             )
         )
-        frames.append(_image(wall, x, y))
-    return torch.stack(frames), tuple(labels)
+        places.append((x, y))
+    return _images(wall, places), tuple(labels)
 
 
 def _wall(draws: random.Random) -> _Wall:
@@ -103,9 +103,10 @@ def _sign(number: float) -> int:
     return 0 if abs(number) < 1e-9 else (1 if number > 0 else -1)
 
 
-def _image(wall: _Wall, x: float, y: float) -> Tensor:
-    """The ball as a round spot of brightness 1, the wall at 0.5; float32 [SIZE, SIZE]."""
+def _images(wall: _Wall, places: list[tuple[float, float]]) -> Tensor:
+    """The ball at each of t places as a round spot of brightness 1, the wall at 0.5; float32 [t, SIZE, SIZE]."""
+    x, y = torch.tensor(places)[:, :, None, None].unbind(1)
     rows, columns = torch.arange(SIZE)[:, None], torch.arange(SIZE)
-    image = torch.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 1.2)
-    image[wall.top : wall.bottom + 1, wall.left : wall.right + 1] = 0.5
-    return image
+    images = torch.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 1.2)
+    images[:, wall.top : wall.bottom + 1, wall.left : wall.right + 1] = 0.5
+    return images

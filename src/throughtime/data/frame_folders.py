@@ -164,9 +164,9 @@ def _labels_of_table(table: Path, videos: list[Video]) -> tuple[list[tuple[str, 
     records = Records(io.BytesIO(data), ("sequence", "frame", "label"), format="csv", name=str(table))
     places: dict[str, dict[str, int]] = {}
     for video in videos:
-        names = places.setdefault(video.name, {})
+        places[video.name] = {}
         for place, file in enumerate(video.files):
-            names |= {file.name: place, file.stem: place, str(_number(file)): place}
+            places[video.name] |= {file.name: place, file.stem: place, str(_number(file)): place}
     found: defaultdict[str, dict[int, str]] = defaultdict(dict)
     for record in records:
         sequence, frame, label = (each.strip() for each in records.texts(record))
@@ -175,11 +175,10 @@ def _labels_of_table(table: Path, videos: list[Video]) -> tuple[list[tuple[str, 
             raise InputError(
                 f"{where}: there is no folder {sequence!r} of images.{nearest(sequence, places)}"
             )
-        place = places[sequence].get(frame, places[sequence].get(frame.lstrip("0") or "0"))
-        if place is None:
-            raise InputError(
-                f"{where}: there is no image {frame!r} in {sequence!r}.{nearest(frame, places[sequence])}"
-            )
+        names = places[sequence]
+        place = names.get(frame, names.get(frame.lstrip("0") or "0", -1))
+        if place < 0:
+            raise InputError(f"{where}: there is no image {frame!r} in {sequence!r}.{nearest(frame, names)}")
         if place in found[sequence]:
             raise InputError(
                 f"{where}: frame {frame!r} of {sequence!r} has a label already, {found[sequence][place]!r}"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from throughtime.data.records import Records, shortened, text_problem
 from throughtime.data.text import Source, read_bytes
-from throughtime.errors import InputError
+from throughtime.errors import InputError, nearest
 
 _NOT_CLASSES = ("README", "LICENSE", "LICENCE", "COPYING", "NOTICE", "SOURCE", "CHANGELOG")
 
@@ -33,6 +33,26 @@ class Table:
 
     def __getitem__(self, name: str) -> tuple[Any, ...]:
         return self.columns[name]
+
+    def rows(self, numbers: Iterable[int]) -> list[tuple[Any, Any]]:
+        """The first two columns of some rows: an example and its label."""
+        first, second, *_ = self.columns.values()
+        return [(first[number], second[number]) for number in numbers]
+
+    def matching(self, column: str, values: Sequence[str], option: str) -> list[int]:
+        """The numbers of the rows with one of the values in a column.
+
+        Raises: InputError, under the option's name, where a value is in no row.
+        """
+        cells = self.columns[column]
+        there = set(cells)
+        for value in values:
+            if value not in there:
+                known = shortened(", ".join(sorted(there)))
+                raise InputError(
+                    f"{option}: no example has {column} = {value!r}, the values are {known}.{nearest(value, there)}"
+                )
+        return [number for number, cell in enumerate(cells) if cell in values]
 
 
 def read_table(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Self
 
-from throughtime.errors import InputError, RunError, nearest
+from throughtime.errors import InputError, RunError
 from throughtime.models.config import ModelConfig
 from throughtime.tasks.classify_numbers import Numbers
 from throughtime.tasks.classify_texts import Texts
-from throughtime.tasks.files import FileTask, check_part, check_sources, reading_again
+from throughtime.tasks.files import FileTask, check_part, check_sources, condition, reading_again
 from throughtime.tasks.task import Record, cross_entropy, data_option, run_one
 
 if TYPE_CHECKING:
@@ -25,20 +25,6 @@ if TYPE_CHECKING:
     from throughtime.metrics import Metric
 
 PARTS = ("train", "validation", "test")
-
-
-def condition(text: str | None, name: str = "") -> tuple[str, tuple[str, ...]]:
-    """Read "NAME=VALUE" or "NAME=VALUE,VALUE": the column and its values; nothing of None.
-
-    Raises: InputError for another form.
-    """
-    if text is None:
-        return "", ()
-    column, equals, values = text.partition("=")
-    found = tuple(value.strip() for value in values.split(",") if value.strip())
-    if not column.strip() or not equals or not found:
-        raise InputError(f"{name} must be COLUMN=VALUE or COLUMN=VALUE,VALUE, got {text!r}")
-    return column.strip(), found
 
 
 @dataclass(frozen=True)
@@ -342,17 +328,15 @@ class ClassifyTask(FileTask):
         inputs, others = self._inputs, self._others
         self._check_options()
         tables = {"data": inputs.read(self.data, others)}
-        used = _matching(tables["data"], self.where, range(len(tables["data"])), "where")
+        used = _matching(tables["data"], self.where, "where")
         if self.limit is not None and self.limit < len(used):  # not the first, which may be of one class
             chosen = random.Random(f"limit/{self.split_seed}").sample(range(len(used)), self.limit)
             used = [used[number] for number in sorted(chosen)]
-        rows = _rows(tables["data"], used)
+        rows = tables["data"].rows(used)
         keys = (
             [tables["data"][self.group][n] for n in used] if self.group else inputs.keys([x for x, _ in rows])
         )
-        apart = (
-            set(_matching(tables["data"], self.test_where, used, "test_where")) if self.test_where else set()
-        )
+        apart = set(_matching(tables["data"], self.test_where, "test_where")) if self.test_where else set()
         rest = [place for place, number in enumerate(used) if number not in apart]
         own = {part: 0.0 if isinstance(value := getattr(self, part), str) else value for part in PARTS[1:]}
         split = split_examples(
@@ -361,17 +345,19 @@ class ClassifyTask(FileTask):
             test=0.0 if apart else own["test"],
             seed=self.split_seed,
             groups=[keys[place] for place in rest],
-            labels=[rows[place][1] for place in rest],
+            labels=None if self.group else [rows[place][1] for place in rest],
         )
         parts = {part: [rest[place] for place in getattr(split, part)] for part in PARTS}
         if apart:
             parts["test"] = [place for place, number in enumerate(used) if number in apart]
+            if not parts["test"]:
+                raise InputError(
+                    f"no example that where and limit leave has {self.test_where}: the test part is empty"
+                )
         for part in PARTS[1:]:
             if isinstance(file := getattr(self, part), str):
                 tables[part] = inputs.read((file,), others)
-                more = _rows(
-                    tables[part], _matching(tables[part], self.where, range(len(tables[part])), "where")
-                )
+                more = tables[part].rows(_matching(tables[part], self.where, "where"))
                 parts[part] = list(range(len(rows), len(rows) + len(more)))
                 rows += more
         remarks = list(dict.fromkeys(remark for table in tables.values() for remark in table.remarks))
@@ -391,26 +377,7 @@ class ClassifyTask(FileTask):
             raise InputError("the test part is a file or the rows of test_where, got both: keep one")
 
 
-def _rows(table: Table, numbers: Iterable[int]) -> list[tuple[Any, str]]:
-    """(example, label) of some rows of a table, whose first two columns they are."""
-    examples, labels, *_ = table.columns.values()
-    return [(examples[number], labels[number]) for number in numbers]
-
-
-def _matching(table: Table, asked: str | None, numbers: Sequence[int], option: str) -> list[int]:
-    """The rows, of those numbers, that have what a condition asks for.
-
-    Raises: InputError where a value is in no row, with the nearest one.
-    """
+def _matching(table: Table, asked: str | None, option: str) -> list[int]:
+    """The numbers of the rows that have what an option asks for; all where it asks for nothing."""
     column, values = condition(asked)
-    if not column:
-        return list(numbers)
-    cells = table[column]
-    there = {cells[number] for number in numbers}
-    for value in values:
-        if value not in there:
-            known = ", ".join(sorted(there)[:10])
-            raise InputError(
-                f"{option}: no example has {column} = {value!r}, the values are {known}.{nearest(value, there)}"
-            )
-    return [number for number in numbers if cells[number] in values]
+    return table.matching(column, values, option) if column else list(range(len(table)))

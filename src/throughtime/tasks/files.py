@@ -23,6 +23,20 @@ def check_part(value: Any, name: str) -> None:
         raise InputError(f"{name} must be a fraction from 0 up to 1, or a file, got an empty name")
 
 
+def condition(text: str | None, name: str = "") -> tuple[str, tuple[str, ...]]:
+    """Read "COLUMN=VALUE" or "COLUMN=VALUE,VALUE": the column and its values; "" and none of None.
+
+    Raises: InputError for another form.
+    """
+    if text is None:
+        return "", ()
+    column, equals, values = text.partition("=")
+    found = tuple(value.strip() for value in values.split(",") if value.strip())
+    if not column.strip() or not equals or not found:
+        raise InputError(f"{name} must be COLUMN=VALUE or COLUMN=VALUE,VALUE, got {text!r}")
+    return column.strip(), found
+
+
 @dataclass(frozen=True)
 class FileTask(Task):
     """A task whose data is in files, or ships inside where none is named."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Self
 
 from throughtime.errors import InputError, RunError
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from throughtime.metrics import Metric
 
 PARTS = ("train", "validation", "test")
-Step = tuple[str, Record, Any]  # the name of the sequence, what is written again, the frame [D]
 
 
 def check_size(value: Any, name: str) -> None:
@@ -56,7 +54,7 @@ class FramesTask(FileTask):
         "throughtime train frames --data sensors.csv --bidirectional",
     )
     defaults: ClassVar[Mapping[str, Any]] = {
-        "hidden": 64, "bptt": "full", "batch": 16, "epochs": 12.0, "lr": 3e-3,
+        "hidden": 64, "bptt": "full", "batch": 16, "epochs": 25.0, "lr": 3e-3,
     }  # fmt: skip
     without = ("tied", "window", "pooling", "embedding")
     columns = ("values",)
@@ -160,7 +158,7 @@ class FramesTask(FileTask):
         from throughtime.models.build import layers
         from throughtime.models.frames import FrameEncoder, FrameModel
 
-        kept = _kept(assets)
+        kept = kept_of(assets)
         if not assets.labels.get("label"):
             raise RunError("the run's assets.json is damaged: it has no labels")
         frame = tuple(kept["frame"]) if kept["frame"] else None
@@ -219,7 +217,7 @@ class FramesTask(FileTask):
         """The likeliest label of each frame of each sequence, as a list."""
         from throughtime.data.series import parse_values, scaled
 
-        kept = _kept(assets)
+        kept = kept_of(assets)
         for record in records:
             values = parse_values(field_of(record, self.columns[0]), int(kept["size"]))
             classes = run_one(model, scaled(values, kept["scale"])).argmax(-1).tolist()
@@ -229,22 +227,12 @@ class FramesTask(FileTask):
         self, model: nn.Module, assets: Assets, file: str, out: IO[str], *, form: str, skip_bad: bool
     ) -> str:
         """One row for each frame, with its label and probability; a forward model answers each before it reads the next."""
-        from throughtime.data.records import write_records
+        from throughtime.tasks.frames_predict import write_predictions
 
-        remarks: list[str] = []
-        steps = self._long(file, skip_bad, remarks) if form == "long" else self._frames(file, form)
-        write: Callable[[Record], None] | None = None
-        for record, label, probability in _answers(model, assets, steps):
-            row = dict(record)
-            for name, value in (("label", label), ("probability", round(probability, 6))):
-                row[f"predicted_{name}" if name in record else name] = value
-            if write is None:
-                write = write_records(out, "tsv" if file.endswith((".tsv", ".tab")) else "csv", list(row))
-            write(row)
-        return "; ".join(remarks)
+        return write_predictions(self, model, assets, file, out, form=form, skip_bad=skip_bad)
 
     def describe(self, assets: Assets) -> str:
-        kept = _kept(assets)
+        kept = kept_of(assets)
         source = ", ".join(path.rstrip("/").rpartition("/")[2] for path in self.data)
         source = source or "a ball among walls, drawn from a seed"
         sizes = {part: len(assets.splits.get(part, ())) for part in PARTS}
@@ -285,7 +273,7 @@ class FramesTask(FileTask):
 
         key = f"encoded/{self.data}/{split}"
         if key not in assets.cache:
-            kept, (values, labels) = _kept(assets), self._columns(assets, split)
+            kept, (values, labels) = kept_of(assets), self._columns(assets, split)
             numbers = {label: number for number, label in enumerate(assets.labels["label"])}
             if unknown := sorted({label for each in labels for label in each} - set(numbers)):
                 raise InputError(
@@ -324,19 +312,26 @@ class FramesTask(FileTask):
         from throughtime.data.series import check_disjoint_series, sequence_keys
         from throughtime.data.split import split_examples
 
-        series = self._series(self.data) if self.data else ball_videos(self.what)
+        series = self.series_of(self.data) if self.data else ball_videos(self.what)
         used = list(range(len(series)))
         if self.limit is not None and self.limit < len(used):
             used = sorted(random.Random(f"limit/{self.split_seed}").sample(used, self.limit))
-        own = {part: 0.0 if isinstance(value := getattr(self, part), str) else value for part in PARTS[1:]}
-        keys = sequence_keys([series.values[number] for number in used])
-        split = split_examples(len(used), **own, seed=self.split_seed, groups=keys)
+        fractions = {
+            part: 0.0 if isinstance(value := getattr(self, part), str) else float(value) for part in PARTS[1:]
+        }
+        split = split_examples(
+            len(used),
+            validation=fractions["validation"],
+            test=fractions["test"],
+            seed=self.split_seed,
+            groups=sequence_keys([series.values[number] for number in used]),
+        )
         parts = {part: [used[number] for number in getattr(split, part)] for part in PARTS}
         sources: tuple[Source, ...] = series.sources
         remarks = list(series.remarks)
         for part in PARTS[1:]:
             if isinstance(file := getattr(self, part), str):
-                more = self._series((file,))
+                more = self.series_of((file,))
                 if more.values[0].shape[1] != series.values[0].shape[1] or more.frame != series.frame:
                     raise InputError(
                         f"{file}: expected frames as in {self.data[0] if self.data else 'the data'}, "
@@ -355,7 +350,7 @@ class FramesTask(FileTask):
         )
         return series, parts, remarks
 
-    def _series(self, files: Sequence[str], labelled: bool = True) -> Series:
+    def series_of(self, files: Sequence[str], labelled: bool = True) -> Series:
         from throughtime.data.series import read_series
 
         return read_series(
@@ -369,85 +364,8 @@ class FramesTask(FileTask):
             color=self.color,
         )
 
-    def _long(self, file: str, skip_bad: bool, remarks: list[str]) -> Iterator[Step]:
-        """The rows of a long table, as they come."""
-        import torch
 
-        from throughtime.data.long_table import LongTable
-        from throughtime.data.records import open_source
-
-        with open_source(file) as stream:
-            table = LongTable(
-                stream,
-                name="standard input" if file == "-" else file,
-                label=self.label or "label",
-                features=names_of(self.features),
-                per_step=True,
-                labelled=False,
-                skip_bad=skip_bad,
-            )
-            for row in table:
-                yield row.sequence, dict(row.record), torch.tensor(row.values)
-            if table.bad:
-                remarks.append(
-                    f"{table.name}: {len(table.bad)} bad rows skipped; the first is {table.bad[0]}"
-                )
-
-    def _frames(self, file: str, form: str) -> Iterator[Step]:
-        """The frames of an .npz file, or of folders of images, each read when it is asked for."""
-        import torch
-
-        from throughtime.data.frame_folders import find_videos, read_image
-
-        if file == "-":
-            raise InputError(f"{form} is not read from standard input: name a file or a folder")
-        if form == "npz":
-            series = self._series((file,), labelled=False)
-            for name, values, labels in zip(series.names, series.values, series.labels, strict=True):
-                for step, frame in enumerate(values):
-                    known = {} if labels is None else {"label": labels[step]}
-                    yield name, {"sequence": name, "step": step, **known}, frame
-            return
-        for video in find_videos(file):
-            for image in video.files:
-                values = torch.from_numpy(read_image(image, self.size or (), self.color)).flatten()
-                yield video.name, {"sequence": video.name, "frame": image.name}, values
-
-
-def _answers(model: nn.Module, assets: Assets, steps: Iterable[Step]) -> Iterator[tuple[Record, str, float]]:
-    """(what is written again, label, probability) of each frame; each as it comes where the model reads forward."""
-    import torch
-
-    from throughtime.data.series import scaled
-    from throughtime.layers.eval_mode import evaluating
-
-    kept, device = _kept(assets), next(model.parameters()).device
-
-    def read(frame: Tensor) -> Tensor:
-        if len(frame) != kept["size"]:
-            raise InputError(f"the model reads frames of {kept['size']} numbers, got {len(frame)}")
-        return scaled(frame[None], kept["scale"])
-
-    def answer(record: Record, logits: Tensor) -> tuple[Record, str, float]:
-        chances = logits.double().softmax(-1)
-        best = int(chances.argmax())
-        return record, assets.labels["label"][best], float(chances[best])
-
-    for _, sequence in groupby(steps, key=lambda step: step[0]):
-        if getattr(model, "bidirectional", False):
-            rows = list(sequence)
-            outputs = run_one(model, torch.cat([read(frame) for _, _, frame in rows]))
-            for (_, record, _), logits in zip(rows, outputs, strict=True):
-                yield answer(record, logits)
-            continue
-        state = None
-        for _, record, frame in sequence:
-            with evaluating(model), torch.inference_mode():
-                outputs, state = model(read(frame)[:, None].to(device), state)
-            yield answer(record, outputs[0, 0].cpu())
-
-
-def _kept(assets: Assets) -> dict[str, Any]:
+def kept_of(assets: Assets) -> dict[str, Any]:
     """What `prepare` put into the assets.
 
     Raises: RunError where it is not there.
