@@ -67,6 +67,15 @@ def write_data(folder: Path) -> None:
     assert len(rows) == 60
     (folder / "reviews.csv").write_text("text,label\n" + "".join(rows), encoding="utf-8")
     write_series(folder)
+    places = ("Rome", "Oslo", "Lima")
+    tagged = [
+        f"{name}\tB-per\nlives\tO\nin\tO\n{places[number % 3]}\tB-loc\n{number}\tO\n.\tO\n"
+        for number in range(20)
+        for name in ("Anna", "Bob")
+    ]
+    (folder / "people.conll").write_text("\n".join(tagged), encoding="utf-8")
+    (folder / "news.conll").write_text("Anna\nlives\nin\nOslo\n\nBob\nsleeps\n", encoding="utf-8")
+    (folder / "vectors.txt").write_text("anna 1 0\nrome 0 1\nthe 1 1\n", encoding="utf-8")
     (folder / "questions.txt").write_text("0110\n111\n00010\n", encoding="utf-8")
 
 

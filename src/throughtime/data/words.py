@@ -55,8 +55,8 @@ class WordTable:
         sentences: Iterable[Sequence[str]],
         *,
         vectors: Sequence[str] = (),
-        lower: bool = False,
-        min_count: int = 1,
+        lower: bool = True,
+        min_count: int = 2,
         length: int = 24,
     ) -> WordTable:
         """Number the words that occur at least `min_count` times, and all characters, the most frequent first."""

@@ -11,8 +11,6 @@ from torch.autograd.function import once_differentiable
 from throughtime.data.batch import IGNORE
 from throughtime.errors import InputError
 
-_PAIRS = 1 << 22  # numbers that the marginals of pairs of labels may take at once
-
 
 class CRF(nn.Module):
     """Scores whole sequences of labels: emissions come from a network, how labels follow each other is learned here.
@@ -27,9 +25,9 @@ class CRF(nn.Module):
 
     Everything is exact, and in float32 or wider. Shapes: emissions [T, B, K], lengths int64 [B], 0 to T (None: all T). Padding is
     never read, it may hold NaN. A sequence of no steps has log-likelihood 0.
-    Cost: T steps over [2B, K, K] numbers for the likelihood and its gradient together: the recursions from both ends run side by
-        side in one loop that records no graph, and give the marginals, which are the gradient. It can be differentiated once.
-        A scan over products of matrices would take log T steps, each K times as much work: on a CPU that loses from K = 5 on.
+    Cost: T products [2B, K] x [K, K] in float64 for the likelihood and its gradient together: the recursions from both ends run
+        side by side in one loop that records no graph, and give the marginals, which are the gradient. It can be differentiated
+        once. A scan over products of matrices would take log T steps of K times as much work, which on a CPU is more.
     Source: Lafferty, McCallum & Pereira 2001, ICML; Rabiner 1989, Proceedings of the IEEE 77(2), for the recursions.
     """
 
@@ -100,10 +98,9 @@ class CRF(nn.Module):
     @torch.no_grad()
     def marginals(self, emissions: Tensor, lengths: Tensor | None = None) -> Tensor:
         """p(y_t = k | x), [T, B, K]; zero in the padding. Cost: as of the likelihood."""
-        emissions, lengths, inside = self._checked(emissions, lengths)
-        emissions = emissions - emissions.amax(-1, keepdim=True)  # sums stay small
-        alphas, betas, _ = _both_ways(emissions, *self.scores(), lengths)
-        return (alphas + betas).softmax(-1).masked_fill(~inside.unsqueeze(-1), 0)
+        emissions, lengths, _ = self._checked(emissions, lengths)
+        nodes, _ = _marginals(_forward(emissions, *self.scores(), lengths, both=True), lengths)
+        return nodes.to(emissions.dtype)
 
     def scores(self) -> tuple[Tensor, Tensor, Tensor]:
         """Transitions [K, K], start [K], end [K]; -inf where not allowed."""
@@ -174,95 +171,111 @@ def best_labels(outputs: Any, lengths: Tensor | None) -> Tensor:
 def log_partition(
     emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor
 ) -> Tensor:
-    """Log of the sum over all sequences of labels of exp(score), [B]; 0 for a row of no steps.
+    """Log of the sum over all sequences of labels of exp(score), [B]; 0 for a row of no steps, -inf where none is possible.
 
     Args: emissions [T, B, K] without NaN; transitions [K, K], start, end [K]; -inf is an impossible label; lengths [B].
     """
-    # Without each step's maximum the sums stay small, so that long sequences keep their precision.
-    top = emissions.detach().amax(-1, keepdim=True)
-    top = torch.where(top.isfinite(), top, 0)
-    inputs = (emissions - top, transitions, start, end)
+    inputs = (emissions, transitions, start, end)
     if not (torch.is_grad_enabled() and any(each.requires_grad for each in inputs)):
-        found = _ends(_messages(inputs[0], transitions, start) + inputs[0], end, lengths)
-    else:
-        found = _LogPartition.apply(*inputs, lengths)
-    return found + top.squeeze(-1).sum(0)
+        return _forward(emissions, transitions, start, end, lengths, both=False).total.to(emissions.dtype)
+    found: Tensor = _LogPartition.apply(*inputs, lengths)  # type: ignore[no-untyped-call]
+    return found
 
 
 class _LogPartition(torch.autograd.Function):
     """Its gradient is the marginals, which the recursions from both ends give at once."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor
     ) -> Tensor:
-        alphas, betas, total = _both_ways(emissions, transitions, start, end, lengths)
-        inside = torch.arange(len(emissions), device=emissions.device).unsqueeze(1) < lengths
-        # Where nothing is possible the gradient is zero, not NaN.
-        inside = inside & total.isfinite()
-        norm = (alphas + betas).logsumexp(-1, keepdim=True)  # equal at all steps but for rounding
-        nodes = (alphas + betas - norm).exp().masked_fill(~inside.unsqueeze(-1), 0)
-        edges = _pairs(alphas, betas + emissions - norm, transitions, inside)
-        ctx.save_for_backward(nodes, edges, lengths)
-        return total
+        found = _forward(emissions, transitions, start, end, lengths, both=True)
+        nodes, pairs = _marginals(found, lengths)
+        ctx.save_for_backward(nodes.to(emissions.dtype), pairs.to(emissions.dtype), lengths)
+        return found.total.to(emissions.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        nodes, edges, lengths = ctx.saved_tensors
+        nodes, pairs, lengths = ctx.saved_tensors
         nodes = nodes * gradient.unsqueeze(-1)
         last = (lengths - 1).clamp(min=0).view(1, -1, 1).expand(1, -1, nodes.shape[-1])
-        pairs = torch.einsum("bij,b->ij", edges, gradient)
-        return nodes, pairs, nodes[0].sum(0), nodes.gather(0, last)[0].sum(0), None
+        among = torch.einsum("bij,b->ij", pairs, gradient)
+        return nodes, among, nodes[0].sum(0), nodes.gather(0, last)[0].sum(0), None
 
 
-def _messages(emissions: Tensor, transitions: Tensor, start: Tensor) -> Tensor:
-    """Log of the sum over what can come before each step, without the step's own emission: [T, ..., B, K].
+class _Recursion(NamedTuple):
+    """What `_forward` computes, float64, each step scaled so that its numbers sum to 1 with the step's own factor."""
 
-    Args: emissions [T, ..., B, K], transitions [..., K, K], start [..., K]: the axes in the middle are chains side by side.
-    """
-    by_target = transitions.transpose(-1, -2).unsqueeze(-3).contiguous()  # sums are over the last axis
-    found = torch.empty_like(emissions)
-    found[0] = start.unsqueeze(-2)
-    for t in range(1, len(emissions)):
-        before = found[t - 1] + emissions[t - 1]
-        torch.logsumexp(before.unsqueeze(-2) + by_target, -1, out=found[t])
-    return found
+    total: Tensor  # [B], the log of the sum over all sequences
+    factors: Tensor  # [T, B, K], exp(emission) less a constant of the step
+    before: Tensor  # [T, B, K], the sum over what comes before, without the step's own factor
+    scaled: Tensor  # [T, B, K], the same with it, summing to 1
+    after: Tensor  # [T, B, K], the sum over what comes after, without it; empty if not asked for
+    weights: Tensor  # [K, K], exp(transitions) less a constant
 
 
-def _both_ways(
-    emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Alphas [T, B, K] with each step's own emission, betas [T, B, K] without it, and the log of the sum of all, [B].
+def _forward(
+    emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor, *, both: bool
+) -> _Recursion:
+    """The recursion from the left, with `both` beside the one from the right.
 
     From the right each row begins at its own last step: the same recursion over the reversed row, with transitions transposed.
+    Products of float64 numbers, scaled at every step, in the place of sums of logarithms: K exponentials in a step and not K^2.
+    A label that is e^700 times less likely than another at the same step counts as impossible.
     """
     steps, size, labels = emissions.shape
-    times = torch.arange(steps, device=emissions.device).unsqueeze(1)
+    e, a, first, last = (each.double() for each in (emissions, transitions, start, end))
+    tops = [_top(each) for each in (e, first, last)]
+    highest = a.amax()
+    highest = torch.where(highest.isfinite(), highest, 0)
+    factors, weights = (e - tops[0]).exp(), (a - highest).exp()
+    ends = (last - tops[2]).exp()
+    times = torch.arange(steps, device=e.device).unsqueeze(1)
     mirrored = (lengths - 1 - times).clamp(min=0).unsqueeze(-1).expand(steps, size, labels)
-    pair = torch.stack([emissions, emissions.gather(0, mirrored)], 1)
-    found = _messages(pair, torch.stack([transitions, transitions.t()]), torch.stack([start, end]))
-    alphas, betas = found[:, 0] + emissions, found[:, 1].gather(0, mirrored)
-    return alphas, betas, _ends(alphas, end, lengths)
+    chains, begin, table = factors.unsqueeze(1), (first - tops[1]).exp().unsqueeze(0), weights.unsqueeze(0)
+    if both:
+        chains = torch.stack([factors, factors.gather(0, mirrored)], 1)
+        begin, table = torch.cat([begin, ends.unsqueeze(0)]), torch.stack([weights, weights.t()])
+    before, scaled = torch.empty_like(chains), torch.empty_like(chains)
+    sums = chains.new_empty(*chains.shape[:-1], 1)
+    before[0] = begin.unsqueeze(1)
+    # A tensor of views is made once: in the loop nothing but the arithmetic is left.
+    parts = [each.unbind(0) for each in (before, scaled, sums, chains)]
+    for t, (behind, own, total, factor) in enumerate(zip(*parts, strict=True)):
+        torch.mul(behind, factor, out=own)
+        torch.sum(own, -1, keepdim=True, out=total)
+        own /= total
+        if t + 1 < steps:
+            torch.bmm(own, table, out=parts[0][t + 1])
+    logs = torch.where(times < lengths, sums[:, 0, :, 0].log() + tops[0].squeeze(-1), 0).sum(0)
+    at_end = (
+        scaled[:, 0].gather(0, (lengths - 1).clamp(min=0).view(1, -1, 1).expand(1, size, labels))[0] * ends
+    ).sum(-1)
+    total = logs + at_end.log() + tops[1] + tops[2] + highest * (lengths - 1)
+    total = torch.where(total.isnan(), -torch.inf, total)  # nothing is possible
+    after = before[:, 1].gather(0, mirrored) if both else factors[:0]
+    return _Recursion(torch.where(lengths > 0, total, 0), factors, before[:, 0], scaled[:, 0], after, weights)
 
 
-def _ends(alphas: Tensor, end: Tensor, lengths: Tensor) -> Tensor:
-    last = (lengths - 1).clamp(min=0).view(1, -1, 1).expand(1, -1, alphas.shape[-1])
-    total = (alphas.gather(0, last)[0] + end).logsumexp(-1)
-    return torch.where(lengths > 0, total, 0)
+def _marginals(found: _Recursion, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """The probability of each label at each step, [T, B, K], and how often label j is expected after label i, [B, K, K].
 
-
-def _pairs(alphas: Tensor, betas: Tensor, transitions: Tensor, inside: Tensor) -> Tensor:
-    """How often label j is expected after label i in each row, [B, K, K].
-
-    Args: betas with each step's own emission, less the log of the sum of all.
+    Both are zero in the padding, and where no sequence is possible.
     """
-    steps, size, labels = alphas.shape
-    total = alphas.new_zeros(size, labels, labels)
-    each = max(1, _PAIRS // (size * labels * labels))
-    for first in range(0, steps - 1, each):
-        stop = min(steps - 1, first + each)
-        logs = alphas[first:stop].unsqueeze(-1) + transitions + betas[first + 1 : stop + 1].unsqueeze(-2)
-        outside = ~inside[first + 1 : stop + 1]
-        total += logs.masked_fill(outside[..., None, None], -torch.inf).exp().sum(0)
-    return total
+    inside = torch.arange(len(found.factors), device=lengths.device).unsqueeze(1) < lengths
+    inside = (inside & found.total.isfinite()).unsqueeze(-1)
+    to_come = found.factors * found.after
+    nodes = found.before * to_come
+    sums = nodes.sum(-1, keepdim=True)
+    nodes = (nodes / sums).masked_fill(~inside, 0)
+    right = (to_come / sums).masked_fill(~inside, 0)[1:]
+    left = found.scaled[:-1].masked_fill(~inside[1:], 0)
+    pairs = torch.einsum("tbi,tbj->bij", left, right) * found.weights
+    return nodes, pairs
+
+
+def _top(scores: Tensor) -> Tensor:
+    """The maximum over the labels, 0 where all are -inf: without it exponentials stay in range."""
+    top = scores.amax(-1, keepdim=scores.dim() > 1)
+    return torch.where(top.isfinite(), top, 0)

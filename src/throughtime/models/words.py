@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from throughtime.data.words import COLUMNS, SHAPES
 from throughtime.errors import InputError
 
-CHARACTERS = ("lstm", "cnn", "none")
 _SHAPE_FEATURES = 8
 _WIDTH = 3  # characters that a filter of the convolution sees
 

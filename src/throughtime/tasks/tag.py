@@ -46,12 +46,12 @@ class TagTask(FileTask):
     examples = (
         "throughtime train tag",
         "throughtime train tag --data train.conll --validation dev.conll --test test.conll",
-        "throughtime train tag --data train.conllu --label xpos --characters cnn",
+        "throughtime train tag --data train.conllu --label xpos --characters lstm",
         "throughtime train tag --data train.conll --vectors glove.6B.100d.txt",
         "throughtime train tag --data train.conll --no-bidirectional --no-crf --bptt truncated:20",
     )
     defaults: ClassVar[Mapping[str, Any]] = {
-        "hidden": 128, "embedding": 64, "bidirectional": True, "dropout": 0.5, "bptt": "full", "batch": 16, "epochs": 15.0,
+        "hidden": 128, "embedding": 64, "bidirectional": True, "dropout": 0.4, "bptt": "full", "batch": 16, "epochs": 12.0,
         "lr": 3e-3,
     }  # fmt: skip
     without = ("tied", "pooling", "window")
@@ -70,9 +70,9 @@ class TagTask(FileTask):
         metavar="N|NAME",
     )  # fmt: skip
     token: int = data_option(1, "Column of the token in CoNLL files.", metavar="N", low=1, high=1000)
-    lower: bool = data_option(False, "Look words up in lower case; characters and shapes keep the capitals.")
+    lower: bool = data_option(True, "Look words up in lower case; characters and shapes keep the capitals.")
     min_count: int = data_option(
-        1, "Words that occur less often in training are unknown.", metavar="N", low=1
+        2, "Words that occur less often in training are unknown.", metavar="N", low=1
     )
     word_length: int = data_option(
         24, "Characters of a word, its first and last.", metavar="N", low=1, high=1000
@@ -88,14 +88,14 @@ class TagTask(FileTask):
         "bioes", "How spans are tagged inside: bio or bioes.", metavar="NAME", choices=("bio", "bioes")
     )
     characters: str = _model_option(
-        "lstm", "Also read each word's characters: lstm, cnn or none.", metavar="KIND", choices=("lstm", "cnn", "none")
+        "cnn", "Also read each word's characters: cnn, lstm or none.", metavar="KIND", choices=("cnn", "lstm", "none")
     )  # fmt: skip
     character_size: int = _model_option(32, "Features of a character.", metavar="N", low=1, high=LARGEST)
     character_features: int = _model_option(
-        64, "Features of a word that come from its characters.", metavar="N", low=2, high=LARGEST
+        128, "Features of a word that come from its characters.", metavar="N", low=2, high=LARGEST
     )
     word_dropout: float = _model_option(
-        0.1, "Probability of reading a word as unknown in training; its characters stay.", metavar="P", low=0, below=1
+        0.4, "Probability of reading a word as unknown in training; its characters stay.", metavar="P", low=0, below=1
     )  # fmt: skip
     vectors: str | None = _model_option(
         None, "Pretrained word vectors: the text format of word2vec, GloVe or fastText, also .gz.", metavar="FILE"

@@ -105,7 +105,7 @@ def influence(
     ids = not x.is_floating_point()
     if x.dim() not in ((2, 3) if ids else (3,)) or 0 in x.shape:
         raise InputError(
-            f"x must be ids [T, B] or [T, B, F] or numbers [T, B, D], time first and not empty, got {x.dtype} {list(x.shape)}"
+            f"x must be ids [T, B] or numbers [T, B, D], time first and not empty, got {x.dtype} {list(x.shape)}"
         )
     # Of a model around such a layer too: the rows of the matrix would be examples, and nobody would notice.
     for name, module in model.named_modules():
