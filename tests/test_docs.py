@@ -66,6 +66,8 @@ def write_data(folder: Path) -> None:
     ]
     assert len(rows) == 60
     (folder / "reviews.csv").write_text("text,label\n" + "".join(rows), encoding="utf-8")
+    months = [f"{1949 + n // 12}-{n % 12 + 1:02},{100 + 2 * n + 20 * (n % 12 > 5)}\n" for n in range(96)]
+    (folder / "passengers.csv").write_text("month,passengers\n" + "".join(months), encoding="utf-8")
     (folder / "questions.txt").write_text("0110\n111\n00010\n", encoding="utf-8")
 
 
