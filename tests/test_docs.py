@@ -76,6 +76,8 @@ def write_data(folder: Path) -> None:
     (folder / "people.conll").write_text("\n".join(tagged), encoding="utf-8")
     (folder / "news.conll").write_text("Anna\nlives\nin\nOslo\n\nBob\nsleeps\n", encoding="utf-8")
     (folder / "vectors.txt").write_text("anna 1 0\nrome 0 1\nthe 1 1\n", encoding="utf-8")
+    months = [f"{1949 + n // 12}-{n % 12 + 1:02},{100 + 2 * n + 20 * (n % 12 > 5)}\n" for n in range(96)]
+    (folder / "passengers.csv").write_text("month,passengers\n" + "".join(months), encoding="utf-8")
     (folder / "questions.txt").write_text("0110\n111\n00010\n", encoding="utf-8")
 
 

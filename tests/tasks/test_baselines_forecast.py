@@ -97,7 +97,7 @@ def test_theta_without_a_season_is_smoothing_with_half_the_slope() -> None:
 
 def test_short_series_have_finite_baselines() -> None:
     for values in (np.array([1.0, 2, 3, 2, 4]), np.zeros(5), np.array([np.nan, np.nan, 1, 2, 3])):
-        found = forecast_baselines([Case(values, 3, [2, 3], 1, 12)])
+        found = dict(forecast_baselines([Case(values, 3, [2, 3], 1, 12)]))
         for name, each in found.items():
             assert isinstance(each, str) or np.isfinite(each[0]).all(), name
 
@@ -109,7 +109,7 @@ def test_without_statsmodels_one_line_says_what_to_install(monkeypatch: pytest.M
     monkeypatch.setattr(baselines_forecast, "import_module", missing)
     with pytest.raises(InputError, match=r"pip install 'throughtime\[baselines\]'"):
         exponential_smoothing(case(seasonal()))
-    found = forecast_baselines([case(seasonal())])
+    found = dict(forecast_baselines([case(seasonal())]))
     assert list(found) == [
         "naive: the last value", "seasonal naive: 12 steps before", "Theta", "exponential smoothing (ETS)",
     ]  # fmt: skip

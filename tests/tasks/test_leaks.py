@@ -231,6 +231,31 @@ def fill_by_file(folder: Path) -> Case:
     )
     expected = {part: sorted("".join(row.lower().split()) for row in own) for part, own in rows.items()}
     return Case(task, texts, expected)
+def values_of_series(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
+    """What is read and predicted while training; of a held-out part, whose history is the part before it, what is predicted."""
+    (scale,) = assets.values["scales"]
+    found: set[int] = set()
+    for batch in batches:
+        targets = batch.targets[~batch.targets.isnan()]
+        inside = torch.arange(batch.steps)[:, None] < batch.lengths
+        read = batch.inputs[inside] if batch.context is None else batch.inputs[:0]
+        window = task.layout(assets).split(read).window.flatten() if len(read) else targets[:0]
+        numbers = torch.cat([targets.flatten(), window]).double() * scale[1] + scale[0]
+        found |= {round(number) for number in numbers.tolist()}
+    return sorted(found)
+
+
+def series_by_time(**settings: Any) -> Callable[[Path], Case]:
+    """Every value is its own place in the series."""
+
+    def case(folder: Path) -> Case:
+        (folder / "series.csv").write_text("t,y\n" + "".join(f"{n},{n}\n" for n in range(200)))
+        options = {"horizon": 4, "context": 12, "linear": 5, **settings}
+        task = find_task("forecast").kind(data=(str(folder / "series.csv"),), **options)
+        parts = {"train": range(120), "validation": range(120, 160), "test": range(160, 200)}
+        return Case(task, values_of_series, {part: list(places) for part, places in parts.items()})
+
+    return case
 
 
 CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
@@ -249,6 +274,11 @@ CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
     },
     "fill": {"fraction": fill_by_fraction, "file": fill_by_file},
     "tag": {"fraction": tag_by_fraction, "file": tag_by_file, "inside": tag_what_ships_inside},
+    "forecast": {
+        "fractions": series_by_time(validation=0.2, test=0.2),
+        "steps": series_by_time(validation=40, test=40),
+        "borders": series_by_time(borders=(120, 160, 200)),
+    },
     # Long enough that two sequences drawn apart are never equal by chance: of 2^60 or 8^10.
     "adding": {"generated": generated("adding", 5)},
     "copy": {"generated": generated("copy", 3)},

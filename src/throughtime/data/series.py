@@ -24,6 +24,171 @@ from throughtime.data.text import Source, read_bytes
 from throughtime.errors import InputError
 
 TABLES = (".csv", ".tsv", ".tab")
+TIMES = ("time", "date", "ds", "datetime", "timestamp", "month", "day", "week", "quarter", "year", "hour")
+NAMES = ("series", "unique_id", "series_id", "item_id")
+VALUES = ("y", "value", "target")
+MISSING = ("", "nan", "na", "n/a", "null", "none", "-")  # how a missing value may be written, in any case
+MOST_FILLED = 1_000_000  # missing steps in one gap: more is a mistake in a time
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column is what. As a request, "" and () leave it to `resolve`."""
+
+    time: str = ""
+    series: str = ""  # of the series' name; "" of a wide file
+    targets: tuple[str, ...] = ()  # one series each; in a long file one column
+    known: tuple[str, ...] = ()  # numbers that are known in the future too
+    past: tuple[str, ...] = ()  # numbers that are known up to now
+
+    def resolve(self, fields: Sequence[str]) -> Columns:
+        """The columns of a file with this header.
+
+        Raises: InputError for a column that is not there, with the nearest one, or no column of values.
+        """
+        if len(fields) == 1 and ";" in fields[0]:
+            raise InputError(
+                "expected columns with commas or tabs between them, got semicolons: convert the file"
+            )
+        for name in (*filter(None, (self.time, self.series)), *self.targets, *self.known, *self.past):
+            if name not in fields:
+                there = shortened(", ".join(map(repr, fields)), 120) or "none"
+                raise InputError(
+                    f"expected a column {name!r}, the columns are {there}.{nearest(name, fields)}"
+                )
+        asked = {*self.targets, *self.known, *self.past}
+        free = [name for name in fields if name not in asked]
+        time = self.time or next((name for name in free if name.casefold() in TIMES), "")
+        time = time or next(
+            (name for name in free if name != self.series and name.casefold() not in NAMES), ""
+        )
+        series = self.series or next((name for name in free if name.casefold() in NAMES and name != time), "")
+        free = [name for name in free if name not in (time, series)]
+        targets = self.targets or tuple(free)
+        if series and not self.targets:
+            usual = [name for name in free if name.casefold() in VALUES]
+            targets = tuple(usual[:1] or free)
+        if not targets or (series and len(targets) > 1):
+            raise InputError(
+                f"expected a column of values{' beside the one that names the series' if series else ''}, got "
+                f"{', '.join(map(repr, targets)) or 'none'}: name the one to forecast with --target"
+            )
+        twice = [name for name in (time, series, *targets, *self.known, *self.past) if name]
+        if len(set(twice)) < len(twice):
+            raise InputError(f"a column can be only one of time, series, target, known and past, got {twice}")
+        return replace(self, time=time, series=series, targets=targets)
+
+
+class Row(NamedTuple):
+    """What a row says of one series."""
+
+    line: int
+    time: Time
+    text: str  # of the time
+    series: str
+    value: float  # NaN: missing
+    known: tuple[float, ...]
+    past: tuple[float, ...]
+
+
+class SeriesRows:
+    """Iterate over the rows of a binary stream, each as soon as it was read: a list with a `Row` for each series in it.
+
+    Args: columns, a request; form, "csv", "tsv" or "jsonl", None to tell by the suffix of `name`, else by the first line.
+    headless: take a first line that starts with a time and numbers for a row of the columns in their order (time, targets, known,
+    past), not for a header. With `skip_bad` bad rows are left out and counted.
+    Attributes: columns, resolved once the header was read; format.
+    Raises: InputError with file and line, here for the header, while iterating for a row.
+    """
+
+    def __init__(
+        self,
+        stream: IO[bytes],
+        columns: Columns,
+        *,
+        name: str,
+        form: str | None = None,
+        skip_bad: bool = False,
+        headless: bool = False,
+    ) -> None:
+        self.name, self.skip_bad, self.skipped, self._first_skipped = name, skip_bad, 0, ""
+        first = stream.readline()
+        form = form or _form(first, name)
+        if not first:
+            raise InputError(f"{name}: expected a header and rows with a time and numbers, got an empty file")
+        before = [first]
+        self._headless = headless and form != "jsonl" and _is_data(first, form)
+        if self._headless:
+            separator = "\t" if form == "tsv" else ","
+            names = [columns.time, columns.series, *columns.targets, *columns.known, *columns.past]
+            header = separator.join(_quoted(each) for each in names if each)
+            before.insert(0, f"{header}\n".encode())
+        rest: Any = _Rest(before, stream)  # has what is read of a stream
+        self._records = Records(rest, (), format=form, name=name, skip_bad=skip_bad)
+        self.format = self._records.format
+        self._asked: Columns = columns
+        self.columns: Columns | None = None
+        if self._records.fieldnames:
+            self._resolve(self._records.fieldnames)
+
+    def __iter__(self) -> Iterator[list[Row]]:
+        for record in self._records:
+            line = self._records.line - self._headless
+            try:
+                columns = self.columns or self._resolve(tuple(record))
+                yield row_of(record, columns, line)
+            except InputError as error:
+                message = f"{self.name}:{line}: {error}"
+                if not self.skip_bad:
+                    raise InputError(message) from None
+                self.skipped += 1
+                self._first_skipped = self._first_skipped or message
+
+    @property
+    def remark(self) -> str:
+        """What to tell the user about rows that were left out; often nothing."""
+        if not self.skipped:
+            return self._records.remark
+        rows = self.skipped + self._records.skipped
+        return f"{self.name}: {rows} bad row{'s' * (rows > 1)} skipped; the first is {self._first_skipped}"
+
+    def _resolve(self, fields: tuple[str, ...]) -> Columns:
+        try:
+            self.columns = self._asked.resolve(fields)
+        except InputError as error:
+            raise InputError(f"{self.name}:1: {error}") from None
+        return self.columns
+
+
+def row_of(record: dict[str, Any], columns: Columns, line: int) -> list[Row]:
+    """What a record says of each series, its values text or numbers.
+
+    Raises: InputError for a time or a number that cannot be read.
+    """
+    for name in (columns.time, *columns.targets, *columns.known, *columns.past):
+        if name not in record:
+            there = shortened(", ".join(map(repr, record)), 120) or "none"
+            raise InputError(f"expected a column {name!r}, got {there}.{nearest(name, record)}")
+    text = as_text(record[columns.time])
+    try:
+        time = parse_time(text)
+    except InputError as error:
+        raise InputError(f"the time in {columns.time!r}: {error}") from None
+    known, past = (
+        tuple(_number(record[name], name) for name in names) for names in (columns.known, columns.past)
+    )
+    if columns.series:
+        name = as_text(record.get(columns.series, "")).strip()
+        if not name:
+            raise InputError(f"expected the name of a series in {columns.series!r}, got an empty field")
+        names = [(name, columns.targets[0])]
+    else:
+        names = [(target, target) for target in columns.targets]
+    return [
+        Row(line, time, text, name, _number(record[column], column), known, past) for name, column in names
+    ]
 
 
 @dataclass(frozen=True)
@@ -97,6 +262,55 @@ def read_series(
             columns={name: found.columns[name] + part.columns[name] for name in others},
             sources=found.sources + part.sources,
             remarks=found.remarks + part.remarks,
+        step = step_of([row.time for _, row in longest])
+    fill = fill or skip_bad
+    series = tuple(_on_grid(name, found, step, fill, remarks) for name, found in rows.items())
+    example = next(iter(rows.values()))[0][1].text
+    return SeriesTable(series, step, columns, example, tuple(sources), tuple(remarks))
+
+
+def yearly_sunspots() -> SeriesTable:
+    """The mean number of sunspots in each year from 1700 to 2008, 309 values: what the task forecasts without data of the user's.
+
+    Source: WDC-SILSO, Royal Observatory of Belgium, Brussels (version 1 of the series), as published by NOAA's National
+    Geophysical Data Center.
+    """
+    path = resources.files("throughtime.data").joinpath("sunspots.csv")
+    with resources.as_file(path) as file:
+        return read_series([file])
+
+
+def forward_filled(values: Values) -> Values:
+    """[T] with each missing value replaced by the last one before it; those before the first by 0."""
+    known = ~np.isnan(values)
+    index = np.maximum.accumulate(np.where(known, np.arange(len(values)), -1))
+    return np.where(index >= 0, np.where(known, values, 0.0)[np.maximum(index, 0)], 0.0)
+
+
+def check_kind(row: Row, step: Step) -> None:
+    """Refuse a number where the step is one of dates, and a date where it is one of numbers.
+
+    Raises: InputError saying so.
+    """
+    if isinstance(row.time, float) != (step.unit == "number"):
+        kind = "numbers" if step.unit == "number" else "dates"
+        raise InputError(f"expected times that are {kind} (the step is {step}), got {row.text!r}")
+
+
+def missing_steps(before: Time, row: Row, step: Step, fill: bool) -> int:
+    """How many steps are missing between a time and the next row of the series; 0 where it is the next one.
+
+    Raises: InputError for a time that is not later, not on the grid, or, without `fill`, not the next one.
+    """
+    distance = steps_between(before, row.time, step)
+    expected = time_text(later(before, 1, step), row.text)
+    if distance < NEAR:
+        what = "is there twice" if distance > -NEAR else "comes after a later time"
+        raise InputError(f"{row.text} {what} in series {row.series!r}: times must ascend, each once")
+    if abs(distance - round(distance)) > NEAR * max(1.0, distance):
+        raise InputError(
+            f"the times of series {row.series!r} are {step} apart, so {expected} was expected, got {row.text}: "
+            "bring the times on a regular grid first"
         )
     if found is None:
         raise InputError("expected at least one file of sequences, got none: name one")
@@ -152,6 +366,14 @@ def parse_values(value: Any, features: int, name: str = "values") -> Tensor:
     """
     what = f"{name!r} must be a list of steps, each a list of {features} finite numbers"
     if isinstance(value, str):
+def _on_grid(name: str, rows: list[tuple[str, Row]], step: Step, fill: bool, remarks: list[str]) -> Series:
+    places, last = [0], 0
+    file, first = rows[0]
+    try:
+        check_kind(first, step)  # the others are of its kind
+    except InputError as error:
+        raise InputError(f"{file}:{first.line}: {error}") from None
+    for (_, before), (file, row) in pairwise(rows):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):

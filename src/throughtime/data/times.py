@@ -115,7 +115,7 @@ def time_text(time: Time, like: str) -> str:
     if _QUARTER.fullmatch(like):
         return f"{time.year:04}-Q{(time.month - 1) // 3 + 1}"
     if found := _MONTH.fullmatch(like):
-        return f"{time.year:04}{like[4]}{time.month:0{len(found[2]) if found[2][0] == '0' else 1}}"
+        return f"{time.year:04}{like[4]}{time.month:0{len(found[2])}}"
     if time.time() == datetime.min.time() and ":" not in like:
         return f"{time:%Y%m%d}" if len(like) == 8 else time.date().isoformat()
     return time.isoformat("T" if "T" in like else " ")

@@ -7,7 +7,7 @@ up to there, as the model has. Fitting it anew at each origin would cost a fit f
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -37,22 +37,21 @@ class Case(NamedTuple):
     season: int
 
 
-def forecast_baselines(cases: Sequence[Case]) -> dict[str, list[Values] | str]:
-    """Quantiles [origins, horizon, LEVELS] of every series by baseline; text says why one could not be computed."""
+def forecast_baselines(cases: Sequence[Case]) -> Iterator[tuple[str, list[Values] | str]]:
+    """Each baseline's name and its quantiles [origins, horizon, LEVELS] of every series; text says why there are none."""
     season = cases[0].season
-    found: dict[str, list[Values] | str] = {
-        "naive: the last value": [seasonal_naive(case._replace(season=1)) for case in cases]
-    }
+    yield "naive: the last value", [seasonal_naive(case._replace(season=1)) for case in cases]
     if season > 1:
-        found[f"seasonal naive: {season} steps before"] = [seasonal_naive(case) for case in cases]
-    found["Theta"] = [theta(case) for case in cases]
+        yield f"seasonal naive: {season} steps before", [seasonal_naive(case) for case in cases]
+    yield "Theta", [theta(case) for case in cases]
+    found: list[Values] | str
     try:
         if len(cases) > MOST_SERIES:
             raise InputError(f"left out for more than {MOST_SERIES} series, as each is fitted on its own")
-        found["exponential smoothing (ETS)"] = [exponential_smoothing(case) for case in cases]
+        found = [exponential_smoothing(case) for case in cases]
     except InputError as error:
-        found["exponential smoothing (ETS)"] = str(error)
-    return found
+        found = str(error)
+    yield "exponential smoothing (ETS)", found
 
 
 def seasonal_naive(case: Case) -> Values:

@@ -344,7 +344,7 @@ class ForecastTask(FileTask):
             actual = torch.from_numpy(known[np.minimum(ahead, limit)])
             rest.append((actual, unit * full, one.scale.seasonal_error * full))
         found: dict[str, dict[str, float] | str] = {}
-        for name, quantiles in forecast_baselines(cases).items():
+        for name, quantiles in forecast_baselines(cases):
             if isinstance(quantiles, str):
                 found[name] = quantiles
                 continue

@@ -13,6 +13,16 @@ from torch import Tensor, nn
 from throughtime.data.assets import Assets
 from throughtime.data.forecasting import ScaledSeries, unscaled
 from throughtime.data.records import open_source, write_records
+from throughtime.data.series import (
+    Row,
+    Series,
+    SeriesRows,
+    SeriesTable,
+    check_kind,
+    missing_steps,
+    read_series,
+    row_of,
+)
 from throughtime.data.step_inputs import Ahead
 from throughtime.data.time_series import (
     Row,
@@ -126,6 +136,9 @@ class Stream:
     def answers(self, records: Iterable[Record]) -> Iterator[Record]:
         """For each record the times and quantiles of the steps after it, lists of H; of several series by their names."""
         for number, record in enumerate(records, start=1):
+            typed = self.task.columns[0]  # the name that a typed line is given
+            if typed in record and typed not in self.columns.targets and len(self.columns.targets) == 1:
+                record = record | {self.columns.targets[0]: record[typed]}
             if self.columns.time not in record:
                 record = record | {self.columns.time: self._next_time()}
             found = {
@@ -137,6 +150,7 @@ class Stream:
 
     def after(self, row: Row) -> tuple[list[str], Tensor]:
         """The times and the quantiles [H, Q] of the steps after a row."""
+        check_kind(row, self.step)
         carried = self._carried.get(row.series)
         if carried is None:
             missing, carried = 0, _Carried(row.time, 0)
