@@ -66,6 +66,15 @@ def write_data(folder: Path) -> None:
     ]
     assert len(rows) == 60
     (folder / "reviews.csv").write_text("text,label\n" + "".join(rows), encoding="utf-8")
+    clicks = [
+        f"s{number},{item}," + f"{10 * number + place}\n"
+        for number in range(60)
+        for place, item in enumerate(("home", ("shoes", "hats")[number % 2], f"item{number % 7}"))
+    ]
+    (folder / "clicks.csv").write_text("session,item,time\n" + "".join(clicks), encoding="utf-8")
+    (folder / "events.csv").write_text("session,item\ns1,home\ns2,hats\ns1,shoes\n", encoding="utf-8")
+    (folder / "events.txt").write_text("s1 home\ns2 hats\ns1 shoes\n", encoding="utf-8")
+    (folder / "sessions.txt").write_text('home shoes\n["home", "hats"]\n', encoding="utf-8")
     (folder / "questions.txt").write_text("0110\n111\n00010\n", encoding="utf-8")
 
 
