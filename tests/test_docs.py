@@ -69,7 +69,9 @@ def write_data(folder: Path) -> None:
     clicks = [
         f"s{number},{item}," + f"{10 * number + place}\n"
         for number in range(60)
-        for place, item in enumerate(("home", ("shoes", "hats")[number % 2], f"item{number % 7}"))
+        for place, item in enumerate(
+            ("home", ("shoes", "hats")[number % 2], f"item{number % 7}", f"item{number % 5}", "basket")
+        )
     ]
     (folder / "clicks.csv").write_text("session,item,time\n" + "".join(clicks), encoding="utf-8")
     (folder / "events.csv").write_text("session,item\ns1,home\ns2,hats\ns1,shoes\n", encoding="utf-8")

@@ -42,7 +42,7 @@ class ItemScores:
     def rows(self, kept: Tensor) -> Iterator[Tensor]:
         """Scores [m, V + 1] of the steps where `kept` [T, B] is true, in its order, some at a time."""
         hidden = self.hidden[kept]
-        for part in hidden.split(max(1, _MOST // len(self.weight))) if len(hidden) else ():
+        for part in torch.split(hidden, max(1, _MOST // len(self.weight))) if len(hidden) else ():
             yield self.of(part)
 
     def of(self, hidden: Tensor) -> Tensor:
