@@ -78,6 +78,17 @@ def write_data(folder: Path) -> None:
     (folder / "vectors.txt").write_text("anna 1 0\nrome 0 1\nthe 1 1\n", encoding="utf-8")
     months = [f"{1949 + n // 12}-{n % 12 + 1:02},{100 + 2 * n + 20 * (n % 12 > 5)}\n" for n in range(96)]
     (folder / "passengers.csv").write_text("month,passengers\n" + "".join(months), encoding="utf-8")
+    clicks = [
+        f"s{number},{item}," + f"{10 * number + place}\n"
+        for number in range(60)
+        for place, item in enumerate(
+            ("home", ("shoes", "hats")[number % 2], f"item{number % 7}", f"item{number % 5}", "basket")
+        )
+    ]
+    (folder / "clicks.csv").write_text("session,item,time\n" + "".join(clicks), encoding="utf-8")
+    (folder / "events.csv").write_text("session,item\ns1,home\ns2,hats\ns1,shoes\n", encoding="utf-8")
+    (folder / "events.txt").write_text("s1 home\ns2 hats\ns1 shoes\n", encoding="utf-8")
+    (folder / "sessions.txt").write_text('home shoes\n["home", "hats"]\n', encoding="utf-8")
     (folder / "questions.txt").write_text("0110\n111\n00010\n", encoding="utf-8")
 
 

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from throughtime.data import IGNORE, Batch
-from throughtime.metrics.next_item import MISS, NextItemMetric, draw_candidates, ndcg_at, ranks_of, session_keys
+from throughtime.metrics.next_item import (
+    MISS,
+    NextItemMetric,
+    draw_candidates,
+    ndcg_at,
+    ranks_of,
+    session_keys,
+)
 from throughtime.metrics.ranking import recall_at, reciprocal_rank
 
 ITEMS = 40
@@ -121,3 +128,15 @@ def test_ndcg():
     ranks = torch.tensor([1, 2, 3, 10, 11])
     expected = [1.0, 1 / math.log2(3), 0.5, 1 / math.log2(11), 0.0]
     torch.testing.assert_close(ndcg_at(ranks, 10), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_items_that_the_session_holds_can_be_left_out():
+    batch, table = case()
+    expected = []
+    for t, b in (batch.targets != IGNORE).nonzero().tolist():
+        target, row = int(batch.targets[t, b]), table.scores[t, b, :ITEMS].tolist()
+        held = set(batch.inputs[: t + 1, b].tolist())
+        left = [item for item in range(ITEMS) if item not in held and item != target]
+        miss = target == ITEMS or target in held
+        expected.append(MISS if miss else 1 + sum(row[item] >= row[target] for item in left))
+    assert ranks_of(table, batch, unseen=True).tolist() == expected != ranks_of(table, batch).tolist()

@@ -165,7 +165,7 @@ def test_evaluation_draws_nothing_and_training_draws_by_frequency():
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm", "mingru", "indrnn", "lnlstm"])
 def test_a_cut_with_the_state_carried_is_no_cut(cell):
-    model = model_of(cell, hidden=(5,), layers=2 if cell in ("gru", "mingru") else 1).eval()
+    model = model_of(cell, hidden=5, layers=2).eval()
     ids, lengths = torch.randint(ITEMS + 1, (7, 3)), torch.tensor([7, 2, 5])
     whole, _ = model(ids, lengths=lengths)
     first, state = model(ids[:3], lengths=lengths.clamp(max=3))

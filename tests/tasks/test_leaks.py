@@ -256,6 +256,38 @@ def series_by_time(**settings: Any) -> Callable[[Path], Case]:
         return Case(task, values_of_series, {part: list(places) for part, places in parts.items()})
 
     return case
+def steps_of_sessions(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
+    """Whole sessions, what is read and the last target."""
+    return sorted(
+        tuple(
+            task.step_names(
+                assets, torch.cat([batch.inputs[:length, b], batch.targets[length - 1 : length, b]])
+            )
+        )
+        for batch in batches
+        for b, length in enumerate(batch.lengths.tolist())
+    )
+
+
+def log_of_sessions(path: Path, number: int, seed: int) -> str:
+    """Sessions of five items, each twice; the same items in all files, so that none is unknown."""
+    draws = random.Random(seed)
+    sessions = [[*draws.choices("abcdefgh", k=5), f"end{seed}"] for _ in range(number)] * 2
+    path.write_text("".join(f"{n} {item}\n" for n, items in enumerate(sessions) for item in items))
+    return str(path)
+
+
+def recommend_by_fraction(folder: Path) -> Case:
+    data = log_of_sessions(folder / "log.txt", 60, 1)
+    return Case(find_task("recommend").kind(data=(data,), validation=0.2, test=0.2), steps_of_sessions)
+
+
+def recommend_by_file(folder: Path) -> Case:
+    files = {
+        part: log_of_sessions(folder / f"{part}.txt", 30, seed)
+        for seed, part in enumerate(("train", *SPLITS), 1)
+    }
+    return Case(find_task("recommend").kind(data=(files.pop("train"),), **files), steps_of_sessions)
 
 
 CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
@@ -283,6 +315,7 @@ CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
     "adding": {"generated": generated("adding", 5)},
     "copy": {"generated": generated("copy", 3)},
     "echo": {"generated": generated("echo", 60)},
+    "recommend": {"fraction": recommend_by_fraction, "file": recommend_by_file},
 }
 
 

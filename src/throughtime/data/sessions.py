@@ -82,8 +82,9 @@ class Events:
         self._numbers: bool | None = None  # whether times are numbers, once one was seen
         self._event: Event | None = None
         self._log = form == "lines"
+        source: Any = _Again(first, stream)  # has what `Records` reads: lines
         self.records = Records(
-            _Again(first, stream),
+            source,
             ("text",) if self._log else asked,
             format=form,
             name=name,
@@ -219,7 +220,8 @@ def split_by_time(ends: Sequence[float] | None, *, validation: float = 0.1, test
             "split time needs the times of the events: name their column with --time, or use another split"
         )
     order = sorted(range(len(ends)), key=lambda number: ends[number])
-    parts, stop = [], len(order)
+    parts: list[tuple[int, ...]] = []
+    stop = len(order)
     for fraction in (test, validation):
         start = min(stop, len(order) - round(len(order) * (fraction + (0 if not parts else test))))
         while 0 < start < stop and ends[order[start - 1]] == ends[order[start]]:

@@ -36,7 +36,8 @@ class NextItemMetric(Metric):
     A target is ranked among all V items, or with `candidates` among so many others: items drawn at random, uniformly, that the
     session has not held so far. They depend on the session up to the target and on `seed` alone, so they are the same for every
     model, batch and process. A target that is not among the V items is a miss: its rank is MISS, beyond every k.
-    Args: name; of, from ranks [n] to numbers float64 [n]; candidates, 0 for all items.
+    Args: name; of, from ranks [n] to numbers float64 [n]; candidates, 0 for all items; unseen, whether items that the session
+    holds so far are left out of the ranking, so that a target among them is a miss.
     Ties are conservative, see `throughtime.metrics.ranking.ranks`.
     """
 
@@ -48,13 +49,14 @@ class NextItemMetric(Metric):
         *,
         candidates: int = 0,
         seed: int = 0,
+        unseen: bool = False,
     ) -> None:
         super().__init__()
         self.name, self.convention = name, convention  # type: ignore[misc]
-        self.of, self.candidates, self.seed = of, candidates, seed
+        self.of, self.candidates, self.seed, self.unseen = of, candidates, seed, unseen
 
     def update(self, outputs: Any, batch: Batch, loss: Tensor) -> None:
-        each = self.of(ranks_of(outputs, batch, self.candidates, self.seed))
+        each = self.of(ranks_of(outputs, batch, self.candidates, self.seed, self.unseen))
         self.totals += torch.stack([each.sum(), torch.tensor(float(len(each)), dtype=torch.float64)])
 
     def value(self) -> float:
@@ -67,12 +69,14 @@ def ndcg_at(ranks: Tensor, k: int) -> Tensor:
     return (1 + ranks.double()).log2().reciprocal() * (ranks <= k)
 
 
-def ranks_of(outputs: Scores, batch: Batch, candidates: int = 0, seed: int = 0) -> Tensor:
+def ranks_of(
+    outputs: Scores, batch: Batch, candidates: int = 0, seed: int = 0, unseen: bool = False
+) -> Tensor:
     """The ranks of the unmasked targets of a batch [T, B], int64 [n] on the CPU; see `NextItemMetric`.
 
     Cost: one pass over n * V scores for the first caller; the others find the ranks in `outputs.found`.
     """
-    key = (candidates, seed)
+    key = (candidates, seed, unseen)
     if key not in outputs.found:
         kept = unmasked(batch.targets)
         targets, places = batch.targets[kept], kept.nonzero()
@@ -82,10 +86,14 @@ def ranks_of(outputs: Scores, batch: Batch, candidates: int = 0, seed: int = 0) 
             own = targets[first : first + len(scores)]
             items = scores.shape[1] - 1
             known = own < items
+            at = places[first : first + len(scores)]
+            if unseen:
+                held = history_of(batch.inputs, at, items)
+                known &= (held != own[:, None]).all(1)
+                scores = scores.scatter(1, held, -torch.inf)
             right = own.clamp(max=items - 1)
             scores = scores[:, :items]
             if keys is not None:
-                at = places[first : first + len(scores)]
                 others, usable = draw_candidates(batch.inputs, keys, at, own, items, candidates)
                 theirs = scores.gather(1, others).masked_fill(~usable, -torch.inf)
                 scores = torch.cat([scores.gather(1, right[:, None]), theirs], 1)
@@ -122,12 +130,8 @@ def draw_candidates(
     One item may be drawn twice for a target, as in the published protocol (Kang & McAuley 2018, arXiv 1808.09781).
     Returns: items [n, number], and bool [n, number], false for those that could not be drawn: the session holds nearly all items.
     """
-    steps, rows = places.unbind(1)
-    key = _mixed(keys[steps, rows] + (targets + 1) * _GOLDEN)
-    longest = int(steps.max()) + 1 if len(steps) else 0
-    before = torch.arange(longest, device=inputs.device)
-    history = inputs[:longest, rows].t()  # [n, longest]
-    history = torch.where(before[None] <= steps[:, None], history, items)
+    key = _mixed(keys[places[:, 0], places[:, 1]] + (targets + 1) * _GOLDEN)
+    history = history_of(inputs, places, items)
     taken = torch.cat([history, targets[:, None]], 1).sort(1).values
     draws = torch.zeros(len(targets), number, dtype=torch.int64, device=inputs.device)
     usable = torch.zeros_like(draws, dtype=torch.bool)
@@ -140,6 +144,13 @@ def draw_candidates(
         if bool(usable.all()):
             break
     return draws, usable
+
+
+def history_of(inputs: Tensor, places: Tensor, filler: int) -> Tensor:
+    """The items of each place (step, row) [n, 2] so far, [n, longest], filled up with `filler`; inputs are ids [T, B]."""
+    steps, rows = places.unbind(1)
+    before = torch.arange(int(steps.max()) + 1 if len(steps) else 0, device=inputs.device)
+    return torch.where(before <= steps[:, None], inputs[before][:, rows].t(), filler)
 
 
 def _mixed(x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ def full_softmax(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) 
         return _cross_entropy(hidden, weight, bias, targets)
     parts = [
         checkpoint(_cross_entropy, h, weight, bias, t, use_reentrant=False, preserve_rng_state=False)
-        for h, t in zip(hidden.split(size), targets.split(size), strict=True)
+        for h, t in zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
     ]
     return torch.stack(parts).sum()
 

@@ -33,16 +33,17 @@ class Baseline:
         self.matrix, self.popularity, self.reads, self.decay = matrix, popularity, reads, decay
 
     def scores(self, history: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Scores [m, V] after histories [m, reads], the last item first; numbers outside 0 .. V-1 are nothing."""
+        """Scores [m, V + 1] after histories [m, reads], the last item first; numbers outside 0 .. V-1 are nothing."""
         items = len(self.popularity)
-        found = np.tile(self.popularity, (len(history), 1))
+        found = np.zeros((len(history), items + 1))
+        found[:, :items] = self.popularity
         if self.matrix is None:
             return found
         rows, lags = np.nonzero((history >= 0) & (history < items))
         weights = self.decay ** lags.astype(np.float64)
         sparse = import_module("scipy.sparse")
         said = sparse.csr_matrix((weights, (rows, history[rows, lags])), (len(history), items)) @ self.matrix
-        found += said.toarray()
+        found[np.repeat(np.arange(len(history)), np.diff(said.indptr)), said.indices] += said.data
         return found
 
     def on(self, batch: Batch) -> BaselineScores:
@@ -67,8 +68,7 @@ class BaselineScores:
             steps, rows = places[start : start + size].T
             at = steps[:, None] - lags
             history = np.where(at >= 0, inputs[at.clip(0), rows[:, None]], -1)
-            scores = torch.from_numpy(self.baseline.scores(history))
-            yield torch.cat([scores, torch.zeros(len(scores), 1, dtype=scores.dtype)], 1)
+            yield torch.from_numpy(self.baseline.scores(history))
 
 
 def popularity(sessions: Sequence[NDArray[np.int64]], items: int) -> Baseline:
@@ -97,7 +97,7 @@ def markov(sessions: Sequence[NDArray[np.int64]], items: int) -> Baseline:
 
 
 def item_knn(
-    sessions: Sequence[NDArray[np.int64]], items: int, *, decay: float = 0.8, reads: int = HISTORY
+    sessions: Sequence[NDArray[np.int64]], items: int, *, decay: float = 0.5, reads: int = HISTORY
 ) -> Baseline:
     """Item-kNN: the items that are in the same training sessions as the session's, by the cosine of the items' session vectors.
 

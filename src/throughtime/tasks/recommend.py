@@ -69,6 +69,9 @@ class RecommendTask(SessionTask):
         0, f"Also rank each target among N random items that its session does not hold: hit@{FEW}, ndcg@{FEW}.", metavar="N",
         low=0, high=10**5,
     )  # fmt: skip
+    unseen: bool = data_option(
+        False, "A session never holds an item twice: rank and predict only items that it does not hold yet."
+    )
     top: int = data_option(10, "Items that predict gives.", metavar="N", low=1, high=10**5)
 
     def prepare(self, like: Assets | None = None) -> Assets:
@@ -124,9 +127,16 @@ class RecommendTask(SessionTask):
             f"over all {len(assets.labels['item']):,} items; one with the target's score counts as before it, an unknown target "
             "as a miss"
         )
+        if self.unseen:
+            whole += "; items that the session holds are left out"
         found: list[Metric] = [
-            NextItemMetric(f"recall@{K}", partial(recall_at, k=K), whole),
-            NextItemMetric(f"mrr@{K}", partial(reciprocal_rank, k=K), f"{whole}; 0 beyond rank {K}"),
+            NextItemMetric(f"recall@{K}", partial(recall_at, k=K), whole, unseen=self.unseen),
+            NextItemMetric(
+                f"mrr@{K}",
+                partial(reciprocal_rank, k=K),
+                f"{whole}; 0 beyond rank {K}",
+                unseen=self.unseen,
+            ),
         ]
         if self.candidates:
             few = f"among {self.candidates} random items that the session does not hold, the same for every model"
@@ -219,21 +229,25 @@ class RecommendTask(SessionTask):
     def _answer(
         self, model: nn.Module, assets: Assets, items: Iterable[str], state: Any
     ) -> tuple[Record, Any]:
-        """The answer after some more items of a session, and the state after them."""
+        """The answer after some more items of a session, and what to carry: the model's state, and what the session holds."""
         import torch
 
         from throughtime.layers.eval_mode import evaluating
 
         ids = self.ids(assets, items)[:, None].to(next(model.parameters()).device)
+        carried, held = state or (None, frozenset())
+        held = held | set(ids[:, 0].tolist()) if self.unseen else held
         with evaluating(model), torch.inference_mode():
-            outputs, state = model(ids, state)
+            outputs, carried = model(ids, carried)
             scores = outputs.of(outputs.hidden[-1, 0]).double()
+            never = {*held, len(scores) - 1}  # of unknown items there is nothing to say
+            scores[list(never)] = -torch.inf
             if self.objective in PROBABILITIES:
                 scores = scores.softmax(0)
-            best, numbers = scores[:-1].topk(min(self.top, len(scores) - 1))
+            best, numbers = scores.topk(min(self.top, len(scores) - len(never)))
         names = assets.labels["item"]
         answer = {
             "next": [names[number] for number in numbers.tolist()],
             "score": [round(value, 6) for value in best.tolist()],
         }
-        return answer, state
+        return answer, (carried, held)

@@ -108,10 +108,10 @@ class SessionTask(FileTask):
         from throughtime.data.examples import Examples
         from throughtime.data.session_parallel import SessionParallel
 
-        both, place = self._encoded(assets, "train"), {"seed": seed, "rank": rank, "world": world}
+        inputs, targets = self._encoded(assets, "train")
         if self.parallel is not None:
-            return SessionParallel(*both, batch, self.parallel, **place)
-        return Examples(*both, batch, **place)
+            return SessionParallel(inputs, targets, batch, self.parallel, seed=seed, rank=rank, world=world)
+        return Examples(inputs, targets, batch, seed=seed, rank=rank, world=world)
 
     def evaluation_batches(
         self, assets: Assets, split: str, *, steps: int, batch: int
@@ -225,9 +225,15 @@ class SessionTask(FileTask):
             }
         own = {part: 0.0 if isinstance(value := getattr(self, part), str) else value for part in PARTS[1:]}
         if self.split == "time" and any(own.values()):
-            split = split_by_time(sessions.ends, **own)
+            split = split_by_time(sessions.ends, validation=own["validation"], test=own["test"])
         else:
-            split = split_examples(count, **own, seed=self.split_seed, groups=sessions.items)
+            split = split_examples(
+                count,
+                validation=own["validation"],
+                test=own["test"],
+                seed=self.split_seed,
+                groups=sessions.items,
+            )
         parts = {part: list(getattr(split, part)) for part in PARTS}
         files = [part for part in PARTS[1:] if isinstance(getattr(self, part), str)]
         for part in files:
