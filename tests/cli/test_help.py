@@ -27,7 +27,20 @@ from throughtime.cli import main
 status = main(sys.argv[1:])
 print(json.dumps([status, [name for name in ("torch", "numpy", "tokenizers", "accelerate") if name in sys.modules]]))
 """
-TASKS = ("text", "classify", "intent", "tag", "fill", "search", "recommend", "frames", "forecast", "adding", "copy", "echo")
+TASKS = (
+    "text",
+    "classify",
+    "intent",
+    "tag",
+    "fill",
+    "search",
+    "recommend",
+    "frames",
+    "forecast",
+    "adding",
+    "copy",
+    "echo",
+)
 COMMANDS = [
     [],
     ["train"],

@@ -14,8 +14,8 @@ from throughtime.data.forecasting import (
     random_windows,
     unscaled,
 )
-from throughtime.data.series import Series
 from throughtime.data.step_inputs import Ahead, StepInputs
+from throughtime.data.time_series import Series
 from throughtime.data.times import Step
 from throughtime.errors import InputError
 

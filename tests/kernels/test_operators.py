@@ -126,7 +126,7 @@ def test_a_graph_of_another_build_is_refused(difference):
     """What is kept for backward has other columns there; a compiler's cache on disk must not mix the two up."""
     call = arguments("lstm")
     columns = saved_row(Arguments(*call))
-    with torch.no_grad(), pytest.raises(RuntimeError, match="another build .* compile it again"):
+    with torch.no_grad(), pytest.raises(RuntimeError, match=r"another build .* compile it again"):
         torch.ops.throughtime.recurrence_kept.default(*call, columns + difference)
 
 
@@ -135,7 +135,9 @@ def test_no_two_results_share_memory(kind, monkeypatch):
     monkeypatch.setitem(globals(), "H", 64)  # whole panels: nothing is copied for padding's sake
     with torch.no_grad():
         call = tuple(arguments(kind))
-        y, h, _, *kept = found = torch.ops.throughtime.recurrence_kept.default(*call, saved_row(Arguments(*call)))
+        y, h, _, *kept = found = torch.ops.throughtime.recurrence_kept.default(
+            *call, saved_row(Arguments(*call))
+        )
         needs = [value is not None for value in (*call[:3], *call[3])]
         gradients = [torch.ones_like(y), torch.ones_like(h), None]
         found += torch.ops.throughtime.recurrence_backward.default(*call, kept, gradients, needs)

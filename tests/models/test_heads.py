@@ -21,7 +21,9 @@ def test_pinball_is_the_loop() -> None:
     for i in range(5):
         for j in range(3):
             y, q, a = float(targets[i]), float(quantiles[i, j]), float(levels[j])
-            assert float(found[i, j]) == pytest.approx(a * (y - q) if y >= q else (1 - a) * (q - y), rel=1e-12)
+            assert float(found[i, j]) == pytest.approx(
+                a * (y - q) if y >= q else (1 - a) * (q - y), rel=1e-12
+            )
 
 
 def test_the_pinball_loss_is_least_at_the_quantile() -> None:

@@ -231,6 +231,8 @@ def fill_by_file(folder: Path) -> Case:
     )
     expected = {part: sorted("".join(row.lower().split()) for row in own) for part, own in rows.items()}
     return Case(task, texts, expected)
+
+
 def values_of_series(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
     """What is read and predicted while training; of a held-out part, whose history is the part before it, what is predicted."""
     (scale,) = assets.values["scales"]
@@ -256,6 +258,8 @@ def series_by_time(**settings: Any) -> Callable[[Path], Case]:
         return Case(task, values_of_series, {part: list(places) for part, places in parts.items()})
 
     return case
+
+
 def steps_of_sessions(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
     """Whole sessions, what is read and the last target."""
     return sorted(

@@ -22,8 +22,8 @@ def function_pairs() -> Table:
 
     Read from the source of Python's standard library with `ast`, test packages left out: every function and method with a
     docstring whose first line has at least LEAST_WORDS words, and with a body beside it that does more than pass, raise or return
-    a constant. A line that describes several functions names none of them and is left out with them, and so is the second of two equal
-    functions. Rows are in the order of files and lines. The same for the same Python; another version has other rows.
+    a constant. A line that describes several functions names none of them and is left out with them, and so is the second of two
+    equal functions. Rows are in the order of files and lines. The same for the same Python; another version has other rows.
     Raises: InputError where Python was installed without its source.
     Cost: reads and parses for a few seconds.
     """

@@ -164,15 +164,17 @@ def row_of(record: dict[str, Any], columns: Columns, line: int) -> list[Row]:
 
     Raises: InputError for a time or a number that cannot be read.
     """
-    if columns.time not in record:
-        raise InputError(f"expected a column {columns.time!r} with the time")
+    for name in (columns.time, *columns.targets, *columns.known, *columns.past):
+        if name not in record:
+            there = shortened(", ".join(map(repr, record)), 120) or "none"
+            raise InputError(f"expected a column {name!r}, got {there}.{nearest(name, record)}")
     text = as_text(record[columns.time])
     try:
         time = parse_time(text)
     except InputError as error:
         raise InputError(f"the time in {columns.time!r}: {error}") from None
     known, past = (
-        tuple(_number(record.get(name), name) for name in names) for names in (columns.known, columns.past)
+        tuple(_number(record[name], name) for name in names) for names in (columns.known, columns.past)
     )
     if columns.series:
         name = as_text(record.get(columns.series, "")).strip()
@@ -182,8 +184,7 @@ def row_of(record: dict[str, Any], columns: Columns, line: int) -> list[Row]:
     else:
         names = [(target, target) for target in columns.targets]
     return [
-        Row(line, time, text, name, _number(record.get(column), column), known, past)
-        for name, column in names
+        Row(line, time, text, name, _number(record[column], column), known, past) for name, column in names
     ]
 
 
@@ -277,6 +278,16 @@ def forward_filled(values: Values) -> Values:
     return np.where(index >= 0, np.where(known, values, 0.0)[np.maximum(index, 0)], 0.0)
 
 
+def check_kind(row: Row, step: Step) -> None:
+    """Refuse a number where the step is one of dates, and a date where it is one of numbers.
+
+    Raises: InputError saying so.
+    """
+    if isinstance(row.time, float) != (step.unit == "number"):
+        kind = "numbers" if step.unit == "number" else "dates"
+        raise InputError(f"expected times that are {kind} (the step is {step}), got {row.text!r}")
+
+
 def missing_steps(before: Time, row: Row, step: Step, fill: bool) -> int:
     """How many steps are missing between a time and the next row of the series; 0 where it is the next one.
 
@@ -325,6 +336,11 @@ def _check_order(rows: list[tuple[str, Row]]) -> None:
 
 def _on_grid(name: str, rows: list[tuple[str, Row]], step: Step, fill: bool, remarks: list[str]) -> Series:
     places, last = [0], 0
+    file, first = rows[0]
+    try:
+        check_kind(first, step)  # the others are of its kind
+    except InputError as error:
+        raise InputError(f"{file}:{first.line}: {error}") from None
     for (_, before), (file, row) in pairwise(rows):
         try:
             last += 1 + missing_steps(before.time, row, step, fill)

@@ -13,22 +13,13 @@ from torch import Tensor, nn
 from throughtime.data.assets import Assets
 from throughtime.data.forecasting import ScaledSeries, unscaled
 from throughtime.data.records import open_source, write_records
-from throughtime.data.series import (
-    Row,
-    Series,
-    SeriesRows,
-    SeriesTable,
-    check_kind,
-    missing_steps,
-    read_series,
-    row_of,
-)
 from throughtime.data.step_inputs import Ahead
 from throughtime.data.time_series import (
     Row,
     Series,
     SeriesRows,
     SeriesTable,
+    check_kind,
     missing_steps,
     read_series,
     row_of,

@@ -45,8 +45,8 @@ class SearchTask(FileTask):
     """Train a search: for a query, find the passage that answers it.
 
     Reads CSV, TSV or JSON lines with a query and a passage. Each training batch is pairs, in which the passages of the others are
-    wrong answers. Evaluation ranks all passages of the data for each query. Pairs with the same query, or nearly the same passage,
-    stay on one side of a split. Without --data it learns to find functions of Python's standard library by what they do.
+    wrong answers. Evaluation ranks all passages of the data for each query. Pairs with the same query, or nearly the same
+    passage, stay on one side of a split. Without --data it learns to find functions of Python's standard library by what they do.
     """
 
     name = "search"
@@ -248,8 +248,8 @@ class SearchTask(FileTask):
     def index(self, model: nn.Module, assets: Assets, where: str | Path | None = None) -> Index:
         """The passages of the run's data, or those of a folder or a file, ready to be searched.
 
-        Vectors are kept in the run, in its folder `index`, so that they are computed once; of a folder that has changed, those of new
-        passages are. An index of the run's data is complete in the run: the data may be moved afterwards.
+        Vectors are kept in the run, in its folder `index`, so that they are computed once; of a folder that has changed, those
+        of new passages are. An index of the run's data is complete in the run: the data may be moved afterwards.
         Args: where: see `throughtime.data.passages.read_passages`.
         Raises: InputError for passages that cannot be read.
         """
