@@ -8,12 +8,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from throughtime.cli import bench, compare, demo, evaluate, flow, generate, predict, runs, tasks
+from throughtime.cli import bench, compare, demo, evaluate, flow, generate, help, predict, runs, tasks
 from throughtime.cli.builder import Command, bare_flags, help_text
 from throughtime.cli.train import TrainGroup
 
 _ORDER = (
     "demo",
+    "help",
     "tasks",
     "train",
     "evaluate",
@@ -86,6 +87,7 @@ _add(app, "runs", runs.runs)
 _add(app, "flow", flow.flow)
 _add(app, "influence", flow.influence)
 _add(app, "demo", demo.demo)
+_add(app, "help", help.help_)
 _add(app, "backends", bench.backends)
 _add(app, "bench", bench.bench)
 _add(app, "version", bench.version)

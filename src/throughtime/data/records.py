@@ -22,6 +22,7 @@ FORMATS = ("csv", "tsv", "jsonl", "lines")
 ALIASES = {  # what a column may be called when the caller asks for it by its usual name
     "text": ("sentence", "message", "query", "utterance"),
     "label": ("category", "class", "intent"),
+    "answer": ("reply", "response"),
 }
 _FORMAT_OF_SUFFIX = {
     ".csv": "csv",
@@ -99,6 +100,11 @@ class Records:
         """The asked columns of a record as text; white space around a class is removed."""
         values = [as_text(record[self.found[name]]) for name in self.found]
         return (*values[:1], *(value.strip() for value in values[1:]))
+
+    @property
+    def line(self) -> int:
+        """The line on which the current record begins, from 1."""
+        return self._line
 
     @property
     def remark(self) -> str:

@@ -6,6 +6,7 @@ from throughtime.tasks.copy import CopyTask
 from throughtime.tasks.echo import EchoTask
 from throughtime.tasks.files import FileTask
 from throughtime.tasks.generated import GeneratedTask
+from throughtime.tasks.intent import IntentTask
 from throughtime.tasks.registry import find_task
 from throughtime.tasks.task import Task, data_option
 from throughtime.tasks.text import TextTask
@@ -17,6 +18,7 @@ __all__ = [
     "EchoTask",
     "FileTask",
     "GeneratedTask",
+    "IntentTask",
     "Task",
     "TextTask",
     "data_option",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from throughtime.errors import InputError, RunError
 from throughtime.models.config import ModelConfig
@@ -19,9 +19,16 @@ if TYPE_CHECKING:
     from throughtime.data.assets import Assets
     from throughtime.data.batch import Batch
     from throughtime.data.examples import Examples
+    from throughtime.data.tables import Table
     from throughtime.metrics import Metric
 
 PARTS = ("train", "validation", "test")
+
+
+def _check_fold(value: str, name: str) -> None:
+    from throughtime.data.split import fold_of
+
+    fold_of(value, name)
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,7 @@ class ClassifyTask(FileTask):
         "hidden": 128, "bptt": "full", "batch": 32, "epochs": 20.0, "dropout": 0.2, "lr": 3e-3,
     }  # fmt: skip
     without = ("tied", "window")
+    inside: ClassVar[str] = "error messages of Python's standard library"  # what is read without `data`
 
     test: float | str = data_option(
         0.1, "Test data, evaluated once, after training: a fraction of the data, or a file.",
@@ -69,6 +77,18 @@ class ClassifyTask(FileTask):
     split_seed: int = data_option(
         0, "Another seed divides the data into other parts.", metavar="N", low=0, high=2**63 - 1
     )
+    fold: str | None = data_option(
+        None, "K/N: test on the K-th of N folds of the data, in place of --test. Train on each of them for cross-validation.",
+        metavar="K/N", check=_check_fold,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fold is not None and isinstance(self.test, str):
+            raise InputError(f"fold = {self.fold} takes the test part from the data, and test = {self.test} is a file: leave one out")
+
+    def on(self, files: tuple[str, ...]) -> Self:
+        return replace(super().on(files), fold=None)
 
     @property
     def unit(self) -> str:
@@ -98,7 +118,7 @@ class ClassifyTask(FileTask):
             raise InputError(
                 f"expected at least two labels to tell apart, got {len(found)}: {', '.join(found)}"
             )
-        texts = "\n".join(text for text, _ in train)
+        texts = "\n".join(self._normalized(text) for text, _ in train)
         vocabulary = like.vocabulary if like else Vocabulary.build(self.tokens, texts, self.vocab_size)
         assets.vocabularies = {"symbols": vocabulary}
         return assets
@@ -159,7 +179,7 @@ class ClassifyTask(FileTask):
     def describe(self, assets: Assets) -> str:
         source = (
             ", ".join(path.rpartition("/")[2] for path in self.data)
-            or "error messages of Python's standard library"
+            or self.inside
         )
         sizes = {part: len(assets.splits.get(part, ())) for part in PARTS}
         remarks = "".join(f"; {remark}" for remark in assets.values.get("remarks", ()))
@@ -214,20 +234,24 @@ class ClassifyTask(FileTask):
         found: tuple[list[Tensor], Tensor] = assets.cache[key]
         return found
 
+    def _inside(self) -> Table:
+        from throughtime.data.exceptions import exception_messages
+
+        return exception_messages()
+
     def _read(self) -> tuple[list[tuple[str, str]], Any, dict[str, list[int]], list[str]]:
         """All rows (text, label), the files they are from, the numbers of each part, and what the user should know.
 
         The rows of `data` come first, then those of validation and test files.
         """
-        from throughtime.data.exceptions import exception_messages
-        from throughtime.data.split import check_disjoint, group_keys, split_examples
+        from throughtime.data.split import check_disjoint, fold_of, group_keys, split_examples
         from throughtime.data.tables import read_table
 
         columns = (self.text or "text", self.label or "label")
         tables = {
             "data": read_table(self.data, columns, skip_bad=self.skip_bad)
             if self.data
-            else exception_messages()
+            else self._inside()
         }
         names = columns if self.data else ("text", "label")
         rows = list(zip(*(tables["data"][name] for name in names), strict=True))
@@ -236,7 +260,8 @@ class ClassifyTask(FileTask):
             rows = [rows[number] for number in sorted(chosen)]
         own = {part: 0.0 if isinstance(value := getattr(self, part), str) else value for part in PARTS[1:]}
         keys, labels = group_keys([text for text, _ in rows]), [label for _, label in rows]
-        split = split_examples(len(rows), **own, seed=self.split_seed, groups=keys, labels=labels)
+        fold = None if self.fold is None else fold_of(self.fold)
+        split = split_examples(len(rows), **own, seed=self.split_seed, groups=keys, labels=labels, fold=fold)
         parts = {part: list(getattr(split, part)) for part in PARTS}
         for part in PARTS[1:]:
             if isinstance(file := getattr(self, part), str):

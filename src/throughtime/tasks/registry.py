@@ -17,6 +17,7 @@ GROUP = "throughtime.tasks"  # of entry points
 BUILT_IN = {
     "text": "TextTask",
     "classify": "ClassifyTask",
+    "intent": "IntentTask",
     "adding": "AddingTask",
     "copy": "CopyTask",
     "echo": "EchoTask",

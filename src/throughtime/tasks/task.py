@@ -97,6 +97,18 @@ class Task(Settings, ABC):
         """The sum of the losses over the unmasked targets, one number; by default the cross-entropy of logits, in nats."""
         return cross_entropy(outputs, batch.targets)
 
+    def training_loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """What training minimizes, summed as `loss` is, where that is not the loss that is reported."""
+        return self.loss(outputs, batch)
+
+    def after_training(self, model: nn.Module, assets: Assets) -> bool:
+        """Set what follows from the trained model, such as a threshold chosen on the validation part; whether something was set.
+
+        It is called once with the kept weights, and again where a complete training is resumed, so it starts from the weights
+        alone. What it sets are buffers of the model: they are kept with the weights, and training never sees them.
+        """
+        return False
+
     @abstractmethod
     def metrics(self, assets: Assets) -> list[Metric]:
         """New metrics; the first decides which weights are the best."""

@@ -71,7 +71,7 @@ class Trainer:
             rank=processes.rank,
             world=processes.world,
         )
-        self.step = Step(self.model, task.loss, config, processes, self.generator)
+        self.step = Step(self.model, task.training_loss, config, processes, self.generator)
         check_strategy(self.model, self.step.strategy, window if task.stream else None)
         self.guard = Guard(config, self.step, self.device)
         self.journal = Journal(run, report, self.guard, task.describe_loss, writes=processes.first)
