@@ -14,7 +14,8 @@ _NEAREST = 3  # questions that are named where there is no answer
 
 def help_(
     question: Annotated[
-        list[str] | None, typer.Argument(metavar="[QUESTION...]", help="In plain words; quotes are not needed.")
+        list[str] | None,
+        typer.Argument(metavar="[QUESTION...]", help="In plain words; quotes are not needed."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -32,7 +33,9 @@ def help_(
 
     known = intents()
     if not question:
-        print("Ask in your own words: throughtime help QUESTION. One question of each kind that has an answer:\n")
+        print(
+            "Ask in your own words: throughtime help QUESTION. One question of each kind that has an answer:\n"
+        )
         for each in known.values():
             if each.answer:
                 print(f"  {each.questions[0]}")
@@ -40,6 +43,11 @@ def help_(
     text = " ".join(question)
     if not text.strip():
         raise InputError("expected a question, got an empty text: throughtime help how do I resume")
+    from throughtime.cli.app import command
+
+    if text.strip() in command().commands:
+        print(f"throughtime {text.strip()} --help lists its options; ask in a sentence for more.")
+        return
 
     from throughtime.runtime import load
 
@@ -50,7 +58,9 @@ def help_(
         return
     if not found["handed_over"]:
         pages = ", ".join(known[found["label"]].pages)
-        print(f"{found['answer']}\n\nMore: {pages} (understood as {found['label']!r}, {found['probability']:.0%} sure)")
+        print(
+            f"{found['answer']}\n\nMore: {pages} (understood as {found['label']!r}, {found['probability']:.0%} sure)"
+        )
         return
     print("I do not know the answer. The nearest questions that I can answer:\n")
     for label in _nearest(trained, text):

@@ -1,4 +1,4 @@
-"""Intents and their answers: the ones that ship inside, which are questions about throughtime itself, and those of a user's file."""
+"""Intents and their answers: questions about throughtime itself, which ship inside, and answers in a user's file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def read_answers(
     """The answer of each label, from columns of CSV, TSV or JSON lines; a row may leave its answer out.
 
     One answer stands for all rows of its label; a label all of whose answers are empty has the answer "".
-    Args: columns: what each row must have, the last of them the label; answer: the column of the answer; None: "answer" in those files that have one. Folders have no answers.
+    Args: columns: what each row must have, the last of them the label. answer: the column of the answer; None: "answer" in those
+        files that have one. Folders have no answers.
     Returns: the answers, and the fingerprints of the files they are from.
     Raises: InputError for a file without a column that was named, a row that cannot be read, or a label with two answers, naming
         both rows.

@@ -36,11 +36,11 @@ def split_examples(
     labels: a class for each row; None: only the sizes count. validation, test: fractions of the rows.
     Groups are shuffled, then ordered by class (of a group with several, the most frequent) and size; each goes to the part that
     is furthest behind its fraction of the rows so far. The first of each class is for training, so no class is unknown there.
-    fold: (k, n): the test part is the k-th of n folds, whatever `test` is; those of k = 1 .. n share no row and are all rows together,
-    each with about the same fractions of labels. As every group is tested once, each class needs two groups.
+    fold: (k, n): the test part is the k-th of n folds, whatever `test` is. Those of k = 1 .. n share no row, are all rows
+    together, and have about the same fractions of labels; as every group is tested once, each class needs two groups.
     The same seed gives the same split on every machine.
-    Raises: InputError for fractions below 0 or that leave nothing to train on, keys that are not one for each row, or a class that
-        cannot be in two folds.
+    Raises: InputError for fractions below 0 or that leave nothing to train on, keys that are not one for each row, or folds that
+        cannot be made.
     Cost: O(n log n).
     """
     if fold is not None:
@@ -107,7 +107,9 @@ def _dealt(
             for part, fraction in fractions.items():
                 behind[part] += fraction * len(rows)
             wanted = [
-                part for part in fractions if fractions[part] > 0 and (first is not None or place != 1 or part != taken)
+                part
+                for part in fractions
+                if fractions[part] > 0 and (first is not None or place != 1 or part != taken)
             ]
             taken = first if place == 0 and first is not None else max(wanted, key=behind.__getitem__)
             behind[taken] -= len(rows)
@@ -126,7 +128,9 @@ def fold_of(spec: str, name: str = "fold") -> tuple[int, int]:
     """
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", spec)
     if found is None or not (1 <= int(found[1]) <= int(found[2]) and int(found[2]) >= 2):
-        raise InputError(f"{name} must be K/N, the K-th of N folds, as in 1/5, with N at least 2, got {spec!r}")
+        raise InputError(
+            f"{name} must be K/N, the K-th of N folds, as in 1/5, with N at least 2, got {spec!r}"
+        )
     return int(found[1]), int(found[2])
 
 

@@ -25,8 +25,8 @@ _COLDEST, _HOTTEST = 0.05, 20.0
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     """The temperature T for which softmax(logits / T) has the least cross-entropy, within 0.05 to 20.
 
-    Each target keeps 1 - 1 / (N + 1) of its weight and the rest is spread over all classes, so that T does not go to 0 where every
-    one of few examples is right. The cross-entropy is convex in 1 / T: its derivative is bisected.
+    Each target keeps 1 - 1 / (N + 1) of its weight and the rest is spread over all classes, so that T does not go to 0 where all
+    of few examples are right. The cross-entropy is convex in 1 / T: its derivative is bisected.
     Args: logits [N, C], targets [N] classes.
     Cost: 60 passes over the logits, in float64.
     Source: Guo et al. 2017, ICML, section 4.2; smoothed targets after Platt 1999.
@@ -64,7 +64,8 @@ def choose_threshold(
     Source: Geifman & El-Yaniv 2017, NeurIPS, selective classification; Angelopoulos et al. 2021, arXiv 2110.01052.
     """
     order = confidence.double().argsort(descending=True, stable=True)
-    values, hits = confidence.double()[order].tolist(), right[order].double().cumsum(0).tolist()
+    values: list[float] = confidence.double()[order].tolist()
+    hits: list[float] = right[order].double().cumsum(0).tolist()
     n = len(values)
     if certainty is None:
         # Equal confidences are answered together, so only the last of them can be the last that is answered.
@@ -95,7 +96,7 @@ def binomial_cdf(k: int, n: int, p: float) -> float:
 
 
 class CalibrationError(Metric):
-    """The expected calibration error: in each of 15 equal bins of confidence, |accuracy - mean confidence|, weighted by its texts.
+    """The expected calibration error: the mean over texts of |accuracy - mean confidence| in their bin, one of 15 of equal width.
 
     Outputs [B, C], logits, with targets [B].
     Source: Naeini et al. 2015, AAAI; Guo et al. 2017, ICML.
@@ -124,13 +125,13 @@ class CalibrationError(Metric):
 class Coverage(Metric):
     """The fraction of texts that are answered: the model's threshold is reached, and the label has an answer.
 
-    The threshold is read from the model's head when an evaluation begins. Args: answerable [C] bool, which classes have an answer;
-    None: all of them. Outputs [B, C], logits, with targets [B].
+    The threshold is read from the model's head when an evaluation begins. Args: answerable [C] bool, which classes have an
+    answer; None: all of them. Outputs [B, C], logits, with targets [B].
     """
 
     name: ClassVar[str] = "coverage"
     convention: ClassVar[str] = (
-        "the fraction of texts that are answered, the threshold chosen on the validation part after training; until then every text is"
+        "the fraction of texts that are answered; the threshold is chosen on the validation part after training"
     )
 
     def __init__(self, answerable: Sequence[bool] | None = None) -> None:
@@ -167,7 +168,7 @@ class Precision(Coverage):
 
 
 def judged(outputs: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the unmasked targets, on the CPU: confidence float64 [n], whether the prediction is right [n], the predicted classes [n]."""
+    """Of the unmasked targets, on the CPU: confidence float64, whether the prediction is right, the predicted class; each [n]."""
     targets, predicted = compared(outputs, batch)
     confidence = outputs[unmasked(batch.targets)].detach().cpu().double().softmax(-1).amax(-1)
     return confidence, (targets == predicted).cpu(), predicted.cpu()

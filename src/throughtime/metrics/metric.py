@@ -26,7 +26,7 @@ class Metric(ABC):
     def __init__(self, size: int | tuple[int, ...] = 2) -> None:
         self.totals: Tensor = torch.zeros(size, dtype=torch.float64)
 
-    def begin(self, model: nn.Module) -> None:
+    def begin(self, model: nn.Module) -> None:  # noqa: B027  most metrics need none
         """Told the model before the first batch of an evaluation: for a metric that depends on what the model holds."""
 
     @abstractmethod

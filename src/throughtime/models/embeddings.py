@@ -61,7 +61,9 @@ class Subwords(nn.Module):
     Cost: one look-up for each n-gram; memory: `words` + `buckets` vectors.
     """
 
-    def __init__(self, words: int, buckets: int, features: int, *, unknown: int = 0, dropout: float = 0.0) -> None:
+    def __init__(
+        self, words: int, buckets: int, features: int, *, unknown: int = 0, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.embedding_dim, self.unknown, self.dropout = features, unknown, dropout
         self.words = nn.Embedding(words, features)
@@ -76,7 +78,8 @@ class Subwords(nn.Module):
         bags = nn.functional.embedding_bag(
             parts.reshape(-1, parts.shape[-1]), self.ngrams.weight, mode="mean", padding_idx=0
         )
-        return self.words(own) * kept.unsqueeze(-1) + bags.view(*own.shape, self.embedding_dim)
+        vectors: Tensor = self.words(own) * kept.unsqueeze(-1) + bags.view(*own.shape, self.embedding_dim)
+        return vectors
 
     def extra_repr(self) -> str:
         return f"dropout={self.dropout:g}" if self.dropout else ""

@@ -79,7 +79,9 @@ def tfidf_selective(
     _refuse_empty(train[1], test[1])
     features, classifier = _tfidf_svm(*train, seed)
 
-    def judge(texts: Sequence[str], labels: Sequence[str]) -> tuple[list[str], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    def judge(
+        texts: Sequence[str], labels: Sequence[str]
+    ) -> tuple[list[str], NDArray[Any], NDArray[Any], NDArray[Any]]:
         found = features.transform(texts)
         predicted, values = classifier.predict(found).tolist(), classifier.decision_function(found)
         if values.ndim == 2:

@@ -85,7 +85,9 @@ class ClassifyTask(FileTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.fold is not None and isinstance(self.test, str):
-            raise InputError(f"fold = {self.fold} takes the test part from the data, and test = {self.test} is a file: leave one out")
+            raise InputError(
+                f"fold = {self.fold} takes the test part from the data, and test = {self.test} is a file: leave one out"
+            )
 
     def on(self, files: tuple[str, ...]) -> Self:
         return replace(super().on(files), fold=None)
@@ -177,10 +179,7 @@ class ClassifyTask(FileTask):
             yield {"label": label, "probability": round(probability, 6)}
 
     def describe(self, assets: Assets) -> str:
-        source = (
-            ", ".join(path.rpartition("/")[2] for path in self.data)
-            or self.inside
-        )
+        source = ", ".join(path.rpartition("/")[2] for path in self.data) or self.inside
         sizes = {part: len(assets.splits.get(part, ())) for part in PARTS}
         remarks = "".join(f"; {remark}" for remark in assets.values.get("remarks", ()))
         return (
@@ -249,9 +248,7 @@ class ClassifyTask(FileTask):
 
         columns = (self.text or "text", self.label or "label")
         tables = {
-            "data": read_table(self.data, columns, skip_bad=self.skip_bad)
-            if self.data
-            else self._inside()
+            "data": read_table(self.data, columns, skip_bad=self.skip_bad) if self.data else self._inside()
         }
         names = columns if self.data else ("text", "label")
         rows = list(zip(*(tables["data"][name] for name in names), strict=True))

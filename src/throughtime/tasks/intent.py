@@ -26,9 +26,9 @@ class IntentTask(ClassifyTask):
     """Train a model that answers messages by their intent, or hands them over to a person.
 
     Reads what classify reads: a text and a label, its intent. A column answer, or a file with the columns label and answer, gives
-    each intent its answer; messages of an intent with an empty answer are always handed over. After training the probabilities are
-    calibrated on the validation part, and the threshold is chosen from which on a message is answered. Without --data it learns
-    questions about throughtime itself.
+    each intent its answer; messages of an intent with an empty answer are always handed over. After training the probabilities
+    are calibrated on the validation part, and the threshold is chosen from which on a message is answered. Without --data it
+    learns questions about throughtime itself.
     """
 
     name = "intent"
@@ -61,8 +61,8 @@ class IntentTask(ClassifyTask):
         metavar="P", above=0, below=1,
     )  # fmt: skip
     subwords: int = data_option(
-        5000, "Of words: buckets for character n-grams, so that words that are misspelt or new have vectors; 0: none.", metavar="N",
-        low=0, high=2**24,
+        5000, "Of words: buckets for character n-grams, so that words that are misspelt or new have vectors; 0: none.",
+        metavar="N", low=0, high=2**24,
     )  # fmt: skip
     word_dropout: float = data_option(
         0.1, "Of words with n-grams: fraction that is read as unknown in training.", metavar="P", low=0, below=1
@@ -116,7 +116,9 @@ class IntentTask(ClassifyTask):
         embedding: nn.Module = symbol_embedding(config, len(assets.vocabulary))
         if self._has_subwords:
             if not isinstance(config.embedding, int):
-                raise InputError("embedding = onehot has no vectors for n-grams: give it a size, or set subwords = 0")
+                raise InputError(
+                    "embedding = onehot has no vectors for n-grams: give it a size, or set subwords = 0"
+                )
             embedding = Subwords(
                 len(assets.vocabulary), self.subwords, config.embedding, dropout=self.word_dropout
             )
@@ -131,7 +133,8 @@ class IntentTask(ClassifyTask):
         from throughtime.data.batch import unmasked
 
         kept = outputs[unmasked(batch.targets)].float()
-        return (1 - self.label_smoothing) * loss - self.label_smoothing * kept.log_softmax(-1).mean(-1).sum()
+        spread: Tensor = -kept.log_softmax(-1).mean(-1).sum()
+        return (1 - self.label_smoothing) * loss + self.label_smoothing * spread
 
     def metrics(self, assets: Assets) -> list[Metric]:
         from throughtime.metrics.calibration import CalibrationError, Coverage, Precision
@@ -149,10 +152,11 @@ class IntentTask(ClassifyTask):
         head: Any = model.head
         head.calibrate(1.0, -1.0)
         device = head.weight.device
-        found = []
         with evaluating(model), torch.no_grad():
-            for batch in self.evaluation_batches(assets, "validation", steps=1, batch=64) or ():
-                found.append((batch.to(device).run(model)[0].cpu(), batch.targets))
+            found = [
+                (batch.to(device).run(model)[0].cpu(), batch.targets)
+                for batch in self.evaluation_batches(assets, "validation", steps=1, batch=64) or ()
+            ]
         logits, targets = (torch.cat(each) for each in zip(*found, strict=True))
         temperature = fit_temperature(logits, targets)
         confidence, predicted = (logits.double() / temperature).softmax(-1).max(-1)
@@ -167,11 +171,15 @@ class IntentTask(ClassifyTask):
         from throughtime.tasks.baselines import majority, tfidf_selective
 
         parts = [self._columns(assets, part) for part in ("train", "validation", split)]
-        found: dict[str, dict[str, float] | str] = {"majority class": dict(majority(parts[0][1], parts[2][1]))}
+        found: dict[str, dict[str, float] | str] = {
+            "majority class": dict(majority(parts[0][1], parts[2][1]))
+        }
         can = dict(zip(assets.labels["label"], self._answerable(assets), strict=True))
         try:
             found["TF-IDF, linear SVM"] = dict(
-                tfidf_selective(*parts, precision=self.target_precision, certainty=self.certainty, answerable=can)
+                tfidf_selective(
+                    *parts, precision=self.target_precision, certainty=self.certainty, answerable=can
+                )
             )
         except InputError as error:  # scikit-learn is not installed
             found["TF-IDF, linear SVM"] = str(error)
@@ -245,7 +253,9 @@ class IntentTask(ClassifyTask):
         if self.answers is not None:
             found, _ = read_answers([self.answers], answer=self.answer or "answer", skip_bad=self.skip_bad)
             if not any(found.values()):
-                raise InputError(f"expected answers in {self.answers}, found none: each row has a label and its answer")
+                raise InputError(
+                    f"expected answers in {self.answers}, found none: each row has a label and its answer"
+                )
             return found
         if not self.data:
             return {name: each.answer for name, each in intents().items()}
