@@ -27,7 +27,7 @@ from throughtime.cli import main
 status = main(sys.argv[1:])
 print(json.dumps([status, [name for name in ("torch", "numpy", "tokenizers", "accelerate") if name in sys.modules]]))
 """
-TASKS = ("text", "classify", "adding", "copy", "echo")
+TASKS = ("text", "classify", "intent", "adding", "copy", "echo")
 COMMANDS = [
     [],
     ["train"],
@@ -42,6 +42,8 @@ COMMANDS = [
     ["flow"],
     ["influence"],
     ["demo"],
+    ["help"],
+    ["tasks"],
     ["backends"],
     ["bench"],
     ["version"],

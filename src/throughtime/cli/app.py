@@ -50,7 +50,9 @@ def _version(asked: bool) -> None:
 
 def _add(group: typer.Typer, name: str, function: Callable[..., None]) -> None:
     """Make a function a command; its docstring is the help text."""
-    group.command(name, cls=Command, help=help_text(function.__doc__))(function)
+    # Its own default map: the group's has an entry "help", which click would take for that of the command help.
+    settings = {"default_map": {"help": False}}
+    group.command(name, cls=Command, help=help_text(function.__doc__), context_settings=settings)(function)
 
 
 app = typer.Typer(

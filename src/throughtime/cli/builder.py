@@ -79,7 +79,7 @@ def typed_values(kinds: Sequence[type[Settings]], typed: Mapping[str, Any]) -> T
     for kind in kinds:
         for field in fields_of(kind):
             value = typed.get(field.name)
-            if value is None or value is False or value == []:
+            if value is None or value == []:
                 continue
             if field.hint is not bool:
                 name = option_name(field.name)
@@ -145,8 +145,10 @@ def _parameter(field: Field) -> inspect.Parameter:
     details: dict[str, Any] = {"help": text, "rich_help_panel": rule.panel, "show_default": False}
     many = "tuple[str" in str(field.hint)
     annotation: Any
-    if field.hint is bool:
-        annotation, default = Annotated[bool, typer.Option(option_name(field.name), **details)], False
+    if field.hint is bool:  # None: not typed
+        name = option_name(field.name)
+        flag = f"{name}/--no-{name[2:]}" if field.default is True else name
+        annotation, default = Annotated[bool | None, typer.Option(flag, **details)], None
     elif many:
         annotation, default = Annotated[list[str] | None, typer.Option(metavar=rule.metavar, **details)], None
     else:

@@ -68,6 +68,8 @@ class Subwords(nn.Module):
         self.embedding_dim, self.unknown, self.dropout = features, unknown, dropout
         self.words = nn.Embedding(words, features)
         self.ngrams = nn.Embedding(buckets + 1, features, padding_idx=0)
+        for table in (self.words, self.ngrams):  # small: what was never trained adds little
+            nn.init.uniform_(table.weight, -1 / features, 1 / features)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the vectors [..., features]."""
