@@ -39,7 +39,9 @@ def test_a_folder_is_listed(command, runs, folder: Path) -> None:
     for task, run in runs.items():
         found = rows[str(run)]
         assert found[0] == task
-        assert found[1] == {"text": "lstm 13", "classify": "lstm 8", "intent": "gru 8", "echo": "rnn 5"}.get(task, "gru 5")
+        assert found[1] == {"text": "lstm 13", "classify": "lstm 8", "intent": "gru 8", "echo": "rnn 5"}.get(
+            task, "gru 5"
+        )
         assert found[2] == ("40" if task == "text" else "6")
         name = main.get(task, "loss")
         assert found[3] == f"{name} {best(run)['metrics'].get(name, best(run)['loss']):.4g}"

@@ -15,7 +15,7 @@ _NEAREST = 3  # questions that are named where there is no answer
 def help_(
     question: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[QUESTION...]", help="In plain words; quotes are not needed."),
+        typer.Argument(metavar="QUESTION", help="In plain words; quotes are not needed."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

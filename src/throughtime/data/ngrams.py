@@ -17,7 +17,7 @@ def ngram_ids(words: Sequence[str], buckets: int) -> Tensor:
     """The n-grams of each word, int64 [N, MOST]: 1 to `buckets`, then 0 where a word has no more.
 
     A word is lower-cased and stripped of white space, and its ends are marked: "Card" has <ca, car, ard, rd>, <car, card, ard>.
-    An n-gram's number is its CRC-32 modulo `buckets`, so some share one, and no list of them is kept.
+    Punctuation has none. An n-gram's number is its CRC-32 modulo `buckets`, so some share one, and no list of them is kept.
     """
     table = torch.zeros(len(words), MOST, dtype=torch.int64)
     for row, word in enumerate(words):
@@ -28,6 +28,8 @@ def ngram_ids(words: Sequence[str], buckets: int) -> Tensor:
 
 @lru_cache(maxsize=100_000)
 def _numbers(word: str, buckets: int) -> tuple[int, ...]:
+    if not any(map(str.isalnum, word)):
+        return ()
     marked = f"<{word.strip().lower()}>"
     grams = (marked[at : at + size] for size in SIZES for at in range(len(marked) - size + 1))
     kept = list(dict.fromkeys(grams))[:MOST]

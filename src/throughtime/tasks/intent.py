@@ -42,7 +42,7 @@ class IntentTask(ClassifyTask):
     )
     defaults: ClassVar[Mapping[str, Any]] = {
         "cell": "gru", "hidden": 128, "embedding": 128, "bidirectional": True, "pooling": "max", "dropout": 0.5, "bptt": "full",
-        "batch": 32, "epochs": 20.0, "lr": 2e-3,
+        "batch": 32, "epochs": 30.0, "lr": 3e-3,
     }  # fmt: skip
     inside = "questions about throughtime"
 
@@ -68,7 +68,7 @@ class IntentTask(ClassifyTask):
         0.1, "Of words with n-grams: fraction that is read as unknown in training.", metavar="P", low=0, below=1
     )  # fmt: skip
     label_smoothing: float = data_option(
-        0.0, "Fraction of each training target that is spread over all labels.", metavar="P", low=0, below=1
+        0.1, "Fraction of each training target that is spread over all labels.", metavar="P", low=0, below=1
     )
 
     def __post_init__(self) -> None:
