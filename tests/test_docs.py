@@ -89,6 +89,14 @@ def write_data(folder: Path) -> None:
     (folder / "events.csv").write_text("session,item\ns1,home\ns2,hats\ns1,shoes\n", encoding="utf-8")
     (folder / "events.txt").write_text("s1 home\ns2 hats\ns1 shoes\n", encoding="utf-8")
     (folder / "sessions.txt").write_text('home shoes\n["home", "hats"]\n', encoding="utf-8")
+    asked = {"card_arrival": "where is my card", "parcel": "track the parcel", "person": "a person please"}
+    rows = [f"{text} number {number},{label}\n" for number in range(20) for label, text in asked.items()]
+    (folder / "orders.csv").write_text("text,label\n" + "".join(rows), encoding="utf-8")
+    (folder / "answers.csv").write_text(
+        "label,answer\ncard_arrival,In five days.\nparcel,See the number in your e-mail.\nperson,\n",
+        encoding="utf-8",
+    )
+    (folder / "messages.txt").write_text("where is it\nI want a person\n", encoding="utf-8")
     (folder / "questions.txt").write_text("0110\n111\n00010\n", encoding="utf-8")
 
 

@@ -110,6 +110,7 @@ def quick(text: Path, reviews: Path) -> dict[str, list[str]]:
     options = {
         "text": ["--data", str(text), *SMALL, "--steps", "40"],
         "classify": ["--data", str(reviews), *sizes],
+        "intent": ["--data", str(reviews), *sizes],
         "adding": ["--length", "11", *drawn],
         "copy": ["--length", "11", *drawn],
         "echo": ["--length", "11", *drawn],

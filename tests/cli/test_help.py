@@ -56,6 +56,8 @@ COMMANDS = [
     ["flow"],
     ["influence"],
     ["demo"],
+    ["help"],
+    ["tasks"],
     ["backends"],
     ["bench"],
     ["version"],

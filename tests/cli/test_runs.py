@@ -35,11 +35,13 @@ def test_a_folder_is_listed(command, runs, folder: Path) -> None:
     assert (ended.status, ended.err) == (0, "")
     rows = table(ended.out)
     assert set(rows) == {"run", *(str(run) for run in runs.values())}
-    main = {"text": "bits_per_character", "classify": "accuracy"}
+    main = {"text": "bits_per_character", "classify": "accuracy", "intent": "accuracy"}
     for task, run in runs.items():
         found = rows[str(run)]
         assert found[0] == task
-        assert found[1] == {"text": "lstm 13", "classify": "lstm 8", "echo": "rnn 5"}.get(task, "gru 5")
+        assert found[1] == {"text": "lstm 13", "classify": "lstm 8", "intent": "gru 8", "echo": "rnn 5"}.get(
+            task, "gru 5"
+        )
         assert found[2] == ("40" if task == "text" else "6")
         name = main.get(task, "loss")
         assert found[3] == f"{name} {best(run)['metrics'].get(name, best(run)['loss']):.4g}"

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from throughtime.cli import bench, compare, demo, evaluate, flow, generate, predict, runs, search, tasks
+from throughtime.cli import bench, compare, demo, evaluate, flow, generate, help, predict, runs, search, tasks
 from throughtime.cli.builder import Command, bare_flags, help_text
 from throughtime.cli.train import TrainGroup
 
 _ORDER = (
     "demo",
+    "help",
     "tasks",
     "train",
     "evaluate",
@@ -50,7 +51,9 @@ def _version(asked: bool) -> None:
 
 def _add(group: typer.Typer, name: str, function: Callable[..., None]) -> None:
     """Make a function a command; its docstring is the help text."""
-    group.command(name, cls=Command, help=help_text(function.__doc__))(function)
+    # Its own default map: the group's has an entry "help", which click would take for that of the command help.
+    settings = {"default_map": {"help": False}}
+    group.command(name, cls=Command, help=help_text(function.__doc__), context_settings=settings)(function)
 
 
 app = typer.Typer(
@@ -88,6 +91,7 @@ _add(app, "runs", runs.runs)
 _add(app, "flow", flow.flow)
 _add(app, "influence", flow.influence)
 _add(app, "demo", demo.demo)
+_add(app, "help", help.help_)
 _add(app, "backends", bench.backends)
 _add(app, "bench", bench.bench)
 _add(app, "version", bench.version)

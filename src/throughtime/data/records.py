@@ -28,6 +28,7 @@ ALIASES = {  # what a column may be called when the caller asks for it by its us
     "time": ("timestamp", "ts", "date", "datetime"),
     "query": ("question",),
     "passage": ("document", "answer", "code"),
+    "answer": ("reply", "response"),
 }
 _FORMAT_OF_SUFFIX = {
     ".csv": "csv",

@@ -78,6 +78,15 @@ class _TokenizerVocabulary(Vocabulary):
             encodings = self._tokenizer.encode_batch_fast(chunks, add_special_tokens=False)
             yield torch.cat([torch.tensor(each.ids, dtype=torch.int64) for each in encodings])
 
+    def pieces(self, text: str) -> list[str]:
+        """The part of the text behind each id of `encode(text)`, also where the id is that of unknown symbols."""
+        encodings = (self._tokenizer.encode(chunk, add_special_tokens=False) for chunk in _chunks(text))
+        return [
+            chunk[a:b]
+            for chunk, encoding in zip(_chunks(text), encodings, strict=True)
+            for a, b in encoding.offsets
+        ]
+
     def to_json(self) -> str:
         return json.dumps(
             {"kind": self.kind, "tokenizer": json.loads(self._tokenizer.to_str())}, ensure_ascii=False

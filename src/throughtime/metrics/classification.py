@@ -24,7 +24,7 @@ class Accuracy(Metric):
     name: ClassVar[str] = "accuracy"
 
     def update(self, outputs: Any, batch: Batch, loss: Tensor) -> None:
-        targets, predictions = _compared(outputs, batch)
+        targets, predictions = compared(outputs, batch)
         self.totals[0] += int((targets == predictions).sum())
         self.totals[1] += targets.numel()
 
@@ -46,7 +46,7 @@ class ConfusionMatrix(Metric):
 
     def update(self, outputs: Any, batch: Batch, loss: Tensor) -> None:
         classes = len(self.totals)
-        targets, predictions = _compared(outputs, batch)
+        targets, predictions = compared(outputs, batch)
         for what, numbers in (("targets", targets), ("predictions", predictions)):
             if numbers.numel() and not 0 <= int(numbers.min()) <= int(numbers.max()) < classes:
                 raise InputError(
@@ -125,7 +125,7 @@ def macro_f1(counts: Tensor) -> float:
     return float((2 * counts.diagonal()[present] / occurrences[present]).mean())
 
 
-def _compared(outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+def compared(outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """The unmasked targets and the predicted classes, int64 [n] each."""
     targets = batch.targets
     if (

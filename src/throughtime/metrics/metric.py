@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from throughtime.data.batch import Batch
 
@@ -25,6 +25,9 @@ class Metric(ABC):
 
     def __init__(self, size: int | tuple[int, ...] = 2) -> None:
         self.totals: Tensor = torch.zeros(size, dtype=torch.float64)
+
+    def begin(self, model: nn.Module) -> None:  # noqa: B027  most metrics need none
+        """Told the model before the first batch of an evaluation: for a metric that depends on what the model holds."""
 
     @abstractmethod
     def update(self, outputs: Any, batch: Batch, loss: Tensor) -> None:

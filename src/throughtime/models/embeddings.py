@@ -50,3 +50,38 @@ class Continuous(nn.Module):
 
     def extra_repr(self) -> str:
         return str(self.embedding_dim)
+
+
+class Subwords(nn.Module):
+    """The vector of a word: its own plus the mean of those of its character n-grams; an unknown word has the latter alone.
+
+    ids [..., 1 + M]: the word's number, then the numbers of its n-grams from 1 on, 0 for none. `dropout`: in training the own
+    vectors of so many words are left out, as if these words were unknown, so that the n-grams learn to stand for them.
+    Source: Bojanowski et al. 2017, TACL (n-grams); Iyyer et al. 2015, ACL (leaving out words).
+    Cost: one look-up for each n-gram; memory: `words` + `buckets` vectors.
+    """
+
+    def __init__(
+        self, words: int, buckets: int, features: int, *, unknown: int = 0, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.embedding_dim, self.unknown, self.dropout = features, unknown, dropout
+        self.words = nn.Embedding(words, features)
+        self.ngrams = nn.Embedding(buckets + 1, features, padding_idx=0)
+        for table in (self.words, self.ngrams):  # small: what was never trained adds little
+            nn.init.uniform_(table.weight, -1 / features, 1 / features)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the vectors [..., features]."""
+        own, parts = ids[..., 0], ids[..., 1:]
+        kept = own != self.unknown
+        if self.training and self.dropout > 0:
+            kept = kept & (torch.rand(own.shape, device=own.device) >= self.dropout)
+        bags = nn.functional.embedding_bag(
+            parts.reshape(-1, parts.shape[-1]), self.ngrams.weight, mode="mean", padding_idx=0
+        )
+        vectors: Tensor = self.words(own) * kept.unsqueeze(-1) + bags.view(*own.shape, self.embedding_dim)
+        return vectors
+
+    def extra_repr(self) -> str:
+        return f"dropout={self.dropout:g}" if self.dropout else ""

@@ -9,6 +9,7 @@ from throughtime.tasks.fill import FillTask
 from throughtime.tasks.forecast import ForecastTask
 from throughtime.tasks.frames import FramesTask
 from throughtime.tasks.generated import GeneratedTask
+from throughtime.tasks.intent import IntentTask
 from throughtime.tasks.recommend import RecommendTask
 from throughtime.tasks.registry import find_task
 from throughtime.tasks.search import SearchTask
@@ -26,6 +27,7 @@ __all__ = [
     "ForecastTask",
     "FramesTask",
     "GeneratedTask",
+    "IntentTask",
     "RecommendTask",
     "SearchTask",
     "TagTask",

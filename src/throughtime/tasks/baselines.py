@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -50,9 +50,61 @@ def tfidf_linear(
     scikit-learn's LinearSVC with C = 1. Cost: seconds for 10,000 short texts; sparse features.
     Raises: InputError without scikit-learn (see `require_scikit_learn`), for no texts, or fewer than two classes.
     """
-    require_scikit_learn()
     _refuse_empty(train_labels, test_labels)
-    if len(set(train_labels)) < 2:
+    features, classifier = _tfidf_svm(train_texts, train_labels, seed)
+    return _scores(test_labels, classifier.predict(features.transform(test_texts)).tolist())
+
+
+def tfidf_selective(
+    train: tuple[Sequence[str], Sequence[str]],
+    validation: tuple[Sequence[str], Sequence[str]],
+    test: tuple[Sequence[str], Sequence[str]],
+    *,
+    precision: float,
+    certainty: float | None = None,
+    answerable: Mapping[str, bool] | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
+    """`tfidf_linear` that answers only where it is sure: also its coverage, and the precision of what it answers.
+
+    Its confidence is the margin, the largest decision value minus the second. The threshold is chosen on the validation part as
+    that of a model is: see `throughtime.metrics.calibration.choose_threshold`.
+    Args: texts and labels of each part; answerable, whether a label has an answer, all of them by default.
+    Raises: as `tfidf_linear`.
+    """
+    import torch
+
+    from throughtime.metrics.calibration import choose_threshold
+
+    _refuse_empty(train[1], test[1])
+    features, classifier = _tfidf_svm(*train, seed)
+
+    def judge(
+        texts: Sequence[str], labels: Sequence[str]
+    ) -> tuple[list[str], NDArray[Any], NDArray[Any], NDArray[Any]]:
+        found = features.transform(texts)
+        predicted, values = classifier.predict(found).tolist(), classifier.decision_function(found)
+        if values.ndim == 2:
+            values = np.sort(values, axis=1)
+            values = values[:, -1] - values[:, -2]
+        right = np.array([a == b for a, b in zip(predicted, labels, strict=True)])
+        can = np.array([answerable is None or answerable[label] for label in predicted])
+        return predicted, np.abs(values), right, can
+
+    _, margin, right, can = judge(*validation)
+    threshold = choose_threshold(
+        torch.from_numpy(margin[can]), torch.from_numpy(right[can]), precision, certainty
+    )
+    predicted, margin, right, can = judge(*test)
+    answered = can & (margin >= threshold)
+    scores = _scores(test[1], predicted) | {"coverage": float(answered.mean())}
+    return scores | ({"precision": float(right[answered].mean())} if answered.any() else {})
+
+
+def _tfidf_svm(texts: Sequence[str], labels: Sequence[str], seed: int) -> tuple[Any, Any]:
+    """The features and the classifier of `tfidf_linear`, fitted."""
+    require_scikit_learn()
+    if len(set(labels)) < 2:
         raise InputError("the linear baseline needs at least two classes to tell apart, got one")
     vectorizer: Any = import_module("sklearn.feature_extraction.text").TfidfVectorizer
     words = vectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
@@ -60,8 +112,8 @@ def tfidf_linear(
     features = import_module("sklearn.pipeline").FeatureUnion([("words", words), ("characters", characters)])
     # The dual problem: more features than texts; named, as the default differs between versions of scikit-learn.
     classifier = import_module("sklearn.svm").LinearSVC(dual=True, random_state=seed)
-    classifier.fit(features.fit_transform(train_texts), list(train_labels))
-    return _scores(test_labels, classifier.predict(features.transform(test_texts)).tolist())
+    classifier.fit(features.fit_transform(texts), list(labels))
+    return features, classifier
 
 
 def unigram_loss(train_ids: ArrayLike, test_ids: ArrayLike, vocab_size: int) -> float:

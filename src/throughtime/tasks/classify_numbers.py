@@ -30,6 +30,7 @@ class Numbers:
     inside: ClassVar[str] = "the path of a ball round a shape, drawn from a seed"
     title: ClassVar[str] = "balls"
     column: ClassVar[str] = "values"
+    reads_text: ClassVar[bool] = False
     formats: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "long": (".csv", ".tsv", ".tab"),
         "npz": (".npz",),

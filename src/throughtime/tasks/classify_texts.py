@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from throughtime.data.assets import Assets
     from throughtime.data.tables import Table
-    from throughtime.tasks.classify import ClassifyTask
+    from throughtime.tasks.labelled import LabelledTask
 
 
 class Texts:
@@ -24,20 +24,26 @@ class Texts:
     inside: ClassVar[str] = "error messages of Python's standard library"
     title: ClassVar[str] = "python"
     formats: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    reads_text: ClassVar[bool] = True
 
-    def __init__(self, task: ClassifyTask) -> None:
+    def __init__(self, task: LabelledTask) -> None:
         self.task = task
         self.column = task.text or "text"
 
     def read(self, files: Sequence[str], others: Sequence[str]) -> Table:
         """Columns: the text, the label, and `others`; of no files, what ships inside."""
-        from throughtime.data.exceptions import exception_messages
         from throughtime.data.tables import read_table
 
         if not files:
-            return exception_messages()
+            return self.read_inside()
         columns = (self.column, self.task.label or "label", *others)
         return read_table(files, columns, skip_bad=self.task.skip_bad)
+
+    def read_inside(self) -> Table:
+        """What ships inside, with the columns text and label."""
+        from throughtime.data.exceptions import exception_messages
+
+        return exception_messages()
 
     def keys(self, texts: Sequence[str]) -> list[Hashable]:
         """Equal for texts that must be on one side of a split."""
@@ -58,7 +64,9 @@ class Texts:
         if like:
             assets.vocabularies = {"symbols": like.vocabulary}
             return
-        vocabulary = Vocabulary.build(self.task.tokens, "\n".join(train), self.task.vocab_size)
+        vocabulary = Vocabulary.build(
+            self.task.tokens, "\n".join(map(self.normalized, train)), self.task.vocab_size
+        )
         assets.vocabularies = {"symbols": vocabulary}
 
     def describe(self, assets: Assets) -> str:
@@ -72,7 +80,11 @@ class Texts:
 
     def encode(self, assets: Assets, text: str) -> Tensor:
         """The ids of a text, [t]."""
-        return assets.vocabulary.encode(text.lower() if self.task.lower else text)[: self.task.length]
+        return assets.vocabulary.encode(self.normalized(text))[: self.task.length]
+
+    def normalized(self, text: str) -> str:
+        """The text as it is encoded."""
+        return text.lower() if self.task.lower else text
 
     def of_record(self, assets: Assets, record: Record) -> str:
         """The text of a record."""

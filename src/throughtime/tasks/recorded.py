@@ -96,12 +96,15 @@ def check_init_from(model: nn.Module, source: Run) -> None:
 
 
 def init_weights(model: nn.Module, source: Run) -> None:
-    """Copy the weights of another run's model into `model`.
+    """Copy the weights of another run's model into `model`; its buffers, which training did not learn, stay as they are built.
 
     Raises: as `check_init_from`.
     """
     check_init_from(model, source)
-    model.load_state_dict(source.load_model())
+    own, weights = model.state_dict(), source.load_model()
+    for name, _ in model.named_parameters(remove_duplicate=False):
+        own[name] = weights[name]
+    model.load_state_dict(own)
 
 
 def _found(run: Run, asked: str | None) -> Found:

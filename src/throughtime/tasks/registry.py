@@ -21,6 +21,7 @@ BUILT_IN = {
     "tag": "TagTask",
     "forecast": "ForecastTask",
     "frames": "FramesTask",
+    "intent": "IntentTask",
     "adding": "AddingTask",
     "copy": "CopyTask",
     "echo": "EchoTask",

@@ -101,6 +101,14 @@ class Task(Settings, ABC):
         """What training minimizes where it is another sum than `loss`, which evaluations report; by default `loss`."""
         return self.loss
 
+    def after_training(self, model: nn.Module, assets: Assets) -> bool:
+        """Set what follows from the trained model, such as a threshold chosen on the validation part; whether something was set.
+
+        It is called once with the kept weights, and again where a complete training is resumed, so it starts from the weights
+        alone. What it sets are buffers of the model: they are kept with the weights, and training never sees them.
+        """
+        return False
+
     @abstractmethod
     def metrics(self, assets: Assets) -> list[Metric]:
         """New metrics; the first decides which weights are the best."""

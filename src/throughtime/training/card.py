@@ -31,6 +31,9 @@ def final_results(trainer: Trainer, result: TrainingResult) -> dict[str, dict[st
     task, assets, run = trainer.task, trainer.run.assets, trainer.run
     trainer.model.load_state_dict(run.load_model())
     kept = result.best if trainer.config.keep == "best" else result.evaluation
+    if task.after_training(trainer.model, assets):
+        run.save_model(trainer.model.state_dict())
+        kept = None  # it was measured without what was set now
     found: dict[str, dict[str, Any]] = {}
     for split in ("validation", "test"):
         evaluation = kept if split == "validation" and kept is not None else trainer.evaluate(split)

@@ -73,6 +73,8 @@ def evaluate(
     """
     device = torch.device(device)
     state, total, count = None, torch.zeros((), dtype=torch.float64), 0
+    for metric in metrics:
+        metric.begin(model)
     with evaluating(model):
         for batch in batches:
             moved = batch.to(device)

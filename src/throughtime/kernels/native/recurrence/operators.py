@@ -195,7 +195,7 @@ class _Differentiable(torch.autograd.Function):
     """(rest of the arguments, *TENSORS) -> y, h_T, c_T. A second derivative is computed by the reference."""
 
     @staticmethod
-    def forward(ctx: Any, rest: tuple[Any, ...], *tensors: Tensor | None) -> Any:
+    def forward(ctx: Any, rest: tuple[Any, ...], *tensors: Any) -> Any:
         x, h0, c0, *weights = tensors
         columns = saved_row(Arguments(x, h0, c0, weights, *rest))
         y, h, c, *kept = torch.ops.throughtime.recurrence_kept.default(x, h0, c0, weights, *rest, columns)
