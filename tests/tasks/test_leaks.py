@@ -47,6 +47,15 @@ def texts(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
     )
 
 
+def messages(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
+    """The texts of a table, in lower case and with single spaces: "model card" and "modelcard" are two."""
+    return sorted(
+        " ".join(assets.vocabulary.decode(batch.inputs[: batch.lengths[b], b]).lower().split())
+        for batch in batches
+        for b in range(batch.size)
+    )
+
+
 def sequences(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
     """The inputs of generated sequences; the second number of a pair is its mark."""
     return [tuple(batch.inputs[:, b].flatten().tolist()) for batch in batches for b in range(batch.size)]
@@ -121,6 +130,15 @@ def classify_what_ships_inside(folder: Path) -> Case:
     return Case(find_task("classify").kind(validation=0.2, test=0.2), texts)
 
 
+def intent_by_fold(folder: Path) -> Case:
+    data = write_table(folder / "all.csv", rows_of_a_table(60, 1))
+    return Case(find_task("intent").kind(data=(data,), tokens="char", fold="2/5", validation=0.2), texts)
+
+
+def intent_what_ships_inside(folder: Path) -> Case:
+    return Case(find_task("intent").kind(tokens="char", lower=True, validation=0.2, test=0.2), messages)
+
+
 def generated(name: str, length: int) -> Callable[[Path], Case]:
     def case(folder: Path) -> Case:
         return Case(find_task(name).kind(length=length, validation=40, test=30, epoch=200), sequences)
@@ -135,6 +153,7 @@ CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
         "file": classify_by_file,
         "inside": classify_what_ships_inside,
     },
+    "intent": {"fold": intent_by_fold, "inside": intent_what_ships_inside},
     # Long enough that two sequences drawn apart are never equal by chance: of 2^60 or 8^10.
     "adding": {"generated": generated("adding", 5)},
     "copy": {"generated": generated("copy", 3)},
