@@ -47,6 +47,15 @@ def texts(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
     )
 
 
+def messages(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
+    """The texts of a table, in lower case and with single spaces: "model card" and "modelcard" are two."""
+    return sorted(
+        " ".join(assets.vocabulary.decode(batch.inputs[: batch.lengths[b], b]).lower().split())
+        for batch in batches
+        for b in range(batch.size)
+    )
+
+
 def sequences(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
     """The inputs of generated sequences; the second number of a pair is its mark."""
     return [tuple(batch.inputs[:, b].flatten().tolist()) for batch in batches for b in range(batch.size)]
@@ -192,6 +201,13 @@ def tag_by_file(folder: Path) -> Case:
 
 def tag_what_ships_inside(folder: Path) -> Case:
     return Case(find_task("tag").kind(limit=400), sentences)
+def intent_by_fold(folder: Path) -> Case:
+    data = write_table(folder / "all.csv", rows_of_a_table(60, 1))
+    return Case(find_task("intent").kind(data=(data,), tokens="char", fold="2/5", validation=0.2), texts)
+
+
+def intent_what_ships_inside(folder: Path) -> Case:
+    return Case(find_task("intent").kind(tokens="char", lower=True, validation=0.2, test=0.2), messages)
 
 
 def generated(name: str, length: int) -> Callable[[Path], Case]:
@@ -315,6 +331,7 @@ CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
         "steps": series_by_time(validation=40, test=40),
         "borders": series_by_time(borders=(120, 160, 200)),
     },
+    "intent": {"fold": intent_by_fold, "inside": intent_what_ships_inside},
     # Long enough that two sequences drawn apart are never equal by chance: of 2^60 or 8^10.
     "adding": {"generated": generated("adding", 5)},
     "copy": {"generated": generated("copy", 3)},

@@ -68,8 +68,9 @@ def choose_threshold(
     hits: list[float] = right[order].double().cumsum(0).tolist()
     n = len(values)
     if certainty is None:
-        # Equal confidences are answered together, so only the last of them can be the last that is answered.
-        ends = [i for i in range(n) if i + 1 == n or values[i + 1] < values[i]]
+        # Equal confidences are answered together, so only the last of them can be the last that is answered. They are equal up to
+        # rounding, since a model computes them in other batches later.
+        ends = [i for i in range(n) if i + 1 == n or values[i] - values[i + 1] > 1e-6 * abs(values[i])]
         good = [i for i in ends if hits[i] >= precision * (i + 1)]
         if not good:
             return math.inf
