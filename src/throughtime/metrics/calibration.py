@@ -70,12 +70,13 @@ def choose_threshold(
     if certainty is None:
         # Equal confidences are answered together, so only the last of them can be the last that is answered. They are equal up to
         # rounding, since a model computes them in other batches later.
-        ends = [i for i in range(n) if i + 1 == n or values[i] - values[i + 1] > 1e-6 * abs(values[i])]
+        below = [value - 1e-6 * abs(value) for value in values]
+        ends = [i for i in range(n) if i + 1 == n or values[i + 1] < below[i]]
         good = [i for i in ends if hits[i] >= precision * (i + 1)]
         if not good:
             return math.inf
         last = good[-1]
-        return values[last] if last + 1 == n else (values[last] + values[last + 1]) / 2
+        return below[last] if last + 1 == n else (values[last] + values[last + 1]) / 2
     found = math.inf
     for level in range(1, _LEVELS + 1):
         # Those strictly above the example of a fixed rank are a sample of all texts that are above it.
