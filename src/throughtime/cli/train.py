@@ -83,6 +83,7 @@ def train_or_resume(found: Found, typed: dict[str, Any]) -> None:
     """Start a run or continue one, with what was typed."""
     kind = found.kind
     config, out, resume = typed.pop("config"), typed.pop("out"), typed.pop("resume")
+    equal = typed.pop("equal_size")
     more = typed.pop("more", None) or []
     refuse_flag_values(more, [name for name, value in typed.items() if value is True])
     if more:
@@ -96,10 +97,14 @@ def train_or_resume(found: Found, typed: dict[str, Any]) -> None:
             raise InputError(
                 "--config cannot be used with --resume: a run continues with its own settings; leave it out"
             )
+        if equal is not None:
+            raise InputError(
+                "--equal-size cannot be used with --resume: a run continues with its own units; leave it out"
+            )
         task, training, run = _continued(found, Path(out), settings)
     else:
         tables = read_tables(Path(config), kind) if config is not None else {}
-        task, training, run = _started(found, out, settings, tables)
+        task, training, run = _started(found, out, settings, tables, equal)
 
     from throughtime.training.loop import train
     from throughtime.training.processes import Processes
@@ -142,14 +147,14 @@ def read_tables(path: Path, kind: type[Task]) -> Tables:
 def before(task: Task, training: TrainingConfig, run: Run) -> str:
     """Data, model, gradient, training, device and folder, a line each."""
     from throughtime import bptt
-    from throughtime.tasks.recorded import model_config_of, on_meta
+    from throughtime.tasks.recorded import model_config_of, parameters_of
     from throughtime.training.loop import window_of
     from throughtime.training.processes import Processes
     from throughtime.training.schedule import Budget
 
     processes = Processes(training.device)
     config = model_config_of(run)
-    parameters = sum(parameter.numel() for parameter in on_meta(task, config, run.assets).parameters())
+    parameters = parameters_of(task, config, run.assets)
     sizes = " + ".join(map(str, config.sizes))
     embedding = "" if "embedding" in task.without else f", embedding {config.embedding}"
     field = f"; receptive field {config.receptive_field} steps" if config.receptive_field else ""
@@ -198,7 +203,7 @@ def after(
 
 
 def _started(
-    found: Found, out: str | None, settings: Tables, file: Tables
+    found: Found, out: str | None, settings: Tables, file: Tables, equal: str | None
 ) -> tuple[Any, TrainingConfig, Run]:
     """A new run: what was typed goes before the file, the file before the task's defaults, those before the classes'."""
     kind = found.kind
@@ -216,9 +221,23 @@ def _started(
 
     from throughtime.training.loop import start_run
 
+    parameters = None
+    if equal is not None:
+        from throughtime.runs import Run
+        from throughtime.tasks.recorded import model_config_of, parameters_of, task_of
+
+        if "hidden" in settings.get("model", {}):
+            raise InputError("--equal-size chooses the units, and --hidden gives them: keep one")
+        other = Run.open(equal)
+        own = found.sha256 is not None and other.config.get("task") == kind.name
+        parameters = parameters_of(
+            task_of(other, found.asked if own else None), model_config_of(other), other.assets
+        )
     command = "throughtime " + shlex.join(sys.argv[1:]) if sys.argv[1:2] == ["train"] else ""
     path = Path(out) if out is not None else _free_name(task, model)
-    task, run = start_run(task, model, training, path, command=command, task_sha256=found.sha256)
+    task, run = start_run(
+        task, model, training, path, command=command, task_sha256=found.sha256, parameters=parameters
+    )
     return task, training, run
 
 
@@ -342,6 +361,15 @@ def _run_options(kind: type[Task]) -> list[inspect.Parameter]:
             {"metavar": "RUN", "help": "Folder of the run. Default: a new one in runs/."},
         ),
         ("resume", bool, False, {"help": "Continue the run in --out, as it was started."}),
+        (
+            "equal_size",
+            str | None,
+            None,
+            {
+                "metavar": "RUN",
+                "help": "Choose --hidden so that the model has as many parameters as that of RUN.",
+            },
+        ),
     ]
     return [
         inspect.Parameter(
@@ -350,7 +378,7 @@ def _run_options(kind: type[Task]) -> list[inspect.Parameter]:
             default=default,
             annotation=Annotated[
                 annotation,
-                typer.Option(f"--{name}", rich_help_panel="Run", show_default=False, **details),
+                typer.Option(option_name(name), rich_help_panel="Run", show_default=False, **details),
             ],
         )
         for name, annotation, default, details in options

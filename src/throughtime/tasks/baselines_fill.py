@@ -123,7 +123,7 @@ def fill_baselines(
     symbol that is no answer.
     """
     size = len(asked)
-    counts: Numbers = np.bincount(np.concatenate(train), minlength=size) + 1.0
+    counts = np.bincount(np.concatenate(train), minlength=size).astype(np.float64) + 1
     model = Trigrams(train, size)
     names = ("most frequent word", "trigrams, words before", "trigrams, both sides")
     totals = {name: np.zeros(4) for name in names}  # loss, top 1, top 5, blanks

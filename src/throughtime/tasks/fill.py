@@ -46,7 +46,7 @@ class FillTask(FileTask):
         "throughtime train fill --data poems.txt --tokens char --by line",
     )
     defaults: ClassVar[Mapping[str, Any]] = {
-        "hidden": 128, "embedding": 128, "bidirectional": True, "bptt": "full", "batch": 32, "epochs": 10.0, "dropout": 0.4,
+        "hidden": 128, "embedding": 512, "bidirectional": True, "bptt": "full", "batch": 32, "epochs": 8.0, "dropout": 0.4,
     }  # fmt: skip
     without = ("pooling", "window")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from throughtime.data.assets import Assets
 from throughtime.errors import InputError, RunError
-from throughtime.models.config import ModelConfig
+from throughtime.models.config import LARGEST, ModelConfig
 from throughtime.options import Settings
 from throughtime.runs import Run
 from throughtime.tasks.registry import Found, find_task, installed
@@ -78,6 +79,37 @@ def on_meta(task: Task, config: ModelConfig, assets: Assets) -> nn.Module:
     """The model without memory for its parameters: names and shapes alone."""
     with torch.device("meta"):
         return task.build(config, assets)
+
+
+def parameters_of(task: Task, config: ModelConfig, assets: Assets) -> int:
+    """The number of a model's parameters; nothing is allocated."""
+    return sum(parameter.numel() for parameter in on_meta(task, config, assets).parameters())
+
+
+def of_equal_size(task: Task, config: ModelConfig, assets: Assets, parameters: int) -> ModelConfig:
+    """The settings with `hidden` such that the model has as nearly as possible so many parameters, to compare cells fairly.
+
+    Raises: InputError where `hidden` is a size for each layer, or is fixed by tied weights.
+    """
+    if isinstance(config.hidden, tuple) or config.tied:
+        fixed = (
+            "the embedding's weights are tied to it" if config.tied else f"hidden is {list(config.hidden)}"
+        )
+        raise InputError(f"the number of units cannot be chosen for a number of parameters: {fixed}")
+
+    def of_size(hidden: int) -> ModelConfig:
+        return replace(config, hidden=hidden)
+
+    def count(hidden: int) -> int:
+        return parameters_of(task, of_size(hidden), assets)
+
+    low, high = 1, 2
+    while high < LARGEST and count(high) < parameters:
+        low, high = high, min(2 * high, LARGEST)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(middle) < parameters else (low, middle)
+    return of_size(min(low, high, key=lambda hidden: abs(count(hidden) - parameters)))
 
 
 def check_init_from(model: nn.Module, source: Run) -> None:

@@ -16,7 +16,7 @@ from throughtime.errors import InputError, RunError, ThroughtimeError
 from throughtime.models.config import ModelConfig
 from throughtime.runs import Run
 from throughtime.tasks import FileTask, Task
-from throughtime.tasks.recorded import check_init_from, on_meta
+from throughtime.tasks.recorded import check_init_from, of_equal_size, on_meta
 from throughtime.training.card import final_results, write_card
 from throughtime.training.config import TrainingConfig
 from throughtime.training.interrupt import Interrupts
@@ -41,10 +41,12 @@ def start_run(
     command: str = "",
     task_sha256: str | None = None,
     extra: dict[str, Any] | None = None,
+    parameters: int | None = None,
 ) -> tuple[Task, Run]:
     """Prepare a task's data and make a run that can be trained; nothing is made of settings that cannot.
 
-    Args: command, as it was typed, for the model card; task_sha256, of a task in a file of the user's own; extra, more settings.
+    Args: command, as it was typed, for the model card; task_sha256, of a task in a file of the user's own; extra, more settings;
+    parameters, choose `model.hidden` such that the model has about so many.
     Returns: the task with full paths, and the run, made by the first process and opened by the others.
     Raises: InputError for settings or data that cannot be trained on; RunError when `out` is occupied.
     """
@@ -58,6 +60,8 @@ def start_run(
         source = Run.open(training.init_from)
         like, training = source.assets, replace(training, init_from=str(source.path.resolve()))
     assets = task.prepare(like)
+    if parameters is not None:
+        model = of_equal_size(task, model, assets, parameters)
     check(task, model, training, assets)
     config = {
         "task": task.name,
