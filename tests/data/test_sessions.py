@@ -30,6 +30,7 @@ def write(folder, name, text):
         ("log.jsonl", "".join(json.dumps({"session": s, "item": i, "time": t}) + "\n" for s, i, t in ROWS)),
         ("log.jsonl", "".join(json.dumps({"user": s, "product": i, "date": f"2024-05-0{t}"}) + "\n" for s, i, t in ROWS)),
         ("log.txt", "".join(f"{s} {i} {t}\n" for s, i, t in ROWS)),
+        ("log.txt", "".join(f"{s} {i}\n" for s, i, _ in ROWS)),
         ("log", "".join(f"{s}\t{i}\r\n" for s, i, _ in ROWS)),
         ("log.csv", "session,item\n" + "".join(f"{s},{i}\n" for s, i, _ in ROWS)),
     ],
@@ -184,3 +185,8 @@ def test_the_library_of_another_python(tmp_path, monkeypatch):
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="found no functions there: name a file of sessions instead"):
         called_names()
+
+
+def test_names_with_commas_in_a_log(tmp_path):
+    found = read_sessions(write(tmp_path, "log.txt", "u a,b\nu c,d\n"))
+    assert found.items == (("a,b", "c,d"),)

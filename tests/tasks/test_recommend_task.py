@@ -395,3 +395,19 @@ def test_items_that_are_never_taken_twice(file, tmp_path):
     last = list(trained.task.follow(trained.model, trained.assets, events))[-1]
     assert sorted(last["next"]) == list("cdefghij")
     assert trained.predict({"items": list(ITEMS)})["next"] == []
+
+
+def test_one_matrix_serves_both_ends_where_it_fits(file):
+    task, assets = prepared(file)
+    for settings, config, tied in (
+        ({}, ModelConfig(hidden=8, embedding=8), True),
+        ({}, ModelConfig(hidden=8, embedding=6), False),
+        ({}, ModelConfig(hidden=8, embedding="onehot"), False),
+        ({"untied": True}, ModelConfig(hidden=8, embedding=8), False),
+    ):
+        task = RecommendTask(data=(str(file),), **settings)
+        model = task.build(config, assets)
+        assert (model.head.weight is getattr(model.embedding, "weight", None)) == tied
+        assert bool(task.remarks(config)) == (not tied and not settings)
+        scores = model(torch.randint(11, (4, 3)))[0]
+        assert scores.of(scores.hidden).shape == (4, 3, 11)

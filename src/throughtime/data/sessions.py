@@ -258,7 +258,7 @@ def _guess(first: bytes, asked: Sequence[str]) -> str:
     known = {each.casefold() for name in asked for each in (name, *ALIASES.get(name, ()))}
     for form, separator in (("tsv", "\t"), ("csv", ",")):
         fields = {field.strip(' \r\n"').casefold() for field in line.split(separator)}
-        if known & fields or (separator == "," and separator in line):
+        if known & fields or (separator == "," and "," in line and len(line.split()) == 1):
             return form
     return FORMATS[-1]
 

@@ -64,7 +64,7 @@ register_pytree_node(ItemScores, _flatten, _unflatten)
 class NextItem(ManyToMany):
     """Scores of V items, and of "unknown", after each step.
 
-        x_t = dropout(embedding(item_t) sqrt(H) if tied);  h_t, state_t = layers(x_t, state_{t-1});  scores_t = W dropout(h_t) + b
+        x_t = dropout(embedding(item_t));  h_t, state_t = layers(x_t, state_{t-1});  scores_t = W dropout(h_t) + b
 
     In training, `negatives` items are drawn at each call, with replacement, with probability proportional to
     frequency^alpha; the loss compares all targets of the call with the same ones. Number V stands for an unknown item; its
@@ -91,8 +91,6 @@ class NextItem(ManyToMany):
     ) -> None:
         super().__init__(embedding, layers, features, len(frequencies), dropout=dropout, tied=tied)
         self.negatives = negatives
-        self.scale = float(features**0.5) if tied else 1.0
-        """Weights that are small enough for the head, N(0, 1/H), are read as vectors with features of size 1."""
         if isinstance(weight := getattr(embedding, "weight", None), Tensor):
             nn.init.zeros_(weight[-1])
         nn.init.zeros_(self.head.bias)
@@ -117,7 +115,7 @@ class NextItem(ManyToMany):
             ids, starts = ids
             state = _restarted(state, starts[0])
         extra = {} if lengths is None else {"lengths": lengths}
-        y, state = self.layers(self.dropout(self.embedding(ids) * self.scale), state, **extra)
+        y, state = self.layers(self.dropout(self.embedding(ids)), state, **extra)
         drawn = log_expected = None
         if self.training and self.negatives:
             chances = self.frequencies / self.frequencies.sum()

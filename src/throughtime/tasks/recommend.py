@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
@@ -30,8 +30,7 @@ class RecommendTask(SessionTask):
     """Train a model of the next item of a session.
 
     Reads logs of events: CSV, TSV or JSON lines with columns session, item and perhaps time, or lines `user item`. The model
-    predicts an item after each item of a session; the target's rank is its rank in the whole catalogue. Without --data the
-    sessions are the functions of Python's own standard library, and the items the names that they call.
+    predicts the next item after each item of a session, and is measured over all items. Without --data the sessions are the functions of Python's own standard library, and the items the names that they call.
     """
 
     name = "recommend"
@@ -43,10 +42,9 @@ class RecommendTask(SessionTask):
         "throughtime train recommend --data Video.txt --split last --objective sampled --candidates 100",
     )
     defaults: ClassVar[Mapping[str, Any]] = {
-        "cell": "gru", "hidden": 128, "embedding": 128, "tied": True, "dropout": 0.3, "bptt": "full", "batch": 64,
-        "epochs": 10.0, "lr": 3e-3,
+        "cell": "gru", "hidden": 128, "embedding": 128, "dropout": 0.3, "bptt": "full", "batch": 32, "epochs": 8.0, "lr": 5e-3,
     }  # fmt: skip
-    without = ("pooling", "bidirectional", "window")
+    without = ("pooling", "bidirectional", "tied", "window")
     columns = ("items",)
     formats: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "events": (".csv", ".tsv", ".tab", ".jsonl", ".ndjson")
@@ -69,6 +67,10 @@ class RecommendTask(SessionTask):
         0, f"Also rank each target among N random items that its session does not hold: hit@{FEW}, ndcg@{FEW}.", metavar="N",
         low=0, high=10**5,
     )  # fmt: skip
+    untied: bool = data_option(
+        False,
+        "The output has vectors of its own. Default: the embedding's, where that is as wide as the last layer.",
+    )
     unseen: bool = data_option(
         False, "A session never holds an item twice: rank and predict only items that it does not hold yet."
     )
@@ -96,6 +98,7 @@ class RecommendTask(SessionTask):
             raise InputError(
                 "a bidirectional model reads the item that it is to predict: leave bidirectional out"
             )
+        config = replace(config, tied=self._tied(config))
         embedding: Any = symbol_embedding(config, items + 1)
         return NextItem(
             embedding,
@@ -213,6 +216,14 @@ class RecommendTask(SessionTask):
                 write(record | added)
         return events.records.remark
 
+    def remarks(self, config: ModelConfig) -> list[str]:
+        if self.untied or self._tied(config):
+            return []
+        return [
+            f"the output has vectors of its own, as the embedding ({config.embedding}) is not as wide as the last layer "
+            f"({config.outputs}): with both of one size they share them"
+        ]
+
     def conclude(self, metrics: Mapping[str, float]) -> str:
         return f"The next item is among the first {K} in {metrics[f'recall@{K}']:.1%} of the predictions."
 
@@ -221,6 +232,9 @@ class RecommendTask(SessionTask):
 
         items = items_of(text)
         return self.ids(assets, items)[:, None], self._unknown(assets, items)
+
+    def _tied(self, config: ModelConfig) -> bool:
+        return config.tied or (not self.untied and config.embedding == config.outputs)
 
     def _unknown(self, assets: Assets, items: list[str]) -> list[str]:
         known = len(assets.labels["item"])
