@@ -32,11 +32,16 @@ def test_ranks_are_those_of_sorting_with_ties_against_the_correct_one(
     drawn: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
     scores, correct = drawn
-    expected = [rank_by_sorting(row, place) for row, place in zip(scores.tolist(), correct.tolist(), strict=True)]
+    expected = [
+        rank_by_sorting(row, place) for row, place in zip(scores.tolist(), correct.tolist(), strict=True)
+    ]
     found = ranks(scores, correct)
     assert found.tolist() == expected
     assert found.dtype == torch.int64
-    optimistic = [1 + sum(s > row[place] for s in row) for row, place in zip(scores.tolist(), correct.tolist(), strict=True)]
+    optimistic = [
+        1 + sum(s > row[place] for s in row)
+        for row, place in zip(scores.tolist(), correct.tolist(), strict=True)
+    ]
     assert optimistic != expected  # so the ties of this test matter
     assert ranks(torch.zeros(2, M), torch.tensor([0, M - 1])).tolist() == [M, M]
 
@@ -55,7 +60,11 @@ def test_refusals() -> None:
     with pytest.raises(InputError, match="k must be at least 1"):
         Recall(0)
     with pytest.raises(InputError, match="same leading shape"):
-        MRR().update(torch.zeros(3, M), Batch.of(torch.zeros(1, 2), torch.tensor([0, 1]), per_sequence=True), torch.zeros(()))
+        MRR().update(
+            torch.zeros(3, M),
+            Batch.of(torch.zeros(1, 2), torch.tensor([0, 1]), per_sequence=True),
+            torch.zeros(()),
+        )
 
 
 def test_values_of_ranks() -> None:
@@ -70,7 +79,9 @@ def test_metrics_add_up_over_batches_and_leave_masked_targets_out(
     drawn: tuple[torch.Tensor, torch.Tensor], per_sequence: bool
 ) -> None:
     scores, correct = drawn
-    expected = [rank_by_sorting(row, place) for row, place in zip(scores.tolist(), correct.tolist(), strict=True)]
+    expected = [
+        rank_by_sorting(row, place) for row, place in zip(scores.tolist(), correct.tolist(), strict=True)
+    ]
     del expected[2]
     targets = correct.clone()
     targets[2] = -100
@@ -86,12 +97,14 @@ def test_metrics_add_up_over_batches_and_leave_masked_targets_out(
             metric.update(outputs, batch, torch.zeros(()))
     values = [each.value() for each in whole]
     n = len(expected)
-    assert values == pytest.approx([
-        sum(1 / rank for rank in expected) / n,
-        sum(1 / rank for rank in expected if rank <= 3) / n,
-        sum(rank <= 1 for rank in expected) / n,
-        sum(rank <= 10 for rank in expected) / n,
-    ])
+    assert values == pytest.approx(
+        [
+            sum(1 / rank for rank in expected) / n,
+            sum(1 / rank for rank in expected if rank <= 3) / n,
+            sum(rank <= 1 for rank in expected) / n,
+            sum(rank <= 10 for rank in expected) / n,
+        ]
+    )
     for mine, theirs in zip(*parts, strict=True):
         mine.totals += theirs.totals
     assert [each.value() for each in parts[0]] == pytest.approx(values)

@@ -26,7 +26,9 @@ def search(
     where: Annotated[
         Path | None,
         typer.Option(
-            "--in", metavar="FOLDER|FILE", help="What to search: text files, or a table. Default: the run's own passages."
+            "--in",
+            metavar="FOLDER|FILE",
+            help="What to search: text files, or a table. Default: the run's own passages.",
         ),
     ] = None,
     k: Annotated[int, typer.Option("-k", metavar="N", min=1, help="Passages to show.")] = 5,
@@ -75,4 +77,6 @@ def _shown(hit: Hit) -> str:
     lines = [line.rstrip() for line in hit.passage.text.splitlines() if line.strip()]
     shown = [line if len(line) <= _WIDTH else f"{line[: _WIDTH - 3]}..." for line in lines[:_LINES]]
     more = ["..."] if len(lines) > _LINES else []
-    return "\n".join([f"{hit.score:6.3f}  {hit.passage.place}", *(f"        {line}" for line in [*shown, *more])])
+    return "\n".join(
+        [f"{hit.score:6.3f}  {hit.passage.place}", *(f"        {line}" for line in [*shown, *more])]
+    )

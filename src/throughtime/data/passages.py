@@ -13,7 +13,10 @@ from throughtime.data.records import Records, shortened, text_problem
 from throughtime.data.text import read_bytes
 from throughtime.errors import InputError, nearest_file
 
-LEAST, MOST = 60, 1500  # characters: a shorter paragraph joins the next one, a longer one is cut at a line end
+LEAST, MOST = (
+    60,
+    1500,
+)  # characters: a shorter paragraph joins the next one, a longer one is cut at a line end
 _TABLES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson")
 _BLANK = re.compile(r"\n(?:[ \t\f]*\n)+")
 # Where the parts of an identifier meet: readLine, HTTPServer.
@@ -80,7 +83,9 @@ def read_passages(where: str | Path, column: str = "passage") -> tuple[list[Pass
     for each in found:
         passages.setdefault(each.text, each)
     if not passages:
-        raise InputError(f"expected passages to search, found none in {path}{''.join(f'; {r}' for r in remarks)}")
+        raise InputError(
+            f"expected passages to search, found none in {path}{''.join(f'; {r}' for r in remarks)}"
+        )
     return list(passages.values()), remarks
 
 

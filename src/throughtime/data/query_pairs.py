@@ -116,7 +116,7 @@ def candidate_batches(
     The target of a query is the place of its passage in the order in which the passages were read; those of passages are masked.
     Args: passages, queries: ids [t] of each; correct: int64 [Q], the number of each query's passage.
     """
-    order = []
+    order: list[Tensor] = []
     masked = torch.full((len(passages),), IGNORE)
     for each, numbers in evaluation_batches(passages, masked, batch):
         yield each._replace(context=torch.ones(len(numbers), dtype=torch.bool), reset=not order)
@@ -161,7 +161,9 @@ def _sketch(text: str, factors: Any) -> list[bytes]:
     """The bands of a passage's MinHash."""
     words = plain_words(text).split() or [text]
     count = max(1, len(words) - _SHINGLE + 1)
-    hashes = {zlib.crc32(" ".join(words[start : start + _SHINGLE]).encode()) % _PRIME for start in range(count)}
+    hashes = {
+        zlib.crc32(" ".join(words[start : start + _SHINGLE]).encode()) % _PRIME for start in range(count)
+    }
     values = np.fromiter(hashes, np.int64, len(hashes))
     least = ((values[:, None] * factors[:, 0] + factors[:, 1]) % _PRIME).min(0)
     return [band.tobytes() for band in np.split(least, _BANDS)]

@@ -19,8 +19,9 @@ _ROWS = 256  # queries scored at a time
 
 
 class BM25:
-    """Okapi BM25 over the words of `plain_words`: for each passage the sum over the query's words w that are in it of
+    """Okapi BM25 over the words of `plain_words`.
 
+        score of a passage = sum over the query's words w that are in it of
         ln(1 + (N - n_w + 0.5) / (n_w + 0.5)) * f (k1 + 1) / (f + k1 (1 - b + b length / mean length))
 
     with n_w of N passages that contain w and f its count in this one. A word that the query repeats counts as often.
@@ -93,10 +94,15 @@ def _scores(
 
     from throughtime.metrics.ranking import ranks, recall_at, reciprocal_rank
 
-    found = torch.cat([
-        ranks(torch.from_numpy(score(queries[start : start + _ROWS])), torch.tensor(correct[start : start + _ROWS]))
-        for start in range(0, len(queries), _ROWS)
-    ])
+    found = torch.cat(
+        [
+            ranks(
+                torch.from_numpy(score(queries[start : start + _ROWS])),
+                torch.tensor(correct[start : start + _ROWS]),
+            )
+            for start in range(0, len(queries), _ROWS)
+        ]
+    )
     return {
         "mrr": float(reciprocal_rank(found).mean()),
         **{f"recall@{k}": float(recall_at(found, k).mean()) for k in RECALLS},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
 PARTS = ("train", "validation", "test")
 FOUND = 5  # passages that `predict` gives
+PAIRS = 6_000  # symbols of a vocabulary of byte pairs: most words whole, rare ones in a few parts
 
 
 class Collection(NamedTuple):
@@ -46,8 +46,8 @@ class SearchTask(FileTask):
     """Train a search: for a query, find the passage that answers it.
 
     Reads CSV, TSV or JSON lines with a query and a passage. Each training batch is pairs, in which the passages of the others are
-    wrong answers. Evaluation ranks all passages of the data for each query. Pairs with the same query, or nearly the same passage,
-    stay on one side of a split. Without --data it learns to find functions of Python's standard library by what they do.
+    wrong answers. Evaluation ranks all passages of the data for each query. Pairs with the same query, or nearly the same
+    passage, stay on one side of a split. Without --data it learns to find functions of Python's standard library by what they do.
     """
 
     name = "search"
@@ -76,9 +76,9 @@ class SearchTask(FileTask):
     place: str | None = data_option(
         None, "Column that names a passage, such as an id. Default: the file and the row.", metavar="NAME"
     )
-    tokens: str = data_option("word", "char, word or bpe.", metavar="KIND", choices=("char", "word", "bpe"))
+    tokens: str = data_option("bpe", "char, word or bpe.", metavar="KIND", choices=("char", "word", "bpe"))
     vocab_size: int | None = data_option(
-        None, "Most symbols; the rest is unknown. Default: all characters, 10,000 words, 2,000 byte pairs.", metavar="N", low=2,
+        None, "Most symbols; the rest is unknown. Default: all characters, 10,000 words, 6,000 byte pairs.", metavar="N", low=2,
         high=2**24,
     )  # fmt: skip
     raw: bool = data_option(
@@ -99,7 +99,7 @@ class SearchTask(FileTask):
 
     @property
     def unit(self) -> str:
-        return "query"
+        return "text"
 
     @property
     def columns(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -114,8 +114,16 @@ class SearchTask(FileTask):
         found = self._read()
         own = found.sizes[0]
         groups = group_pairs(found.queries, [found.passages[number].text for number in found.correct])
-        fractions = {part: 0.0 if isinstance(value := getattr(self, part), str) else value for part in PARTS[1:]}
-        split = split_examples(own, **fractions, seed=self.split_seed, groups=groups[:own])
+        fractions = {
+            part: 0.0 if isinstance(value := getattr(self, part), str) else value for part in PARTS[1:]
+        }
+        split = split_examples(
+            own,
+            validation=fractions["validation"],
+            test=fractions["test"],
+            seed=self.split_seed,
+            groups=groups[:own],
+        )
         parts = {part: list(getattr(split, part)) for part in PARTS}
         start = own
         for part, size in zip(PARTS[1:], found.sizes[1:], strict=True):
@@ -129,9 +137,9 @@ class SearchTask(FileTask):
         # All passages are known before any query is asked: what is held out is the queries, and which passage answers them.
         texts = [found.queries[number] for number in parts["train"]] + [each.text for each in found.passages]
         text = "\n".join(map(self._normalized, texts))
-        assets.vocabularies = {
-            "symbols": like.vocabulary if like else Vocabulary.build(self.tokens, text, self.vocab_size)
-        }
+        most = self.vocab_size or (PAIRS if self.tokens == "bpe" else None)
+        vocabulary = like.vocabulary if like else Vocabulary.build(self.tokens, text, most)
+        assets.vocabularies = {"symbols": vocabulary}
         return assets
 
     def build(self, config: ModelConfig, assets: Assets) -> nn.Module:
@@ -207,7 +215,8 @@ class SearchTask(FileTask):
         if batch.context is None or not bool(batch.context.any()):
             return cross_entropy(outputs, batch.targets)
         if not len(outputs):
-            return outputs.sum()  # passages alone
+            nothing: Tensor = outputs.sum()  # of passages alone
+            return nothing
         losses: Tensor = pair_losses(outputs, batch.targets)
         return losses.sum()
 
@@ -247,8 +256,8 @@ class SearchTask(FileTask):
     def index(self, model: nn.Module, assets: Assets, where: str | Path | None = None) -> Index:
         """The passages of the run's data, or those of a folder or a file, ready to be searched.
 
-        Vectors are kept in the run, in its folder `index`, so that they are computed once; of a folder that has changed, those of new
-        passages are. An index of the run's data is complete in the run: the data may be moved afterwards.
+        Vectors are kept in the run, in its folder `index`, so that they are computed once; of a folder that has changed, those of
+        new passages are. An index of the run's data is complete in the run: the data may be moved afterwards.
         Args: where: see `throughtime.data.passages.read_passages`.
         Raises: InputError for passages that cannot be read.
         """
@@ -284,7 +293,13 @@ class SearchTask(FileTask):
         return found
 
     def encode(
-        self, model: nn.Module, assets: Assets, texts: Sequence[str], *, passages: bool = False, batch: int = 128
+        self,
+        model: nn.Module,
+        assets: Assets,
+        texts: Sequence[str],
+        *,
+        passages: bool = False,
+        batch: int = 128,
     ) -> Tensor:
         """Unit vectors [N, D] of queries, or of passages, float32 on the CPU."""
         import torch
@@ -303,7 +318,10 @@ class SearchTask(FileTask):
         return vectors
 
     def describe(self, assets: Assets) -> str:
-        source = ", ".join(path.rpartition("/")[2] for path in self.data) or "functions of Python's standard library"
+        source = (
+            ", ".join(path.rpartition("/")[2] for path in self.data)
+            or "functions of Python's standard library"
+        )
         sizes = {part: len(assets.splits.get(part, ())) for part in PARTS}
         remarks = "".join(f"; {remark}" for remark in assets.values.get("remarks", ()))
         return (
@@ -318,7 +336,9 @@ class SearchTask(FileTask):
         return [assets.vocabulary.decode([int(number)]).strip() for number in inputs]
 
     def text_input(self, assets: Assets, text: str) -> tuple[Tensor, list[str]]:
-        return self._encode(assets, text)[:, None], list(assets.vocabulary.unknown_symbols(self._normalized(text)))
+        return self._encode(assets, text)[:, None], list(
+            assets.vocabulary.unknown_symbols(self._normalized(text))
+        )
 
     def _normalized(self, text: str) -> str:
         from throughtime.data.passages import plain_words
@@ -367,7 +387,9 @@ class SearchTask(FileTask):
 
         columns = tuple(filter(None, (self.query or "query", self.passage or "passage", self.place)))
         rows: list[tuple[str, str, str]] = []  # query, passage, place
-        sizes, sources, remarks = [], list[Source](), list[str]()
+        sizes: list[int] = []
+        sources: list[Source] = []
+        remarks: list[str] = []
         for files in (self.data or (None,), *((getattr(self, part),) for part in PARTS[1:])):
             start = len(rows)
             for file in files:
@@ -378,10 +400,14 @@ class SearchTask(FileTask):
                         f"expected a file of queries and passages, got a folder: {file}; a folder can be searched, with "
                         "'throughtime search RUN QUERY --in FOLDER', by a model that was trained on pairs"
                     )
-                table = function_pairs() if file is None else read_table(file, columns, skip_bad=self.skip_bad)
+                table = (
+                    function_pairs() if file is None else read_table(file, columns, skip_bad=self.skip_bad)
+                )
                 names = columns if file is not None else ("query", "passage", "place")
                 for number, row in enumerate(zip(*(table[name] for name in names), strict=True), 1):
-                    rows.append((row[0], row[1], row[2] if len(row) > 2 else f"{Path(file or '').name} #{number}"))
+                    rows.append(
+                        (row[0], row[1], row[2] if len(row) > 2 else f"{Path(file or '').name} #{number}")
+                    )
                 sources += table.sources
                 remarks += table.remarks
             if not sizes and self.limit is not None and self.limit < len(rows):
@@ -389,7 +415,7 @@ class SearchTask(FileTask):
                 rows = [rows[number] for number in sorted(chosen)]
             sizes.append(len(rows) - start)
         numbers: dict[str, int] = {}
-        passages = []
+        passages: list[Passage] = []
         for _, text, place in rows:
             if numbers.setdefault(text, len(passages)) == len(passages):
                 passages.append(Passage(text, place))

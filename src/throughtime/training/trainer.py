@@ -334,6 +334,6 @@ def check_strategy(model: nn.Module, strategy: bptt.Strategy, steps: int | None)
     bptt.check_module(model, strategy, steps)
     if getattr(model, "reads_whole", False):
         raise InputError(
-            f"a {type(model).__name__} reads whole sequences at once, and {strategy.describe().partition(':')[0]} BPTT cuts them: "
-            "train with bptt = full"
+            f"a {type(model).__name__} reads whole sequences at once, and {strategy.describe().partition(':')[0]} BPTT cuts "
+            "them: train with bptt = full"
         )
