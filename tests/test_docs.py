@@ -97,6 +97,15 @@ def write_data(folder: Path) -> None:
         encoding="utf-8",
     )
     (folder / "messages.txt").write_text("where is it\nI want a person\n", encoding="utf-8")
+    pairs = "".join(
+        f"how do I {act} a {thing},to {act} a {thing} come to desk {number}\n"
+        for number, act in enumerate(("return", "borrow", "find", "renew", "order"))
+        for thing in ("book", "film", "map", "record")
+    )
+    (folder / "faq.csv").write_text(f"question,answer\n{pairs}", encoding="utf-8")
+    (folder / "asked.csv").write_text("question\nhow do I return a book\n", encoding="utf-8")
+    (folder / "notes").mkdir()
+    (folder / "notes" / "desk.txt").write_text(SENTENCE * 3 + "\n" + SENTENCE, encoding="utf-8")
     (folder / "questions.txt").write_text("0110\n111\n00010\n", encoding="utf-8")
 
 

@@ -201,6 +201,8 @@ def tag_by_file(folder: Path) -> Case:
 
 def tag_what_ships_inside(folder: Path) -> Case:
     return Case(find_task("tag").kind(limit=400), sentences)
+
+
 def intent_by_fold(folder: Path) -> Case:
     data = write_table(folder / "all.csv", rows_of_a_table(60, 1))
     return Case(find_task("intent").kind(data=(data,), tokens="char", fold="2/5", validation=0.2), texts)

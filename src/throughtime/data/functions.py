@@ -6,6 +6,7 @@ import ast
 import hashlib
 import sysconfig
 import textwrap
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,8 +23,8 @@ def function_pairs() -> Table:
 
     Read from the source of Python's standard library with `ast`, test packages left out: every function and method with a
     docstring whose first line has at least LEAST_WORDS words, and with a body beside it that does more than pass, raise or return
-    a constant. A line that describes several functions names none of them and is left out with them, and so is the second of two
-    equal functions. Rows are in the order of files and lines. The same for the same Python; another version has other rows.
+    a constant. A line that describes several functions names none of them and is left out with them; of equal functions the
+    first is kept. Rows are in the order of files and lines. The same for the same Python; another version has other rows.
     Raises: InputError where Python was installed without its source.
     Cost: reads and parses for a few seconds.
     """
@@ -45,12 +46,9 @@ def function_pairs() -> Table:
             f"expected the source of Python's standard library in {library}, found no functions there: "
             "name a file of queries and passages instead"
         )
-    different = {passage: (query, passage, place) for query, passage, place in reversed(rows)}
-    kept = [row for row in rows if different[row[1]] is row]
-    times: dict[str, int] = {}
-    for query, _, _ in kept:
-        times[query.casefold()] = times.get(query.casefold(), 0) + 1
-    kept = [row for row in kept if times[row[0].casefold()] == 1]
+    different = list({row[1]: row for row in reversed(rows)}.values())[::-1]  # the first of equal functions
+    times = Counter(query.casefold() for query, _, _ in different)
+    kept = [row for row in different if times[row[0].casefold()] == 1]
     columns = dict(zip(("query", "passage", "place"), zip(*kept, strict=True), strict=True))
     return Table(columns, (Source(str(library), digest.hexdigest(), size),))
 

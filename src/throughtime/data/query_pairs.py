@@ -116,7 +116,7 @@ def candidate_batches(
     The target of a query is the place of its passage in the order in which the passages were read; those of passages are masked.
     Args: passages, queries: ids [t] of each; correct: int64 [Q], the number of each query's passage.
     """
-    order = []
+    order: list[Tensor] = []
     masked = torch.full((len(passages),), IGNORE)
     for each, numbers in evaluation_batches(passages, masked, batch):
         yield each._replace(context=torch.ones(len(numbers), dtype=torch.bool), reset=not order)

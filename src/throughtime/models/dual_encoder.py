@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from throughtime.models.build import layers, symbol_embedding
 from throughtime.models.config import ModelConfig
-from throughtime.models.many_to_many import run_layers
 from throughtime.models.many_to_one import ManyToOne
 
 SCALE, LARGEST_SCALE = 20.0, 100.0  # 1 / temperature: at the start, and at most
@@ -20,13 +19,18 @@ SCALE, LARGEST_SCALE = 20.0, 100.0  # 1 / temperature: at the start, and at most
 class TextEncoder(ManyToOne):
     """A unit vector for each text.
 
-        y_t = [layers(x)_t ; x_t]        the state, and the embedded symbol itself
-        v = W dropout(pool(y)) + b,  v / |v|
+        h_t = layers(x)_t                where x_t is the embedded symbol
+        attention  p = sum_t a_t [h_t ; x_t],  a = softmax_t(v^T tanh(W [h_t ; x_t] + b))
+        max        p = max_t [h_t ; x_t]
+        mean       p = mean_t [h_t ; x_t]
+        last       p = [h at the last step ; mean_t x_t]
+        v = W dropout(p) + b,  v / |v|
 
-    The symbol beside the state keeps which words occur, also words too rare to have learned anything about: a random
+    The symbols beside the states keep which words occur, also words too rare to have learned anything about: a random
     projection keeps angles, so an untrained encoder compares bags of words.
 
-    Args: as `ManyToOne`, with `outputs` the size of the vectors; features, of the layers' output; states_only: y_t is the state.
+    Args: as `ManyToOne`, with `outputs` the size of the vectors; features, of the layers' output; states_only: without x_t.
+    Cost: the layers' and, with attention, a product of [h_t ; x_t] with a square matrix; for the steps of each text alone.
     """
 
     def __init__(
@@ -47,10 +51,29 @@ class TextEncoder(ManyToOne):
 
     def encode(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Unit vectors [B, D] of texts [T, B]; lengths [B], steps of each row."""
-        y, _ = run_layers(self, inputs, None, lengths)
-        if not self.states_only:
-            y = torch.cat([y, self.embedding(inputs).to(y.dtype)], dim=-1)
-        return F.normalize(self.head(self.dropout(self._pool(y, lengths))), dim=-1)
+        x = self.embedding(inputs)
+        y, _ = self.layers(x, None, **({} if lengths is None else {"lengths": lengths}))
+        return F.normalize(self.head(self.dropout(self._pooled(y, x.to(y.dtype), lengths))), dim=-1)
+
+    def _pooled(self, y: Tensor, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """States [T, B, H] and symbols [T, B, D] to [B, H + D]; computed from the steps of each text alone."""
+        steps, size = y.shape[:2]
+        if lengths is None:
+            lengths = torch.full((size,), steps)
+        both = [y] if self.states_only else [y, x]
+        if self.pooling == "max" or (self.states_only and self.pooling != "attention"):
+            return self._pool(torch.cat(both, dim=-1), lengths)
+        inside = (torch.arange(steps)[:, None] < lengths).to(y.device)
+        row = inside.nonzero()[:, 1]
+        if self.pooling == "attention":
+            kept = torch.cat([part[inside] for part in both], dim=-1)  # [steps of all texts, H + D]
+            scores = self.query(self.attention(kept).tanh())[:, 0]
+            padded = scores.new_full((steps, size), -torch.inf).masked_scatter(inside, scores)
+            empty = (lengths == 0).to(y.device)  # a softmax over nothing would be NaN
+            weights = padded.masked_fill(empty, 0).softmax(0)[inside]
+            return kept.new_zeros(size, kept.shape[1]).index_add(0, row, weights[:, None] * kept)
+        mean = x.new_zeros(size, x.shape[2]).index_add(0, row, x[inside])
+        return torch.cat([self._pool(y, lengths), mean / lengths.clamp(min=1).to(x.device)[:, None]], dim=-1)
 
 
 class DualEncoder(TextEncoder):

@@ -21,8 +21,7 @@ _ROWS = 256  # queries scored at a time
 class BM25:
     """Okapi BM25 over the words of `plain_words`.
 
-    The score of a passage is the sum over the query's words w that are in it of
-
+        score of a passage = sum over the query's words w that are in it of
         ln(1 + (N - n_w + 0.5) / (n_w + 0.5)) * f (k1 + 1) / (f + k1 (1 - b + b length / mean length))
 
     with n_w of N passages that contain w and f its count in this one. A word that the query repeats counts as often.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PARTS = ("train", "validation", "test")
 FOUND = 5  # passages that `predict` gives
+PAIRS = 6_000  # symbols of a vocabulary of byte pairs: most words whole, rare ones in a few parts
 
 
 class Collection(NamedTuple):
@@ -75,9 +76,9 @@ class SearchTask(FileTask):
     place: str | None = data_option(
         None, "Column that names a passage, such as an id. Default: the file and the row.", metavar="NAME"
     )
-    tokens: str = data_option("word", "char, word or bpe.", metavar="KIND", choices=("char", "word", "bpe"))
+    tokens: str = data_option("bpe", "char, word or bpe.", metavar="KIND", choices=("char", "word", "bpe"))
     vocab_size: int | None = data_option(
-        None, "Most symbols; the rest is unknown. Default: all characters, 10,000 words, 2,000 byte pairs.", metavar="N", low=2,
+        None, "Most symbols; the rest is unknown. Default: all characters, 10,000 words, 6,000 byte pairs.", metavar="N", low=2,
         high=2**24,
     )  # fmt: skip
     raw: bool = data_option(
@@ -98,7 +99,7 @@ class SearchTask(FileTask):
 
     @property
     def unit(self) -> str:
-        return "query"
+        return "text"
 
     @property
     def columns(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -116,7 +117,13 @@ class SearchTask(FileTask):
         fractions = {
             part: 0.0 if isinstance(value := getattr(self, part), str) else value for part in PARTS[1:]
         }
-        split = split_examples(own, **fractions, seed=self.split_seed, groups=groups[:own])
+        split = split_examples(
+            own,
+            validation=fractions["validation"],
+            test=fractions["test"],
+            seed=self.split_seed,
+            groups=groups[:own],
+        )
         parts = {part: list(getattr(split, part)) for part in PARTS}
         start = own
         for part, size in zip(PARTS[1:], found.sizes[1:], strict=True):
@@ -130,9 +137,9 @@ class SearchTask(FileTask):
         # All passages are known before any query is asked: what is held out is the queries, and which passage answers them.
         texts = [found.queries[number] for number in parts["train"]] + [each.text for each in found.passages]
         text = "\n".join(map(self._normalized, texts))
-        assets.vocabularies = {
-            "symbols": like.vocabulary if like else Vocabulary.build(self.tokens, text, self.vocab_size)
-        }
+        most = self.vocab_size or (PAIRS if self.tokens == "bpe" else None)
+        vocabulary = like.vocabulary if like else Vocabulary.build(self.tokens, text, most)
+        assets.vocabularies = {"symbols": vocabulary}
         return assets
 
     def build(self, config: ModelConfig, assets: Assets) -> nn.Module:
@@ -208,7 +215,8 @@ class SearchTask(FileTask):
         if batch.context is None or not bool(batch.context.any()):
             return cross_entropy(outputs, batch.targets)
         if not len(outputs):
-            return outputs.sum()  # passages alone
+            nothing: Tensor = outputs.sum()  # of passages alone
+            return nothing
         losses: Tensor = pair_losses(outputs, batch.targets)
         return losses.sum()
 
@@ -248,8 +256,8 @@ class SearchTask(FileTask):
     def index(self, model: nn.Module, assets: Assets, where: str | Path | None = None) -> Index:
         """The passages of the run's data, or those of a folder or a file, ready to be searched.
 
-        Vectors are kept in the run, in its folder `index`, so that they are computed once; of a folder that has changed, those
-        of new passages are. An index of the run's data is complete in the run: the data may be moved afterwards.
+        Vectors are kept in the run, in its folder `index`, so that they are computed once; of a folder that has changed, those of
+        new passages are. An index of the run's data is complete in the run: the data may be moved afterwards.
         Args: where: see `throughtime.data.passages.read_passages`.
         Raises: InputError for passages that cannot be read.
         """
@@ -379,7 +387,9 @@ class SearchTask(FileTask):
 
         columns = tuple(filter(None, (self.query or "query", self.passage or "passage", self.place)))
         rows: list[tuple[str, str, str]] = []  # query, passage, place
-        sizes, sources, remarks = [], list[Source](), list[str]()
+        sizes: list[int] = []
+        sources: list[Source] = []
+        remarks: list[str] = []
         for files in (self.data or (None,), *((getattr(self, part),) for part in PARTS[1:])):
             start = len(rows)
             for file in files:
@@ -405,7 +415,7 @@ class SearchTask(FileTask):
                 rows = [rows[number] for number in sorted(chosen)]
             sizes.append(len(rows) - start)
         numbers: dict[str, int] = {}
-        passages = []
+        passages: list[Passage] = []
         for _, text, place in rows:
             if numbers.setdefault(text, len(passages)) == len(passages):
                 passages.append(Passage(text, place))
