@@ -30,7 +30,8 @@ class RecommendTask(SessionTask):
     """Train a model of the next item of a session.
 
     Reads logs of events: CSV, TSV or JSON lines with columns session, item and perhaps time, or lines `user item`. The model
-    predicts the next item after each item of a session, and is measured over all items. Without --data the sessions are the functions of Python's own standard library, and the items the names that they call.
+    predicts the next item after each item of a session, and is measured over all items. Without --data the sessions are the
+    functions of Python's own standard library, and the items the names that they call.
     """
 
     name = "recommend"

@@ -92,9 +92,8 @@ def of_equal_size(task: Task, config: ModelConfig, assets: Assets, parameters: i
     Raises: InputError where `hidden` is a size for each layer, or is fixed by tied weights.
     """
     if isinstance(config.hidden, tuple) or config.tied:
-        fixed = (
-            "the embedding's weights are tied to it" if config.tied else f"hidden is {list(config.hidden)}"
-        )
+        sizes = "a size for each layer" if isinstance(config.hidden, tuple) else ""
+        fixed = f"hidden is {sizes}" if sizes else "the embedding's weights are tied to it"
         raise InputError(f"the number of units cannot be chosen for a number of parameters: {fixed}")
 
     def of_size(hidden: int) -> ModelConfig:
