@@ -83,7 +83,9 @@ def test_what_cannot_be_used_is_one_line_with_its_row(tmp_path: Path, text: str,
 def test_unknown_columns_come_with_the_nearest(tmp_path: Path) -> None:
     file = table(tmp_path, "date,Temperature\n2024-01-01,1\n2024-01-02,2\n")
     for asked in (Columns(targets=("Temprature",)), Columns(known=("Temprature",)), Columns(time="dat")):
-        with pytest.raises(InputError, match=r"t\.csv:1: expected a column .* Did you mean '(Temperature|date)'"):
+        with pytest.raises(
+            InputError, match=r"t\.csv:1: expected a column .* Did you mean '(Temperature|date)'"
+        ):
             read_series(file, asked)
     with pytest.raises(InputError, match="only one of time, series, target, known and past"):
         read_series(file, Columns(targets=("Temperature",), known=("Temperature",)))
@@ -100,7 +102,9 @@ def test_bad_rows_are_left_out_and_counted(tmp_path: Path) -> None:
     file = table(tmp_path, "date,y\n2024-01-01,1\n2024-01-02,2\n2024-01-03,x\n2024-01-04,4\nno,5\n1,2,3\n")
     found = read_series(file, skip_bad=True)
     np.testing.assert_array_equal(found.series[0].values, [1, 2, np.nan, 4])
-    assert "3 bad rows skipped; the first is" in found.remarks[0] and ":4: expected a number" in found.remarks[0]
+    assert (
+        "3 bad rows skipped; the first is" in found.remarks[0] and ":4: expected a number" in found.remarks[0]
+    )
 
 
 def test_rows_are_given_out_as_they_come() -> None:
