@@ -69,6 +69,17 @@ def test_values_that_cannot_be_scaled() -> None:
     assert Scale.of(series(np.full(9, 7.0)), 5, "standard", 1)[:2] == (7.0, 1.0)  # a constant series
 
 
+def test_a_row_holds_nothing_of_later_steps() -> None:
+    values = np.arange(30.0)
+    later = values.copy()
+    later[20:] = np.nan
+    later[25:] = -7
+    rows, same = scaled(values).rows(10, 20), scaled(later).rows(10, 20)
+    assert torch.equal(rows, same) and not torch.equal(
+        scaled(values).rows(11, 21), scaled(later).rows(11, 21)
+    )
+
+
 @pytest.mark.parametrize("steps", [1, 3])
 def test_windows_are_of_the_training_part_alone(steps: int) -> None:
     """Values are their own places, so what a batch holds says where it is from."""

@@ -62,6 +62,9 @@ def test_distributions_are_scipys() -> None:
     counts = torch.tensor([0, 1, 2, 5, 40, 3, 0], dtype=torch.float64)
     parameters = NegativeBinomial().parameters(raw[:, :2], center, scale)
     mean, shape = parameters.unbind(-1)
+    softplus = raw[:, :2].exp().log1p() + 1e-4
+    torch.testing.assert_close(mean, scale * softplus[:, 0])  # of the series' size, as Salinas et al. have it
+    torch.testing.assert_close(shape, softplus[:, 1] / scale.sqrt())
     theirs = stats.nbinom(1 / shape, 1 / (1 + shape * mean))
     np.testing.assert_allclose(NegativeBinomial().loss(parameters, counts), -theirs.logpmf(counts), rtol=1e-8)
     np.testing.assert_allclose(theirs.mean(), mean, rtol=1e-8)

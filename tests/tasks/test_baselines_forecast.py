@@ -157,3 +157,34 @@ def test_exponential_smoothing_of_statsmodels() -> None:
     changed = values.copy()
     changed[76:] = 1000.0
     np.testing.assert_array_equal(found[:2], exponential_smoothing(case(changed))[:2])
+
+
+@pytest.mark.parametrize(
+    ("trend", "damped", "season"), [(None, False, 12), ("add", False, 12), ("add", True, 1)]
+)
+def test_smoothing_is_that_of_statsmodels(trend: str | None, damped: bool, season: int) -> None:
+    """At the end of the training part its forecast, with its variance; later what it gives with the same parameters."""
+    ets = pytest.importorskip(
+        "statsmodels.tsa.exponential_smoothing.ets",
+        reason="statsmodels is not installed: nothing to compare with",
+    )
+    values = seasonal()
+    options = {"seasonal": "add", "seasonal_periods": 12} if season > 1 else {}
+    made = {"error": "add", "trend": trend, "damped_trend": damped, **options}
+    fit = ets.ETSModel(values[:72], **made).fit(disp=False)
+    found = baselines_forecast._run_smoothing(fit, values, np.ones(96, dtype=bool), case(values), season)
+    np.testing.assert_allclose(found[0, :, MEDIAN], fit.forecast(13), rtol=1e-6)
+    width = found[0, :, 8] - found[0, :, MEDIAN]
+    pandas = pytest.importorskip("pandas", reason="statsmodels gives intervals of pandas' series alone")
+    labelled = ets.ETSModel(pandas.Series(values[:72]), **made).smooth(fit.params)
+    theirs = labelled.get_prediction(72, 84).summary_frame(alpha=0.2)
+    np.testing.assert_allclose(width, theirs["pi_upper"] - theirs["mean"], rtol=0.02)
+    start = {"initialization_method": "known", "initial_level": fit.initial_level}
+    start |= {"initial_trend": fit.initial_trend} if trend else {}
+    start |= {"initial_seasonal": np.asarray(fit.initial_seasonal)} if season > 1 else {}
+    longer = ets.ETSModel(values[:84], **made, **start)
+    names = [name for name in fit.model.param_names if not name.startswith("initial")]
+    smoothed = longer.smooth(
+        np.array([dict(zip(fit.model.param_names, fit.params, strict=True))[n] for n in names])
+    )
+    np.testing.assert_allclose(found[2, :, MEDIAN], smoothed.forecast(13), rtol=1e-6)
