@@ -101,7 +101,7 @@ def test_built_in_tasks(name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("txet", "task must be one of text, classify, adding, copy, echo, or a file with a class, .* Did you mean 'text'"),
+        ("txet", "task must be one of text, classify, adding, copy, echo, .*or a file with a class, .* Did you mean 'text'"),
         ("", "task must be one of"),
         ("none.py:Task", r"cannot read the task file none\.py: No such file or directory"),
         ("{file}:FirsTask", "has no 'FirsTask'. Did you mean 'FirstTask'"),
