@@ -107,7 +107,9 @@ def test_a_file_that_is_no_task(fails, run: Path, parity: Path, source: str, tmp
         f"{write('task.txt', source + '# text')}:ParityTask": "a task file must be Python, ending in .py",
         f"{write('lacks.py', source.replace('def metrics', 'def other'))}:ParityTask": "lacks metrics: see docs/tasks.md",
         f"{write('nameless.py', source.replace('name = ', 'title_ = '))}:ParityTask": 'needs a name: name = "..." in the class',
-        str(parity): "task must be one of text, classify, adding, copy, echo, or a file with a class",
+        str(
+            parity
+        ): "task must be one of text, classify, intent, tag, fill, search, recommend, frames, forecast, adding, copy, echo, or a file with a class",
     }
     for asked, line in cases.items():
         assert line in fails("train", asked, "--out", tmp_path / "new"), asked

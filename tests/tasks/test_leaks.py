@@ -212,6 +212,35 @@ def intent_what_ships_inside(folder: Path) -> Case:
     return Case(find_task("intent").kind(tokens="char", lower=True, validation=0.2, test=0.2), messages)
 
 
+def asked(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
+    """The queries of a search; all passages are candidates in every part."""
+    return sorted(
+        assets.vocabulary.decode(batch.inputs[: batch.lengths[b], b]).strip()
+        for batch in batches
+        for b in range(batch.size)
+        if not batch.context[b]
+    )
+
+
+def search_by_fraction(folder: Path) -> Case:
+    rows = [(text, f"passage {number}") for number, (text, _) in enumerate(rows_of_a_table(60, 1))]
+    (folder / "all.csv").write_text(
+        "query,passage\n" + "".join(f'"{query}",{text}\n' for query, text in rows)
+    )
+    return Case(find_task("search").kind(data=(str(folder / "all.csv"),), validation=0.2, test=0.2), asked)
+
+
+def search_by_file(folder: Path) -> Case:
+    files, own = {}, {}
+    for seed, part in enumerate(("train", *SPLITS), start=1):
+        own[part] = [f"what is {part} {number} {seed}" for number in range(20)]
+        (folder / f"{part}.csv").write_text(
+            "query,passage\n" + "".join(f"{query},passage {query[8:]}\n" for query in own[part])
+        )
+        files[part] = str(folder / f"{part}.csv")
+    return Case(find_task("search").kind(data=(files.pop("train"),), **files), asked, own)
+
+
 def generated(name: str, length: int) -> Callable[[Path], Case]:
     def case(folder: Path) -> Case:
         return Case(find_task(name).kind(length=length, validation=40, test=30, epoch=200), sequences)
@@ -334,6 +363,7 @@ CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
         "borders": series_by_time(borders=(120, 160, 200)),
     },
     "intent": {"fold": intent_by_fold, "inside": intent_what_ships_inside},
+    "search": {"fraction": search_by_fraction, "file": search_by_file},
     # Long enough that two sequences drawn apart are never equal by chance: of 2^60 or 8^10.
     "adding": {"generated": generated("adding", 5)},
     "copy": {"generated": generated("copy", 3)},

@@ -13,6 +13,7 @@ from throughtime.models.build import layers, symbol_embedding
 from throughtime.models.config import ModelConfig
 from throughtime.models.many_to_one import ManyToOne
 
+EMBEDDING_STD = 0.3  # of a symbol's vector at the start; with torch's 1 the states hardly count beside it
 SCALE, LARGEST_SCALE = 20.0, 100.0  # 1 / temperature: at the start, and at most
 
 
@@ -169,6 +170,8 @@ def dual_encoder(
     Args: separate: passages have layers, pooling and projection of their own; the embedding is shared.
     """
     embedding: Any = symbol_embedding(config, symbols)
+    if isinstance(embedding, nn.Embedding):
+        nn.init.normal_(embedding.weight, std=EMBEDDING_STD)
     options: Any = {"pooling": config.pooling, "dropout": config.dropout, "states_only": states_only}
     sizes = (config.outputs, outputs)
     passages = None

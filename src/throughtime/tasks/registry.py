@@ -17,16 +17,16 @@ GROUP = "throughtime.tasks"  # of entry points
 BUILT_IN = {
     "text": "TextTask",
     "classify": "ClassifyTask",
-    "fill": "FillTask",
-    "tag": "TagTask",
-    "forecast": "ForecastTask",
-    "frames": "FramesTask",
     "intent": "IntentTask",
+    "tag": "TagTask",
+    "fill": "FillTask",
+    "search": "SearchTask",
+    "recommend": "RecommendTask",
+    "frames": "FramesTask",
+    "forecast": "ForecastTask",
     "adding": "AddingTask",
     "copy": "CopyTask",
     "echo": "EchoTask",
-    "recommend": "RecommendTask",
-    "search": "SearchTask",
 }
 
 

@@ -56,11 +56,10 @@ class SearchTask(FileTask):
     examples = (
         "throughtime train search",
         "throughtime train search --data faq.csv --query question --passage answer",
-        'throughtime search runs/search "remove a folder and all in it"',
-        'throughtime search runs/search "remove a folder" --in my_project',
+        "throughtime train search --data pairs.jsonl --tokens word --cell gru --pooling mean",
     )
     defaults: ClassVar[Mapping[str, Any]] = {
-        "hidden": 128, "embedding": 256, "pooling": "attention", "bptt": "full", "batch": 128, "epochs": 12.0,
+        "hidden": 128, "embedding": 256, "pooling": "attention", "bptt": "full", "batch": 128, "epochs": 8.0,
         "dropout": 0.2, "lr": 3e-3,
     }  # fmt: skip
     without = ("tied", "window")
@@ -114,15 +113,11 @@ class SearchTask(FileTask):
         found = self._read()
         own = found.sizes[0]
         groups = group_pairs(found.queries, [found.passages[number].text for number in found.correct])
-        fractions = {
-            part: 0.0 if isinstance(value := getattr(self, part), str) else value for part in PARTS[1:]
-        }
+        validation, test = (
+            0.0 if isinstance(value, str) else value for value in (self.validation, self.test)
+        )
         split = split_examples(
-            own,
-            validation=fractions["validation"],
-            test=fractions["test"],
-            seed=self.split_seed,
-            groups=groups[:own],
+            own, validation=validation, test=test, seed=self.split_seed, groups=groups[:own]
         )
         parts = {part: list(getattr(split, part)) for part in PARTS}
         start = own
