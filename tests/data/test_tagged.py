@@ -125,6 +125,26 @@ def test_conllu(tmp_path):
     )
 
 
+@pytest.mark.parametrize("column", ["upos", "xpos"])
+def test_universal_dependencies_are_read_as_the_library_conllu_reads_them(data_dir, column):
+    conllu = pytest.importorskip(
+        "conllu", reason="conllu is not installed: pip install 'throughtime[tagging]'"
+    )
+    path = data_dir / "ud_english_ewt" / "en_ewt-ud-dev.conllu"
+    if not path.exists():
+        pytest.skip("ud_english_ewt is not in THROUGHTIME_DATA")
+    found = read_tagged([path], label=column).sentences
+    blocks = path.read_text(encoding="utf-8").split("\n\n")[
+        :300
+    ]  # words written as one, and not written, are among them
+    for block, sentence in zip(blocks, found, strict=False):
+        (expected,) = conllu.parse(block + "\n\n")
+        words = [word for word in expected if isinstance(word["id"], int)]
+        assert sentence == Sentence(
+            tuple(word["form"] for word in words), tuple(word[column] for word in words)
+        )
+
+
 def spans(text, *found):
     return json.dumps(
         {"text": text, "spans": [dict(zip(("start", "end", "label"), each, strict=True)) for each in found]}
