@@ -122,7 +122,7 @@ def test_every_field_of_a_task_is_an_option_with_its_default(task: str) -> None:
         help = options.pop(field.name).help
         assert help.startswith(field.option.help.replace("[", r"\["))
         assert (f"default: {shown}]" in help) == bool(shown), field.name
-    assert set(options) - {"more", "help"} == {"config", "out", "resume"}
+    assert set(options) - {"more", "help"} == {"config", "out", "resume", "equal_size"}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch import nn
 
 from throughtime.data.assets import Assets
 from throughtime.errors import InputError, RunError
+from throughtime.models.calibrated import CalibratedLinear
 from throughtime.models.config import LARGEST, ModelConfig
 from throughtime.options import Settings
 from throughtime.runs import Run
@@ -127,15 +128,15 @@ def check_init_from(model: nn.Module, source: Run) -> None:
 
 
 def init_weights(model: nn.Module, source: Run) -> None:
-    """Copy the weights of another run's model into `model`; its buffers, which training did not learn, stay as they are built.
+    """Copy the weights of another run's model into `model`, without its calibration, which is that of a whole training.
 
     Raises: as `check_init_from`.
     """
     check_init_from(model, source)
-    own, weights = model.state_dict(), source.load_model()
-    for name, _ in model.named_parameters(remove_duplicate=False):
-        own[name] = weights[name]
-    model.load_state_dict(own)
+    model.load_state_dict(source.load_model())
+    for module in model.modules():
+        if isinstance(module, CalibratedLinear):
+            module.calibrate(1.0, -1.0)
 
 
 def _found(run: Run, asked: str | None) -> Found:
