@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import throughtime
-from throughtime.data.questions import FILE, intents, question_table
+from throughtime.data.inside.questions import FILE, intents, question_table
 from throughtime.runs import Run
 
 FOLDER = FILE.with_name("help")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from throughtime.data import exceptions
-from throughtime.data.exceptions import LEAST, exception_messages
+from throughtime.data.inside import exceptions
+from throughtime.data.inside.exceptions import LEAST, exception_messages
 from throughtime.errors import InputError
 
 
@@ -30,7 +30,7 @@ def test_the_messages_are_many_different_and_balanced_enough():
 
 def test_the_rows_are_the_same_in_every_process():
     script = (
-        "import hashlib\nfrom throughtime.data.exceptions import exception_messages\n"
+        "import hashlib\nfrom throughtime.data.inside.exceptions import exception_messages\n"
         "print(hashlib.sha256(repr(exception_messages()).encode()).hexdigest())"
     )
     outputs = {

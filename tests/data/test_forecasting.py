@@ -14,9 +14,9 @@ from throughtime.data.forecasting import (
     random_windows,
     unscaled,
 )
+from throughtime.data.readers.time_series import Series
+from throughtime.data.readers.times import Step
 from throughtime.data.step_inputs import Ahead, StepInputs
-from throughtime.data.time_series import Series
-from throughtime.data.times import Step
 from throughtime.errors import InputError
 
 STEP = Step("number", 1)

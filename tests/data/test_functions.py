@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from throughtime.data import functions
-from throughtime.data.functions import _documented, function_pairs
+from throughtime.data.inside import functions
+from throughtime.data.inside.functions import _documented, function_pairs
 from throughtime.errors import InputError
 
 SCRIPT = """
 import hashlib, sysconfig
 from pathlib import Path
-from throughtime.data.functions import function_pairs
+from throughtime.data.inside.functions import function_pairs
 part = Path(sysconfig.get_path("stdlib")) / "email"
 sysconfig.get_path = lambda name: str(part)
 print(hashlib.sha256(repr(function_pairs()).encode()).hexdigest())

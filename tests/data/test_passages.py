@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from throughtime.data import passages
-from throughtime.data.passages import Passage, plain_words, read_passages
+from throughtime.data.readers import passages
+from throughtime.data.readers.passages import Passage, plain_words, read_passages
 from throughtime.errors import InputError
 
 LONG = "This paragraph is long enough to stand alone, with a number: {}."

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from throughtime.data import IGNORE
-from throughtime.data.query_pairs import QueryPairs, candidate_batches, group_pairs
+from throughtime.data.readers.query_pairs import QueryPairs, candidate_batches, group_pairs
 from throughtime.errors import InputError
 
 N = 23

@@ -11,7 +11,7 @@ import pytest
 import throughtime
 from throughtime.cli.app import command
 from throughtime.cli.option_names import called
-from throughtime.data.questions import intents, question_table, read_answers
+from throughtime.data.inside.questions import intents, question_table, read_answers
 from throughtime.data.split import group_keys
 from throughtime.errors import InputError
 
@@ -47,7 +47,7 @@ def test_there_are_enough_and_none_is_listed_twice():
     assert len(keys) == len(set(keys))
     assert [label for label, each in INTENTS.items() if not each.answer] == ["outside"]
     table = question_table()
-    assert len(table) == len(keys) and table.sources[0].path == "throughtime/data/questions.toml"
+    assert len(table) == len(keys) and table.sources[0].path == "throughtime/data/inside/questions.toml"
 
 
 def test_answers_are_one_to_four_sentences_and_name_pages_that_exist():

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from throughtime.data import find_dataset
-from throughtime.data.ball_paths import SHAPES, ball_paths
-from throughtime.data.ball_videos import DIRECTIONS, _video, ball_videos
-from throughtime.data.frame_folders import find_videos
-from throughtime.data.long_table import LongTable
-from throughtime.data.series import (
+from throughtime.data.inside.ball_paths import SHAPES, ball_paths
+from throughtime.data.inside.ball_videos import DIRECTIONS, _video, ball_videos
+from throughtime.data.readers.frame_folders import find_videos
+from throughtime.data.readers.long_table import LongTable
+from throughtime.data.readers.series import (
     check_disjoint_series,
     fit_scale,
     found_features,

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from throughtime.data.calls import called_names, calls_of_functions
-from throughtime.data.sessions import Events, items_of, read_sessions, split_by_time
+from throughtime.data.inside.calls import called_names, calls_of_functions
+from throughtime.data.readers.sessions import Events, items_of, read_sessions, split_by_time
 from throughtime.errors import InputError
 
 ROWS = [("u1", "a", 3), ("u2", "x", 1), ("u1", "b", 4), ("u3", "a", 2), ("u2", "y", 5), ("u1", "c", 9)]

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from throughtime.data.spans import (
+from throughtime.data.readers.spans import (
     Span,
     as_scheme,
     broken_tags,

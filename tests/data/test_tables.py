@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from throughtime.data.records import FORMATS, Records, write_records
-from throughtime.data.tables import read_table
+from throughtime.data.readers.records import FORMATS, Records, write_records
+from throughtime.data.readers.tables import read_table
 from throughtime.errors import InputError
 
 ROWS = (("Is it lost, or late?", "card"), ('He said "no"\nand left', "naïve"), ("日本 🎉", "card"))

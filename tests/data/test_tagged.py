@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from throughtime.data.roles import ROLES, name_roles, python_tokens
-from throughtime.data.tagged import SUFFIXES, Sentence, read_tagged
+from throughtime.data.inside.roles import ROLES, name_roles, python_tokens
+from throughtime.data.readers.tagged import SUFFIXES, Sentence, read_tagged
 from throughtime.errors import InputError
 from throughtime.tasks import TagTask
 
@@ -221,7 +221,7 @@ def test_roles_of_names_in_the_standard_library():
 
 
 def test_roles_by_hand():
-    from throughtime.data.roles import _functions
+    from throughtime.data.inside.roles import _functions
 
     source = '''
 class A:

@@ -8,8 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from throughtime.data.time_series import Columns, SeriesRows, forward_filled, read_series, yearly_sunspots
-from throughtime.data.times import Step
+from throughtime.data.readers.time_series import (
+    Columns,
+    SeriesRows,
+    forward_filled,
+    read_series,
+    yearly_sunspots,
+)
+from throughtime.data.readers.times import Step
 from throughtime.errors import InputError
 
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import pytest
 
-from throughtime.data.times import (
+from throughtime.data.readers.times import (
     Step,
     calendar,
     later,

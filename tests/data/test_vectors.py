@@ -7,7 +7,7 @@ import gzip
 import pytest
 import torch
 
-from throughtime.data.vectors import read_vectors, vector_rows
+from throughtime.data.readers.vectors import read_vectors, vector_rows
 from throughtime.data.words import COLUMNS, SHAPES, WordTable, shape_of, tokenized
 from throughtime.errors import InputError
 

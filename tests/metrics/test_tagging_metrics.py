@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from throughtime.data import IGNORE, Batch
-from throughtime.data.spans import span_labels
+from throughtime.data.readers.spans import span_labels
 from throughtime.metrics.tagging import SpanF1, SpanPrecision, SpanRecall, TagAccuracy
 
 TAGS = span_labels(["per", "loc"], "bio")

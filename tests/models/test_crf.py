@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from throughtime.data import IGNORE
-from throughtime.data.spans import broken_tags, span_labels
+from throughtime.data.readers.spans import broken_tags, span_labels
 from throughtime.errors import InputError
 from throughtime.models.crf import CRF, Scored, best_labels
 from throughtime.models.tagger import transitions_allowed

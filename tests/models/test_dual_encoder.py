@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from throughtime.data.query_pairs import pair_batch
+from throughtime.data.readers.query_pairs import pair_batch
 from throughtime.models.config import ModelConfig
 from throughtime.models.dual_encoder import LARGEST_SCALE, DualEncoder, dual_encoder
 

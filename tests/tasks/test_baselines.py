@@ -12,8 +12,8 @@ import torch
 from throughtime.data.char import CharVocabulary
 from throughtime.data.text import embedded_text
 from throughtime.errors import InputError
-from throughtime.tasks import baselines
-from throughtime.tasks.baselines import (
+from throughtime.tasks.baselines import texts as baselines
+from throughtime.tasks.baselines.texts import (
     majority,
     ngram_log_probabilities,
     ngram_loss,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from throughtime.errors import InputError
-from throughtime.tasks.baselines import discounts_of
-from throughtime.tasks.baselines_fill import Trigrams, fill_baselines
+from throughtime.tasks.baselines.fill import Trigrams, fill_baselines
+from throughtime.tasks.baselines.texts import discounts_of
 
 SIZE = 7
 

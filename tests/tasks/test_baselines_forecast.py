@@ -7,14 +7,14 @@ import pytest
 
 from throughtime.errors import InputError
 from throughtime.metrics.forecasting import LEVELS
-from throughtime.tasks import baselines_forecast
-from throughtime.tasks.baselines_forecast import (
+from throughtime.tasks.baselines.forecast import (
     Case,
     exponential_smoothing,
     forecast_baselines,
     seasonal_naive,
     theta,
 )
+from throughtime.tasks.baselines.texts import forecast as baselines_forecast
 
 MEDIAN = LEVELS.index(0.5)
 

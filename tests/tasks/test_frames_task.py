@@ -14,7 +14,7 @@ import torch
 import throughtime
 from throughtime.cli import main
 from throughtime.data import Assets
-from throughtime.data.ball_videos import ball_videos
+from throughtime.data.inside.ball_videos import ball_videos
 from throughtime.errors import InputError, RunError
 from throughtime.models.config import ModelConfig
 from throughtime.runs import Run

@@ -18,7 +18,7 @@ from throughtime.data import IGNORE
 from throughtime.errors import InputError, RunError
 from throughtime.models.config import ModelConfig
 from throughtime.tasks import RecommendTask
-from throughtime.tasks.baselines_recommend import evaluate_baseline, item_knn, markov, popularity
+from throughtime.tasks.baselines.recommend import evaluate_baseline, item_knn, markov, popularity
 from throughtime.training import TrainingConfig
 from throughtime.training.loop import start_run, train
 
@@ -330,7 +330,7 @@ def test_events_are_answered_one_by_one_whatever_other_sessions_do(file, tmp_pat
 
     written = io.StringIO()
     monkeypatch.setattr(
-        "throughtime.data.records.open_source",
+        "throughtime.data.readers.records.open_source",
         lambda file: Lines(b"session,item\nx,a\ny,b\nx,c\n"),
     )
     trained.task.predict_file(trained.model, trained.assets, "-", written, form="events", skip_bad=False)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from throughtime.errors import InputError
-from throughtime.tasks.baselines_search import BM25, bm25, random_order, tfidf_cosine
+from throughtime.tasks.baselines.search import BM25, bm25, random_order, tfidf_cosine
 
 PASSAGES = ["the cat sat on the mat", "a dog and a cat", "def readFile(path): return path", "", "the the the"]
 

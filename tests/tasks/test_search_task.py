@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import throughtime
-from throughtime.data.passages import Passage
-from throughtime.data.query_pairs import pair_batch
+from throughtime.data.readers.passages import Passage
+from throughtime.data.readers.query_pairs import pair_batch
 from throughtime.errors import InputError, RunError
 from throughtime.models.config import ModelConfig
 from throughtime.tasks import SearchTask

@@ -14,13 +14,13 @@ import throughtime
 from throughtime.bptt import Full, Truncated
 from throughtime.cli import main
 from throughtime.data import IGNORE
-from throughtime.data.spans import spans_of
-from throughtime.data.tagged import Sentence
+from throughtime.data.readers.spans import spans_of
+from throughtime.data.readers.tagged import Sentence
 from throughtime.errors import InputError, RunError
 from throughtime.flow import influence, measure, snapshot
 from throughtime.models.config import ModelConfig
 from throughtime.tasks import TagTask
-from throughtime.tasks.baselines_tag import (
+from throughtime.tasks.baselines.tag import (
     features_of,
     most_frequent_by_word,
     most_frequent_tag,

@@ -10,7 +10,7 @@ import pytest
 
 import throughtime
 from throughtime import bptt
-from throughtime.tasks.baselines import majority
+from throughtime.tasks.baselines.texts import majority
 from throughtime.tasks.recorded import restore_model
 from throughtime.training.card import MODEL, results_table
 from throughtime.training.evaluation import evaluate

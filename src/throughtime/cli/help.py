@@ -28,7 +28,7 @@ def help_(
     throughtime help how do I resume
     throughtime help "which file formats can it read?"
     """
-    from throughtime.data.questions import intents
+    from throughtime.data.inside.questions import intents
     from throughtime.files import json_text
 
     known = intents()
@@ -51,7 +51,7 @@ def help_(
 
     from throughtime.runtime import load
 
-    trained = load(Path(__file__).parents[1] / "data" / "help")
+    trained = load(Path(__file__).parents[1] / "data" / "inside" / "help")
     found = trained.predict(text)
     if as_json:
         print(json_text({**found, "pages": known[found["label"]].pages}))

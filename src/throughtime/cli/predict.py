@@ -45,7 +45,7 @@ def predict(
     throughtime predict runs/book lines.txt --format lines
     """
     from throughtime.cli.output import Stream
-    from throughtime.data.records import FORMATS, Records, open_source, write_records
+    from throughtime.data.readers.records import FORMATS, Records, open_source, write_records
     from throughtime.runtime import load
 
     trained = load(run, task=task, device=device)

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from throughtime.data.batch import Batch
+from throughtime.data.readers.time_series import Series, Values, forward_filled
+from throughtime.data.readers.times import Step, calendar, later
 from throughtime.data.step_inputs import Ahead, StepInputs
-from throughtime.data.time_series import Series, Values, forward_filled
-from throughtime.data.times import Step, calendar, later
 from throughtime.errors import InputError
 
 SCALINGS = ("standard", "mean", "log", "sqrt")

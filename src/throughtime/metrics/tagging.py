@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from throughtime.data.batch import IGNORE, Batch, unmasked
-from throughtime.data.spans import spans_of, split_tag
+from throughtime.data.readers.spans import spans_of, split_tag
 from throughtime.errors import InputError
 from throughtime.metrics.metric import Metric
 
@@ -23,7 +23,7 @@ class SpanF1(Metric):
     """F1 of exact spans, over all types together: 2 correct / (predicted + expected).
 
     A predicted span is correct if one of the same type has the same first and last token. Tags of any scheme are read as
-    conlleval reads them (`throughtime.data.spans.spans_of`). A token whose target is masked is O on both sides.
+    conlleval reads them (`throughtime.data.readers.spans.spans_of`). A token whose target is masked is O on both sides.
 
     Args: tags, such as O, B-PER, I-PER, by the number of the label; best, the predicted labels of the model's outputs.
     Source: Tjong Kim Sang & De Meulder 2003, CoNLL, and its script conlleval.

@@ -36,7 +36,8 @@ def word_embedding(
 ) -> WithVectors:
     """`symbol_embedding` with pretrained vectors behind it.
 
-    Args: rows, whole numbers [symbols], the number of each symbol's vector (`throughtime.data.vectors.vector_rows`), 0 for none.
+    Args: rows, whole numbers [symbols], the number of each symbol's vector (`throughtime.data.readers.vectors.vector_rows`), 0
+    for none.
     """
     if rows.shape != (symbols,):
         raise InputError(f"rows must be [{symbols}], one for each symbol, got {list(rows.shape)}")

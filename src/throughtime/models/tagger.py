@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from throughtime.data.spans import may_follow
+from throughtime.data.readers.spans import may_follow
 from throughtime.errors import InputError
 from throughtime.models.crf import CRF, Scored
 from throughtime.models.many_to_many import ManyToMany

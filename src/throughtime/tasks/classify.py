@@ -70,7 +70,7 @@ class ClassifyTask(LabelledTask):
         found = super().with_full_paths()
         if not isinstance(self._inputs, Numbers):
             return replace(found, kind="text")
-        from throughtime.data.series import found_features
+        from throughtime.data.readers.series import found_features
 
         features = self.features
         if not features and self.data:
@@ -81,7 +81,7 @@ class ClassifyTask(LabelledTask):
     def _inputs(self) -> Texts | Numbers:
         """What is done with texts, or with numbers: asked for, recorded in the run, or found in the data."""
         if self.kind is None and self.data:
-            from throughtime.data.series import holds_series
+            from throughtime.data.readers.series import holds_series
 
             return Numbers(self) if holds_series(self.data[0], self.text or "text") else Texts(self)
         return Numbers(self) if self.kind == "numbers" else Texts(self)

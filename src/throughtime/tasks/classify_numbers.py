@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from throughtime.data.assets import Assets
-    from throughtime.data.series import Series
-    from throughtime.data.tables import Table
+    from throughtime.data.readers.series import Series
+    from throughtime.data.readers.tables import Table
     from throughtime.tasks.classify import ClassifyTask
 
 
@@ -42,9 +42,9 @@ class Numbers:
 
     def read(self, files: Sequence[str], others: Sequence[str]) -> Table:
         """Columns: the sequences, the label, and `others`; of no files, what is drawn."""
-        from throughtime.data.ball_paths import ball_paths
-        from throughtime.data.series import read_series
-        from throughtime.data.tables import Table
+        from throughtime.data.inside.ball_paths import ball_paths
+        from throughtime.data.readers.series import read_series
+        from throughtime.data.readers.tables import Table
 
         found = (
             read_series(
@@ -63,20 +63,20 @@ class Numbers:
 
     def keys(self, sequences: Sequence[Tensor]) -> list[Hashable]:
         """Equal for sequences of the same numbers."""
-        from throughtime.data.series import sequence_keys
+        from throughtime.data.readers.series import sequence_keys
 
         return sequence_keys(sequences)
 
     def shared(self, parts: Mapping[str, Sequence[Tensor]]) -> list[str]:
         """What to say of sequences that are in two parts."""
-        from throughtime.data.series import check_disjoint_series
+        from throughtime.data.readers.series import check_disjoint_series
 
         return check_disjoint_series(parts)
 
     def fit(self, assets: Assets, train: Sequence[Tensor], like: Assets | None) -> None:
         """Put what scales the sequences into the assets."""
-        from throughtime.data.arrays import is_idx
-        from throughtime.data.series import fit_scale
+        from throughtime.data.readers.arrays import is_idx
+        from throughtime.data.readers.series import fit_scale
 
         shapes = {tuple(each.shape) for each in train}
         if self.task.permute is not None and len(shapes) > 1:
@@ -111,7 +111,7 @@ class Numbers:
 
     def encode(self, assets: Assets, sequence: Tensor) -> Tensor:
         """What the model reads, [t, D]."""
-        from throughtime.data.series import scaled
+        from throughtime.data.readers.series import scaled
 
         kept = _kept(assets)
         if sequence.shape[1] != kept["size"]:
@@ -126,7 +126,7 @@ class Numbers:
 
     def of_record(self, assets: Assets, record: Record) -> Tensor:
         """The sequence of a record."""
-        from throughtime.data.series import parse_values
+        from throughtime.data.readers.series import parse_values
 
         return parse_values(field_of(record, self.column), int(_kept(assets)["size"]))
 
@@ -134,7 +134,7 @@ class Numbers:
         self, train: tuple[Sequence[Tensor], Sequence[str]], test: tuple[Sequence[Tensor], Sequence[str]]
     ) -> dict[str, dict[str, float] | str]:
         """The strong baselines, trained on sequences and labels."""
-        from throughtime.tasks.baselines_numbers import pixels_svm, summary_logistic
+        from throughtime.tasks.baselines.numbers import pixels_svm, summary_logistic
 
         found: dict[str, dict[str, float] | str] = {}
         for name, baseline in (
@@ -154,7 +154,7 @@ class Numbers:
         self, model: nn.Module, assets: Assets, file: str, out: IO[str], *, form: str, skip_bad: bool
     ) -> str:
         """One row of predictions for each sequence of a file: its name, its label where the file has one, the prediction."""
-        from throughtime.data.records import write_records
+        from throughtime.data.readers.records import write_records
 
         remarks: list[str] = []
         write: Callable[[dict[str, Any]], None] | None = None
@@ -174,7 +174,7 @@ class Numbers:
         self, assets: Assets, file: str, form: str, skip_bad: bool, remarks: list[str]
     ) -> tuple[Iterable[tuple[str, Tensor, str | None]], str | None]:
         """(name, sequence, label) of each sequence in a file, read as they are taken where it is a long table."""
-        from throughtime.data.series import read_series
+        from throughtime.data.readers.series import read_series
 
         if form == "long":
             return self._long(file, skip_bad, remarks), self.task.label or "label"
@@ -188,8 +188,8 @@ class Numbers:
     ) -> Iterator[tuple[str, Tensor, str | None]]:
         import torch
 
-        from throughtime.data.long_table import LongTable
-        from throughtime.data.records import open_source
+        from throughtime.data.readers.long_table import LongTable
+        from throughtime.data.readers.records import open_source
 
         with open_source(file) as stream:
             table = LongTable(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from throughtime.data.assets import Assets
-    from throughtime.data.tables import Table
+    from throughtime.data.readers.tables import Table
     from throughtime.tasks.labelled import LabelledTask
 
 
@@ -32,7 +32,7 @@ class Texts:
 
     def read(self, files: Sequence[str], others: Sequence[str]) -> Table:
         """Columns: the text, the label, and `others`; of no files, what ships inside."""
-        from throughtime.data.tables import read_table
+        from throughtime.data.readers.tables import read_table
 
         if not files:
             return self.read_inside()
@@ -41,7 +41,7 @@ class Texts:
 
     def read_inside(self) -> Table:
         """What ships inside, with the columns text and label."""
-        from throughtime.data.exceptions import exception_messages
+        from throughtime.data.inside.exceptions import exception_messages
 
         return exception_messages()
 
@@ -94,7 +94,7 @@ class Texts:
         self, train: tuple[Sequence[str], Sequence[str]], test: tuple[Sequence[str], Sequence[str]]
     ) -> dict[str, dict[str, float] | str]:
         """The strong baselines, trained on texts and labels."""
-        from throughtime.tasks.baselines import tfidf_linear
+        from throughtime.tasks.baselines.texts import tfidf_linear
 
         try:
             return {"TF-IDF, linear SVM": dict(tfidf_linear(*train, *test))}

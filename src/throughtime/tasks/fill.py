@@ -129,7 +129,7 @@ class FillTask(FileTask):
         return [Perplexity(), Top1([UNKNOWN]), Top5([UNKNOWN])]
 
     def baseline(self, assets: Assets, split: str) -> dict[str, dict[str, float] | str]:
-        from throughtime.tasks.baselines_fill import fill_baselines
+        from throughtime.tasks.baselines.fill import fill_baselines
 
         train, test = ([ids.numpy() for ids in self._encoded(assets, part)[0]] for part in ("train", split))
         return dict(fill_baselines(train, test, self._asked(assets).numpy(), UNKNOWN))

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from throughtime.data.batch import Batch
     from throughtime.data.forecasting import ScaledSeries
     from throughtime.data.generated import Generated
+    from throughtime.data.readers.time_series import Columns, SeriesTable
     from throughtime.data.step_inputs import StepInputs
-    from throughtime.data.time_series import Columns, SeriesTable
     from throughtime.metrics import Metric
 
 HEADS = ("quantiles", "student", "normal", "negbin")
@@ -193,7 +193,7 @@ class ForecastTask(FileTask):
     def prepare(self, like: Assets | None = None) -> Assets:
         from throughtime.data.assets import Assets
         from throughtime.data.forecasting import Covariates, Scale
-        from throughtime.data.times import season_of
+        from throughtime.data.readers.times import season_of
 
         table = self._read()
         season = self.season or (season_of(table.step) if self.data else _EMBEDDED_SEASON)
@@ -251,8 +251,8 @@ class ForecastTask(FileTask):
         """The numbers that the model reads at each step."""
         from datetime import datetime
 
+        from throughtime.data.readers.times import Step, calendar, parse_time
         from throughtime.data.step_inputs import StepInputs
-        from throughtime.data.times import Step, calendar, parse_time
 
         values = _values(assets)
         lags = self.lags or ()
@@ -327,7 +327,7 @@ class ForecastTask(FileTask):
         import torch
 
         from throughtime.metrics.forecasting import Forecasts, scores
-        from throughtime.tasks.baselines_forecast import Case, forecast_baselines
+        from throughtime.tasks.baselines.forecast import Case, forecast_baselines
 
         series, borders = self._series(assets, split)
         table, values = self._table(assets, split), _values(assets)
@@ -372,7 +372,7 @@ class ForecastTask(FileTask):
         values = _values(assets)
         source = ", ".join(path.rpartition("/")[2] for path in self.data) or "yearly numbers of sunspots"
         parts = [sum(column) for column in zip(*values["borders"], strict=True)]
-        from throughtime.data.times import Step
+        from throughtime.data.readers.times import Step
 
         names = values["series"]
         what = "1 series" if len(names) == 1 else f"{len(names)} series"
@@ -401,7 +401,7 @@ class ForecastTask(FileTask):
         Raises: InputError for a series that the run does not know, or another step.
         """
         from throughtime.data.forecasting import Covariates, Scale, ScaledSeries
-        from throughtime.data.times import Step
+        from throughtime.data.readers.times import Step
         from throughtime.errors import nearest
 
         values, layout = _values(assets), self.layout(assets)
@@ -434,20 +434,20 @@ class ForecastTask(FileTask):
 
     def request(self) -> Columns:
         """The columns that were asked for."""
-        from throughtime.data.time_series import Columns
+        from throughtime.data.readers.time_series import Columns
 
         return Columns(self.time, self.series, _names(self.target), _names(self.known), _names(self.past))
 
     def run_columns(self, assets: Assets) -> Columns:
         """The columns that the run was made from."""
-        from throughtime.data.time_series import Columns
+        from throughtime.data.readers.time_series import Columns
 
         found = _values(assets)["columns"]
         names = (tuple(found[name]) for name in ("targets", "known", "past"))
         return Columns(found["time"], found["series"], *names)
 
     def _read(self, columns: Columns | None = None, step: Any = None) -> SeriesTable:
-        from throughtime.data.time_series import read_series, yearly_sunspots
+        from throughtime.data.readers.time_series import read_series, yearly_sunspots
 
         if not self.data:
             table = yearly_sunspots()
@@ -470,7 +470,7 @@ class ForecastTask(FileTask):
         return replace(table, series=cut)
 
     def _table(self, assets: Assets, split: str) -> SeriesTable:
-        from throughtime.data.times import Step
+        from throughtime.data.readers.times import Step
 
         if split == "all":
             return self._read(self.run_columns(assets), Step(*_values(assets)["step"]))

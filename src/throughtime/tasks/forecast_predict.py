@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from throughtime.data.assets import Assets
 from throughtime.data.forecasting import ScaledSeries, unscaled
-from throughtime.data.records import open_source, write_records
-from throughtime.data.step_inputs import Ahead
-from throughtime.data.time_series import (
+from throughtime.data.readers.records import open_source, write_records
+from throughtime.data.readers.time_series import (
     Row,
     Series,
     SeriesRows,
@@ -24,7 +23,8 @@ from throughtime.data.time_series import (
     read_series,
     row_of,
 )
-from throughtime.data.times import Step, Time, later, time_text
+from throughtime.data.readers.times import Step, Time, later, time_text
+from throughtime.data.step_inputs import Ahead
 from throughtime.errors import InputError
 from throughtime.layers.eval_mode import evaluating
 from throughtime.metrics.forecasting import LEVELS

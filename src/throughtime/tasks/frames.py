@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from throughtime.data.assets import Assets
     from throughtime.data.batch import Batch
     from throughtime.data.examples import Examples
-    from throughtime.data.series import Series
+    from throughtime.data.readers.series import Series
     from throughtime.data.text import Source
     from throughtime.metrics import Metric
 
@@ -113,13 +113,13 @@ class FramesTask(FileTask):
         found = super().with_full_paths()
         if self.features or not self.data:
             return found
-        from throughtime.data.series import found_features
+        from throughtime.data.readers.series import found_features
 
         return replace(found, features=found_features(self.data[0], label=self.label or "label"))
 
     def prepare(self, like: Assets | None = None) -> Assets:
         from throughtime.data.assets import Assets
-        from throughtime.data.series import fit_scale
+        from throughtime.data.readers.series import fit_scale
 
         assets = Assets()
         series, parts, assets.values["remarks"] = self._read()
@@ -194,7 +194,7 @@ class FramesTask(FileTask):
     def baseline(self, assets: Assets, split: str) -> dict[str, dict[str, float] | str]:
         import numpy as np
 
-        from throughtime.tasks.baselines_numbers import frames_logistic
+        from throughtime.tasks.baselines.numbers import frames_logistic
 
         (train, train_labels), (test, targets) = (self._encoded(assets, part) for part in ("train", split))
         counts = Counter(label for labels in train_labels for label in labels.tolist())
@@ -215,7 +215,7 @@ class FramesTask(FileTask):
 
     def predict(self, model: nn.Module, assets: Assets, records: Iterable[Record]) -> Iterator[Record]:
         """The likeliest label of each frame of each sequence, as a list."""
-        from throughtime.data.series import parse_values, scaled
+        from throughtime.data.readers.series import parse_values, scaled
 
         kept = kept_of(assets)
         for record in records:
@@ -269,7 +269,7 @@ class FramesTask(FileTask):
         """Frames [t, D] and the numbers of their labels [t], of each sequence of a split."""
         import torch
 
-        from throughtime.data.series import scaled
+        from throughtime.data.readers.series import scaled
 
         key = f"encoded/{self.data}/{split}"
         if key not in assets.cache:
@@ -308,8 +308,8 @@ class FramesTask(FileTask):
 
     def _read(self) -> tuple[Series, dict[str, list[int]], list[str]]:
         """All sequences, the numbers of each part, and what the user should know: those of `data` first."""
-        from throughtime.data.ball_videos import ball_videos
-        from throughtime.data.series import check_disjoint_series, sequence_keys
+        from throughtime.data.inside.ball_videos import ball_videos
+        from throughtime.data.readers.series import check_disjoint_series, sequence_keys
         from throughtime.data.split import split_examples
 
         series = self.series_of(self.data) if self.data else ball_videos(self.what)
@@ -351,7 +351,7 @@ class FramesTask(FileTask):
         return series, parts, remarks
 
     def series_of(self, files: Sequence[str], labelled: bool = True) -> Series:
-        from throughtime.data.series import read_series
+        from throughtime.data.readers.series import read_series
 
         return read_series(
             files,

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.data.assets import Assets
-from throughtime.data.frame_folders import find_videos, read_image
-from throughtime.data.long_table import LongTable
-from throughtime.data.records import open_source, write_records
-from throughtime.data.series import scaled
+from throughtime.data.readers.frame_folders import find_videos, read_image
+from throughtime.data.readers.long_table import LongTable
+from throughtime.data.readers.records import open_source, write_records
+from throughtime.data.readers.series import scaled
 from throughtime.errors import InputError
 from throughtime.layers.eval_mode import evaluating
 from throughtime.tasks.classify_numbers import names_of

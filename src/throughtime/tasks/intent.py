@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from throughtime.data.assets import Assets
     from throughtime.data.batch import Batch
-    from throughtime.data.tables import Table
+    from throughtime.data.readers.tables import Table
     from throughtime.metrics import Metric
 
 
@@ -36,7 +36,7 @@ class Messages(Texts):
         return self.task.tokens == "word" and self.task.subwords > 0
 
     def read_inside(self) -> Table:
-        from throughtime.data.questions import question_table
+        from throughtime.data.inside.questions import question_table
 
         return question_table()
 
@@ -199,7 +199,7 @@ class IntentTask(LabelledTask):
         return True
 
     def baseline(self, assets: Assets, split: str) -> dict[str, dict[str, float] | str]:
-        from throughtime.tasks.baselines import majority, tfidf_selective
+        from throughtime.tasks.baselines.texts import majority, tfidf_selective
 
         parts = [self._columns(assets, part) for part in ("train", "validation", split)]
         found: dict[str, dict[str, float] | str] = {
@@ -256,7 +256,7 @@ class IntentTask(LabelledTask):
 
     def _answers(self) -> dict[str, str]:
         """The answer of each label; none where no file has them."""
-        from throughtime.data.questions import intents, read_answers
+        from throughtime.data.inside.questions import intents, read_answers
 
         if self.answers is not None:
             found, _ = read_answers([self.answers], answer=self.answer or "answer", skip_bad=self.skip_bad)

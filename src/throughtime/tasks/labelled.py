@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from throughtime.data.assets import Assets
     from throughtime.data.batch import Batch
     from throughtime.data.examples import Examples
-    from throughtime.data.tables import Table
+    from throughtime.data.readers.tables import Table
     from throughtime.metrics import Metric
     from throughtime.tasks.classify_numbers import Numbers
     from throughtime.tasks.classify_texts import Texts
@@ -189,7 +189,7 @@ class LabelledTask(FileTask):
         return [Accuracy(), MacroF1(assets.labels["label"])]
 
     def baseline(self, assets: Assets, split: str) -> dict[str, dict[str, float] | str]:
-        from throughtime.tasks.baselines import majority
+        from throughtime.tasks.baselines.texts import majority
 
         train, test = self._columns(assets, "train"), self._columns(assets, split)
         found: dict[str, dict[str, float] | str] = {"majority class": dict(majority(train[1], test[1]))}

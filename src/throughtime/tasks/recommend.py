@@ -156,7 +156,7 @@ class RecommendTask(SessionTask):
         return found
 
     def baseline(self, assets: Assets, split: str) -> dict[str, dict[str, float] | str]:
-        from throughtime.tasks.baselines_recommend import BASELINES, evaluate_baseline
+        from throughtime.tasks.baselines.recommend import BASELINES, evaluate_baseline
 
         sessions = [each.numpy() for each in self.training_ids(assets)]
         found: dict[str, dict[str, float] | str] = {}
@@ -175,7 +175,7 @@ class RecommendTask(SessionTask):
 
         `items` is a list of names, or a text: names with white space between, or a JSON list of names.
         """
-        from throughtime.data.sessions import items_of
+        from throughtime.data.readers.sessions import items_of
 
         for record in records:
             items = items_of(field_of(record, "items"))
@@ -195,8 +195,8 @@ class RecommendTask(SessionTask):
     def predict_file(
         self, model: nn.Module, assets: Assets, file: str, out: IO[str], *, form: str, skip_bad: bool
     ) -> str:
-        from throughtime.data.records import open_source, write_records
-        from throughtime.data.sessions import Events
+        from throughtime.data.readers.records import open_source, write_records
+        from throughtime.data.readers.sessions import Events
 
         with open_source(file) as stream:
             name = "standard input" if file == "-" else file
@@ -229,7 +229,7 @@ class RecommendTask(SessionTask):
         return f"The next item is among the first {K} in {metrics[f'recall@{K}']:.1%} of the predictions."
 
     def text_input(self, assets: Assets, text: str) -> tuple[Tensor, list[str]]:
-        from throughtime.data.sessions import items_of
+        from throughtime.data.readers.sessions import items_of
 
         items = items_of(text)
         return self.ids(assets, items)[:, None], self._unknown(assets, items)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from throughtime.data.assets import Assets
     from throughtime.data.batch import Batch
-    from throughtime.data.passages import Passage
-    from throughtime.data.query_pairs import QueryPairs
+    from throughtime.data.readers.passages import Passage
+    from throughtime.data.readers.query_pairs import QueryPairs
     from throughtime.data.text import Source
     from throughtime.metrics import Metric
     from throughtime.tasks.search_index import Index
@@ -106,7 +106,7 @@ class SearchTask(FileTask):
 
     def prepare(self, like: Assets | None = None) -> Assets:
         from throughtime.data.assets import Assets
-        from throughtime.data.query_pairs import group_pairs
+        from throughtime.data.readers.query_pairs import group_pairs
         from throughtime.data.split import check_disjoint, split_examples
         from throughtime.data.vocabulary import Vocabulary
 
@@ -149,7 +149,7 @@ class SearchTask(FileTask):
     ) -> QueryPairs:
         import torch
 
-        from throughtime.data.query_pairs import QueryPairs, group_pairs
+        from throughtime.data.readers.query_pairs import QueryPairs, group_pairs
 
         found = self._collection(assets)
         queries, passages = self._encoded(assets)
@@ -172,7 +172,7 @@ class SearchTask(FileTask):
     ) -> Iterator[Batch] | None:
         import torch
 
-        from throughtime.data.query_pairs import candidate_batches
+        from throughtime.data.readers.query_pairs import candidate_batches
 
         found = self._read() if split == "all" else self._collection(assets)
         numbers = range(len(found.queries)) if split == "all" else self._numbers(assets, split, found)
@@ -190,7 +190,7 @@ class SearchTask(FileTask):
         """Pairs, as in training, two rows each."""
         import torch
 
-        from throughtime.data.query_pairs import pair_batch
+        from throughtime.data.readers.query_pairs import pair_batch
 
         found = self._read() if split == "all" else self._collection(assets)
         numbers = range(len(found.queries)) if split == "all" else self._numbers(assets, split, found)
@@ -224,7 +224,7 @@ class SearchTask(FileTask):
         return [MRR(), Recall(1), Recall(10), Recall(100)]
 
     def baseline(self, assets: Assets, split: str) -> dict[str, dict[str, float] | str]:
-        from throughtime.tasks.baselines_search import bm25, random_order, tfidf_cosine
+        from throughtime.tasks.baselines.search import bm25, random_order, tfidf_cosine
 
         found = self._collection(assets)
         numbers = self._numbers(assets, split, found)
@@ -253,10 +253,10 @@ class SearchTask(FileTask):
 
         Vectors are kept in the run, in its folder `index`, so that they are computed once; of a folder that has changed, those of
         new passages are. An index of the run's data is complete in the run: the data may be moved afterwards.
-        Args: where: see `throughtime.data.passages.read_passages`.
+        Args: where: see `throughtime.data.readers.passages.read_passages`.
         Raises: InputError for passages that cannot be read.
         """
-        from throughtime.data.passages import read_passages
+        from throughtime.data.readers.passages import read_passages
         from throughtime.tasks.search_index import Index, Store, fingerprint, vectors_of
 
         path = None if where is None else Path(where).resolve()
@@ -336,7 +336,7 @@ class SearchTask(FileTask):
         )
 
     def _normalized(self, text: str) -> str:
-        from throughtime.data.passages import plain_words
+        from throughtime.data.readers.passages import plain_words
 
         # Each word with a space before it: at the beginning of a text it is the same symbol as elsewhere.
         return text if self.raw else " " + (plain_words(text) or text)
@@ -376,9 +376,9 @@ class SearchTask(FileTask):
 
     def _read(self) -> Collection:
         """All pairs: those of `data` first, then those of validation and test files."""
-        from throughtime.data.functions import function_pairs
-        from throughtime.data.passages import Passage
-        from throughtime.data.tables import read_table
+        from throughtime.data.inside.functions import function_pairs
+        from throughtime.data.readers.passages import Passage
+        from throughtime.data.readers.tables import read_table
 
         columns = tuple(filter(None, (self.query or "query", self.passage or "passage", self.place)))
         rows: list[tuple[str, str, str]] = []  # query, passage, place

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from throughtime.data.passages import Passage
+from throughtime.data.readers.passages import Passage
 from throughtime.errors import InputError, RunError
 from throughtime.files import write_whole
 from throughtime.runs.tensors import load_tensors, save_tensors

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from throughtime.data.assets import Assets
     from throughtime.data.batch import Batch
     from throughtime.data.epochs import Epochs
-    from throughtime.data.sessions import Sessions
+    from throughtime.data.readers.sessions import Sessions
 
 PARTS = ("train", "validation", "test")
 SPLITS = ("sessions", "time", "last")
@@ -207,8 +207,8 @@ class SessionTask(FileTask):
 
     def _read(self) -> tuple[Sessions, dict[str, list[int]]]:
         """All sessions, those of validation and test files last, and the numbers of each part."""
-        from throughtime.data.calls import called_names
-        from throughtime.data.sessions import read_sessions, split_by_time
+        from throughtime.data.inside.calls import called_names
+        from throughtime.data.readers.sessions import read_sessions, split_by_time
         from throughtime.data.split import check_disjoint, split_examples
 
         read = {"session": self.session, "item": self.item, "time": self.time}

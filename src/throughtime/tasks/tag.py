@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from throughtime.data.assets import Assets
     from throughtime.data.batch import Batch
     from throughtime.data.examples import Examples
-    from throughtime.data.tagged import Sentence
+    from throughtime.data.readers.tagged import Sentence
     from throughtime.data.words import WordTable
     from throughtime.metrics import Metric
     from throughtime.models.tagger import Tagger
@@ -115,7 +115,7 @@ class TagTask(FileTask):
 
     def prepare(self, like: Assets | None = None) -> Assets:
         from throughtime.data.assets import Assets
-        from throughtime.data.spans import broken_tags, scheme_of, span_labels, spans_of
+        from throughtime.data.readers.spans import broken_tags, scheme_of, span_labels, spans_of
         from throughtime.data.words import WordTable
 
         assets = Assets()
@@ -224,7 +224,7 @@ class TagTask(FileTask):
         return losses
 
     def baseline(self, assets: Assets, split: str) -> dict[str, dict[str, float] | str]:
-        from throughtime.tasks.baselines_tag import span_scores, tag_scores, tagging_baselines
+        from throughtime.tasks.baselines.tag import span_scores, tag_scores, tagging_baselines
 
         score = span_scores if assets.values["spans"] else tag_scores
         return tagging_baselines(self._sentences(assets, "train"), self._sentences(assets, split), score)
@@ -284,7 +284,7 @@ class TagTask(FileTask):
     def tokens_of(self, text: str) -> list[str]:
         """The tokens of a typed text, as the data has them."""
         if not self.data:
-            from throughtime.data.roles import python_tokens
+            from throughtime.data.inside.roles import python_tokens
 
             return python_tokens(text)
         from throughtime.data.words import tokenized
@@ -310,7 +310,7 @@ class TagTask(FileTask):
         """The words whose vectors are kept, and the size of a vector, 0 for none; the vectors go into the cache."""
         if self.vectors is None:
             return (), 0
-        from throughtime.data.vectors import read_vectors
+        from throughtime.data.readers.vectors import read_vectors
         from throughtime.data.words import vector_forms
 
         words = {token for row in rows for token in row.tokens}
@@ -355,7 +355,7 @@ class TagTask(FileTask):
         import torch
 
         from throughtime.data.batch import IGNORE
-        from throughtime.data.spans import as_scheme
+        from throughtime.data.readers.spans import as_scheme
 
         tags = self._tags(assets) if "words" in assets.values else assets.labels["tag"]
         numbers = {tag: number for number, tag in enumerate(tags)} | {"": IGNORE}
@@ -375,9 +375,9 @@ class TagTask(FileTask):
 
         Those of `data` come first, then those of validation and test files.
         """
-        from throughtime.data.roles import name_roles
+        from throughtime.data.inside.roles import name_roles
+        from throughtime.data.readers.tagged import read_tagged
         from throughtime.data.split import check_disjoint, group_keys, split_examples
-        from throughtime.data.tagged import read_tagged
 
         read = partial(read_tagged, label=self.label, token=self.token, skip_bad=self.skip_bad)
         if self.data:

@@ -8,10 +8,10 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 
 from throughtime.data.batch import Batch
-from throughtime.data.records import Records, open_source, write_records
-from throughtime.data.roles import is_name
-from throughtime.data.spans import spans_of, tags_of
-from throughtime.data.tagged import Columns, Line, tokens_of
+from throughtime.data.inside.roles import is_name
+from throughtime.data.readers.records import Records, open_source, write_records
+from throughtime.data.readers.spans import spans_of, tags_of
+from throughtime.data.readers.tagged import Columns, Line, tokens_of
 from throughtime.data.words import tokenized
 from throughtime.errors import InputError
 from throughtime.layers.eval_mode import evaluating

@@ -142,7 +142,8 @@ class Task(Settings, ABC):
         """Predict for a file of one of `formats`, written to `out` in the same format with the predictions in it.
 
         A model that reads from left to right answers each line as it arrives, before the next is read.
-        Args: file, a path, or "-" for standard input (`throughtime.data.records.open_source` opens both); form, of `formats`.
+        Args: file, a path, or "-" for standard input (`throughtime.data.readers.records.open_source` opens both); form, of
+        `formats`.
         Returns: what the user should know afterwards, as of rows that were left out; often nothing.
         Raises: InputError for what cannot be read, with its line.
         """

@@ -125,7 +125,7 @@ class TextTask(FileTask):
         return found if self.tokens == "char" else found[::-1]
 
     def baseline(self, assets: Assets, split: str) -> dict[str, dict[str, float] | str]:
-        from throughtime.tasks.baselines import ngram_loss, unigram_loss
+        from throughtime.tasks.baselines.texts import ngram_loss, unigram_loss
 
         train, test, size = self.ids(assets, "train"), self.ids(assets, split), len(assets.vocabulary)
         order = _NGRAM[self.tokens]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from throughtime.data.records import Records, find_column, shortened
-from throughtime.data.tables import Table
+from throughtime.data.readers.records import Records, find_column, shortened
+from throughtime.data.readers.tables import Table
 from throughtime.data.text import Source, read_bytes
 from throughtime.errors import InputError
 

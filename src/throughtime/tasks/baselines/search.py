@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from throughtime.data.passages import plain_words
-from throughtime.tasks.baselines import require_scikit_learn
+from throughtime.data.readers.passages import plain_words
+from throughtime.tasks.baselines.texts import require_scikit_learn
 
 RECALLS = (1, 10, 100)
 _ROWS = 256  # queries scored at a time

@@ -9,8 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from throughtime.data.spans import spans_of
-from throughtime.data.tagged import Sentence
+from throughtime.data.readers.spans import spans_of
+from throughtime.data.readers.tagged import Sentence
 from throughtime.data.words import shape_of
 from throughtime.errors import InputError
 

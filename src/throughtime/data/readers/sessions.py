@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from throughtime.data.records import ALIASES, FORMATS, Records, find_column, shortened
+from throughtime.data.readers.records import ALIASES, FORMATS, Records, find_column, shortened
 from throughtime.data.split import Split
 from throughtime.data.text import Source, read_bytes
 from throughtime.errors import InputError
@@ -58,7 +58,8 @@ class Events:
     says, else the first line. Names and items may be numbers in JSON. A time is a number, or an ISO 8601 date or date and time
     (UTC where it names no zone), the same kind in all rows.
 
-    Args: session, item, time: names of the columns; None: the usual ones (`throughtime.data.records.ALIASES`), and no time where
+    Args: session, item, time: names of the columns; None: the usual ones (`throughtime.data.readers.records.ALIASES`), and no
+    time where
     there is no such column. form: "csv", "tsv", "jsonl" or "lines".
     Attributes: records, the `Records` that are read: format, fieldnames, remark.
     Raises: InputError with file and line, here for a header without these columns, while iterating for a bad row.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from throughtime.errors import InputError
-from throughtime.tasks.baselines import Ids, discounts_of
+from throughtime.tasks.baselines.texts import Ids, discounts_of
 
 Numbers = NDArray[np.float64]
 _TOP = 5

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from throughtime.data.arrays import is_idx, labels_of, read_digits, read_npz, sequences_of
-from throughtime.data.frame_folders import read_videos
-from throughtime.data.long_table import LongTable
-from throughtime.data.records import find_column
+from throughtime.data.readers.arrays import is_idx, labels_of, read_digits, read_npz, sequences_of
+from throughtime.data.readers.frame_folders import read_videos
+from throughtime.data.readers.long_table import LongTable
+from throughtime.data.readers.records import find_column
 from throughtime.data.text import Source, read_bytes
 from throughtime.errors import InputError
 
@@ -61,9 +61,10 @@ def read_series(
 ) -> Series:
     """Read sequences from one or more files or folders, one after the other.
 
-    .csv, .tsv: a long table (`throughtime.data.long_table`). .npz: arrays x, y, lengths and others [N]
-    (`throughtime.data.arrays`). IDX files: images and the labels beside them, a row of an image is a step. With `per_step`,
-    folders of images (`throughtime.data.frame_folders`), `size` (H, W) and `color` as in `read_image`.
+    .csv, .tsv: a long table (`throughtime.data.readers.long_table`). .npz: arrays x, y, lengths and others [N]
+    (`throughtime.data.readers.arrays`). IDX files: images and the labels beside them, a row of an image is a step. With
+    `per_step`,
+    folders of images (`throughtime.data.readers.frame_folders`), `size` (H, W) and `color` as in `read_image`.
     Args: per_step: labels are of steps, not of sequences; labelled: False where labels may be missing; others: columns, or
     arrays, with one value for each sequence, as text; features: columns of a long table, by default all that hold numbers.
     Raises: InputError for what cannot be read, with file and line; for files that do not have the same numbers at each step.
@@ -135,7 +136,7 @@ def found_features(
 ) -> tuple[str, ...]:
     """The columns of numbers of a long table in a regular file; of any other file none.
 
-    Raises: InputError as `throughtime.data.long_table.LongTable`.
+    Raises: InputError as `throughtime.data.readers.long_table.LongTable`.
     """
     if Path(path).suffix.lower() not in TABLES or not Path(path).is_file():
         return ()

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from throughtime.data.exceptions import SKIPPED
-from throughtime.data.tables import Table
+from throughtime.data.inside.exceptions import SKIPPED
+from throughtime.data.readers.tables import Table
 from throughtime.data.text import Source
 from throughtime.errors import InputError
 

@@ -10,8 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from throughtime.data.records import Records, shortened, text_problem
-from throughtime.data.spans import Span, tags_of
+from throughtime.data.readers.records import Records, shortened, text_problem
+from throughtime.data.readers.spans import Span, tags_of
 from throughtime.data.text import Source, read_bytes, refuse_binary
 from throughtime.data.words import tokenized
 from throughtime.errors import InputError, one_of

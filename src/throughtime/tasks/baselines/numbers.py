@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from throughtime.tasks.baselines import _scores, require_scikit_learn
+from throughtime.tasks.baselines.texts import _scores, require_scikit_learn
 
 if TYPE_CHECKING:
     from torch import Tensor

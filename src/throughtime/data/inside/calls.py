@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from throughtime.data.sessions import Sessions
+from throughtime.data.readers.sessions import Sessions
 from throughtime.data.text import Source
 from throughtime.errors import InputError
 

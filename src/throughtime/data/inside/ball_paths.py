@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from throughtime.data.series import Series
+from throughtime.data.readers.series import Series
 
 Point = tuple[float, float]
 

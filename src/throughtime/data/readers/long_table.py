@@ -17,7 +17,7 @@ from datetime import datetime
 from itertools import islice
 from typing import IO, NamedTuple
 
-from throughtime.data.records import ALIASES, Records, find_column, shortened
+from throughtime.data.readers.records import ALIASES, Records, find_column, shortened
 from throughtime.errors import InputError
 
 TIMES = (
@@ -46,7 +46,8 @@ class LongTable:
     """The rows of a long table, read one at a time: no row is read before the one before it was taken.
 
     Args: stream, binary; name, for messages; sequence and label, the columns asked for, found as
-    `throughtime.data.records.find_column` says; features, the columns of numbers, or none to find them: all columns that hold a
+    `throughtime.data.readers.records.find_column` says; features, the columns of numbers, or none to find them: all columns
+    that hold a
     number in any of the first 100 rows, but those of sequence, label, time and group, and `others`. others: more columns that
     must be there. per_step: each row has a label of its own; else a sequence has one. labelled: False where the label may be
     missing. skip_bad: leave bad rows out.

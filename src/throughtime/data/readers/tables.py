@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from throughtime.data.records import Records, shortened, text_problem
+from throughtime.data.readers.records import Records, shortened, text_problem
 from throughtime.data.text import Source, read_bytes
 from throughtime.errors import InputError, nearest
 
@@ -65,7 +65,7 @@ def read_table(
 
     The first column asked for is the text, the second, if any, the class. In CSV, TSV and JSON lines they are found by name,
     upper and lower case alike; "text" and "label" also find their usual other names, a number finds a column by position where
-    there is no header: see `throughtime.data.records`. A folder holds one sub-folder for each class, each file in it one
+    there is no header: see `throughtime.data.readers.records`. A folder holds one sub-folder for each class, each file in it one
     example; or one .txt file for each class, each line one example. The class is then the name of the sub-folder or file.
 
     A row with a wrong number of fields, an empty field, invalid JSON or invalid UTF-8 is refused with its file and line; with

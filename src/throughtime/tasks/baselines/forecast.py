@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from throughtime.data.time_series import forward_filled
+from throughtime.data.readers.time_series import forward_filled
 from throughtime.errors import InputError
 from throughtime.metrics.forecasting import LEVELS
 

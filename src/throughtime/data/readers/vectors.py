@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from throughtime.data.records import open_source, shortened
+from throughtime.data.readers.records import open_source, shortened
 from throughtime.data.text import Source
 from throughtime.errors import InputError
 

@@ -16,7 +16,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-from throughtime.data.tagged import Sentence
+from throughtime.data.readers.tagged import Sentence
 from throughtime.data.text import Source
 from throughtime.errors import InputError
 

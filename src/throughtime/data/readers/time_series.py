@@ -16,9 +16,18 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from throughtime.data.records import Records, as_text, shortened
+from throughtime.data.readers.records import Records, as_text, shortened
+from throughtime.data.readers.times import (
+    NEAR,
+    Step,
+    Time,
+    later,
+    parse_time,
+    step_of,
+    steps_between,
+    time_text,
+)
 from throughtime.data.text import Source, read_bytes
-from throughtime.data.times import NEAR, Step, Time, later, parse_time, step_of, steps_between, time_text
 from throughtime.errors import InputError, nearest
 
 TIMES = ("time", "date", "ds", "datetime", "timestamp", "month", "day", "week", "quarter", "year", "hour")
@@ -266,7 +275,7 @@ def yearly_sunspots() -> SeriesTable:
     Source: WDC-SILSO, Royal Observatory of Belgium, Brussels (version 1 of the series), as published by NOAA's National
     Geophysical Data Center.
     """
-    path = resources.files("throughtime.data").joinpath("sunspots.csv")
+    path = resources.files("throughtime.data.inside").joinpath("sunspots.csv")
     with resources.as_file(path) as file:
         return read_series([file])
 

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from throughtime.data.tables import Table
+from throughtime.data.readers.tables import Table
 from throughtime.data.text import Source
 from throughtime.errors import InputError
 

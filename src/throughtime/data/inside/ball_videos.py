@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from throughtime.data.series import Series
+from throughtime.data.readers.series import Series
 
 SIZE = 12  # rows and columns of an image
 DIRECTIONS = ("east", "northeast", "north", "northwest", "west", "southwest", "south", "southeast")

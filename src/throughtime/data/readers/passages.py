@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from throughtime.data.records import Records, shortened, text_problem
+from throughtime.data.readers.records import Records, shortened, text_problem
 from throughtime.data.text import read_bytes
 from throughtime.errors import InputError, nearest_file
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from throughtime.data.records import Records
+from throughtime.data.readers.records import Records
 from throughtime.data.text import Source, read_bytes
 from throughtime.errors import InputError, nearest
 

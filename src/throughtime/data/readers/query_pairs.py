@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from throughtime.data.batch import IGNORE, Batch
 from throughtime.data.epochs import Epochs
 from throughtime.data.examples import evaluation_batches
-from throughtime.data.passages import plain_words
+from throughtime.data.readers.passages import plain_words
 from throughtime.data.split import group_keys
 from throughtime.errors import InputError
 

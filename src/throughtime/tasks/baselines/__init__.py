@@ -1,0 +1,1 @@
+"""What a trained model should beat: a trivial and a strong baseline for each task."""
