@@ -91,10 +91,10 @@ def of_equal_size(task: Task, config: ModelConfig, assets: Assets, parameters: i
 
     Raises: InputError where `hidden` is a size for each layer, or is fixed by tied weights.
     """
-    if isinstance(config.hidden, tuple) or config.tied:
-        fixed = (
-            "the embedding's weights are tied to it" if config.tied else f"hidden is {list(config.hidden)}"
-        )
+    fixed = "the embedding's weights are tied to it" if config.tied else ""
+    if isinstance(hidden := config.hidden, tuple):
+        fixed = f"hidden is {list(hidden)}"
+    if fixed:
         raise InputError(f"the number of units cannot be chosen for a number of parameters: {fixed}")
 
     def of_size(hidden: int) -> ModelConfig:
