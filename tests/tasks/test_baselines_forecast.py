@@ -14,7 +14,7 @@ from throughtime.tasks.baselines.forecast import (
     seasonal_naive,
     theta,
 )
-from throughtime.tasks.baselines.texts import forecast as baselines_forecast
+from throughtime.tasks.baselines import forecast as baselines_forecast
 
 MEDIAN = LEVELS.index(0.5)
 

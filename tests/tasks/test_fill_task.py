@@ -283,3 +283,13 @@ def test_the_time_machine(data_dir):
     rows = FillTask(data=(str(path),))._read()[0]
     assert 1500 < len(rows) < 2500
     assert "' That is all right , ' said the Psychologist ." in rows
+
+
+def test_lower_case_does_not_change_where_sentences_end(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text("One cat. Two Dogs! THREE cows.")
+    for lower, expected in (
+        (False, ["One cat .", "Two Dogs !", "THREE cows ."]),
+        (True, ["one cat .", "two dogs !", "three cows ."]),
+    ):
+        assert FillTask(data=(str(path),), lower=lower, validation=0, test=0)._read()[0] == expected

@@ -123,9 +123,8 @@ class CausalCNN(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check_arguments(
-            input_size, max(2, num_layers), True, False, dropout
-        )  # dropout has its place in one block too
+        # One block has a place for dropout too: no warning of a dropout that does nothing.
+        check_arguments(input_size, max(2, num_layers), True, False, dropout)
         if not isinstance(kernel_size, int) or kernel_size < 1:
             raise InputError(f"kernel_size must be at least 1 step, got {kernel_size!r}")
         self.hidden_sizes = check_hidden_sizes(hidden_size, num_layers, 0)

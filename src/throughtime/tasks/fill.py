@@ -282,10 +282,10 @@ class FillTask(FileTask):
         from throughtime.data.sentences import BLANK, cut
 
         glue, rows = (" " if self.tokens == "word" else ""), []
-        for sentence in cut(self._normalized(text), self.by):
+        for sentence in cut(text, self.by):  # before lower case, by which an end is told
             if BLANK.search(sentence):
                 continue
-            symbols = self._symbols(sentence)
+            symbols = self._symbols(self._normalized(sentence))
             for start in range(0, len(symbols), self.length):
                 part = symbols[start : start + self.length]
                 row = glue.join(part)

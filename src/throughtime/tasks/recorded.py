@@ -92,9 +92,10 @@ def of_equal_size(task: Task, config: ModelConfig, assets: Assets, parameters: i
 
     Raises: InputError where `hidden` is a size for each layer, or is fixed by tied weights.
     """
-    if isinstance(config.hidden, tuple) or config.tied:
-        sizes = "a size for each layer" if isinstance(config.hidden, tuple) else ""
-        fixed = f"hidden is {sizes}" if sizes else "the embedding's weights are tied to it"
+    fixed = "the embedding's weights are tied to it" if config.tied else ""
+    if isinstance(hidden := config.hidden, tuple):
+        fixed = f"hidden is {list(hidden)}"
+    if fixed:
         raise InputError(f"the number of units cannot be chosen for a number of parameters: {fixed}")
 
     def of_size(hidden: int) -> ModelConfig:

@@ -38,7 +38,9 @@ def question_table() -> Table:
     texts, labels = zip(*rows, strict=True)
     _, source = read_bytes(FILE)
     # Where the package is installed says nothing of the data.
-    return Table({"text": texts, "label": labels}, (source._replace(path=f"throughtime/data/{FILE.name}"),))
+    return Table(
+        {"text": texts, "label": labels}, (source._replace(path=f"throughtime/data/inside/{FILE.name}"),)
+    )
 
 
 def read_answers(
