@@ -7,6 +7,7 @@ import pytest
 
 from throughtime.errors import InputError
 from throughtime.metrics.forecasting import LEVELS
+from throughtime.tasks.baselines import forecast as baselines_forecast
 from throughtime.tasks.baselines.forecast import (
     Case,
     exponential_smoothing,
@@ -14,7 +15,6 @@ from throughtime.tasks.baselines.forecast import (
     seasonal_naive,
     theta,
 )
-from throughtime.tasks.baselines import forecast as baselines_forecast
 
 MEDIAN = LEVELS.index(0.5)
 
