@@ -115,10 +115,10 @@ def test_an_untrained_encoder_finds_the_text_with_the_same_symbols() -> None:
     found = {}
     for states_only in (False, True):
         model = dual_encoder(
-            ModelConfig(hidden=32, embedding=256, pooling="mean"), 500, 256, states_only=states_only
+            ModelConfig(hidden=32, embedding=256, pooling="last"), 500, 256, states_only=states_only
         ).eval()
         passages = [torch.randint(500, (30,)) for _ in range(60)]
         queries = [each[torch.randperm(30)[:12]] for each in passages]
         scores, _ = pair_batch(queries, passages, torch.arange(60)).run(model)
         found[states_only] = float((scores.argmax(1) == torch.arange(60)).float().mean())
-    assert found[False] > 0.95 > found[True] + 0.1
+    assert found[False] > 0.9 > found[True] + 0.4
