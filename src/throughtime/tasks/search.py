@@ -59,7 +59,7 @@ class SearchTask(FileTask):
         "throughtime train search --data pairs.jsonl --tokens word --cell gru --pooling mean",
     )
     defaults: ClassVar[Mapping[str, Any]] = {
-        "hidden": 128, "embedding": 256, "pooling": "attention", "bptt": "full", "batch": 128, "epochs": 6.0,
+        "hidden": 128, "embedding": 256, "pooling": "attention", "bptt": "full", "batch": 128, "epochs": 8.0,
         "dropout": 0.2, "lr": 3e-3,
     }  # fmt: skip
     without = ("tied", "window")
