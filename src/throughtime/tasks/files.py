@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +14,11 @@ from throughtime.errors import InputError
 from throughtime.tasks.task import Task, data_option
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from throughtime.data.assets import Assets
+    from throughtime.data.batch import Batch
+    from throughtime.data.examples import Examples, Targets
     from throughtime.data.text import Source
 
 
@@ -84,6 +89,31 @@ class FileTask(Task):
     def moved(self, files: tuple[str, ...]) -> Self:
         """The task on the same data in another place; checksums are held against the run's when the files are read."""
         return replace(self, data=tuple(map(full_path, files)))
+
+
+@dataclass(frozen=True)
+class ExamplesTask(FileTask):
+    """A task whose data are sequences apart from each other: whole ones in each batch."""
+
+    @abstractmethod
+    def _encoded(self, assets: Assets, split: str) -> tuple[list[Tensor], Targets]:
+        """The sequences of a split as the model reads them, and their targets, as `Examples` takes them."""
+
+    def batches(
+        self, assets: Assets, *, steps: int, batch: int, seed: int = 0, rank: int = 0, world: int = 1
+    ) -> Examples:
+        from throughtime.data.examples import Examples
+
+        inputs, targets = self._encoded(assets, "train")
+        return Examples(inputs, targets, batch, seed=seed, rank=rank, world=world)
+
+    def evaluation_batches(
+        self, assets: Assets, split: str, *, steps: int, batch: int
+    ) -> Iterator[Batch] | None:
+        from throughtime.data.examples import evaluation_batches
+
+        inputs, targets = self._encoded(assets, split)
+        return (each for each, _ in evaluation_batches(inputs, targets, batch)) if inputs else None
 
 
 def full_path(path: str) -> str:

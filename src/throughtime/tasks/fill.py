@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from throughtime.errors import InputError, RunError
 from throughtime.models.config import ModelConfig
-from throughtime.tasks.files import FileTask, check_part, check_sources, reading_again
+from throughtime.tasks.files import ExamplesTask, check_part, check_sources, reading_again
 from throughtime.tasks.task import Record, data_option, run_one, text_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from throughtime.data.assets import Assets
-    from throughtime.data.batch import Batch
-    from throughtime.data.examples import Examples
     from throughtime.metrics import Metric
 
 PARTS = ("train", "validation", "test")
@@ -27,7 +25,7 @@ ANSWERS = 5  # that `predict` gives
 
 
 @dataclass(frozen=True)
-class FillTask(FileTask):
+class FillTask(ExamplesTask):
     """Train a model that fills the blank in a sentence, such as "I am ___ hungry".
 
     Reads plain text, any that is UTF-8. It is cut into sentences or lines, and every word of a sentence is a blank once; a word
@@ -105,22 +103,6 @@ class FillTask(FileTask):
 
         size = len(assets.vocabulary)
         return fill_blank(config, symbol_embedding(config, size), size)
-
-    def batches(
-        self, assets: Assets, *, steps: int, batch: int, seed: int = 0, rank: int = 0, world: int = 1
-    ) -> Examples:
-        from throughtime.data.examples import Examples
-
-        inputs, targets = self._encoded(assets, "train")
-        return Examples(inputs, targets, batch, seed=seed, rank=rank, world=world)
-
-    def evaluation_batches(
-        self, assets: Assets, split: str, *, steps: int, batch: int
-    ) -> Iterator[Batch] | None:
-        from throughtime.data.examples import evaluation_batches
-
-        inputs, targets = self._encoded(assets, split)
-        return (each for each, _ in evaluation_batches(inputs, targets, batch)) if inputs else None
 
     def metrics(self, assets: Assets) -> list[Metric]:
         from throughtime.metrics.loss import Perplexity

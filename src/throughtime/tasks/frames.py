@@ -12,15 +12,13 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, Self
 from throughtime.errors import InputError, RunError
 from throughtime.models.config import ModelConfig
 from throughtime.tasks.classify_numbers import names_of
-from throughtime.tasks.files import FileTask, check_part, check_sources, reading_again
+from throughtime.tasks.files import ExamplesTask, check_part, check_sources, reading_again
 from throughtime.tasks.task import Record, data_option, field_of, run_one
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from throughtime.data.assets import Assets
-    from throughtime.data.batch import Batch
-    from throughtime.data.examples import Examples
     from throughtime.data.readers.series import Series
     from throughtime.data.text import Source
     from throughtime.metrics import Metric
@@ -35,7 +33,7 @@ def check_size(value: Any, name: str) -> None:
 
 
 @dataclass(frozen=True)
-class FramesTask(FileTask):
+class FramesTask(ExamplesTask):
     """Train a model that gives a label to every frame of a video.
 
     Reads folders of images, one folder for each sequence, with labels.csv (sequence, frame, label) or a labels.txt in each;
@@ -168,22 +166,6 @@ class FramesTask(FileTask):
         return FrameModel(
             encoder, recurrent, config.outputs, len(assets.labels["label"]), dropout=config.dropout
         )
-
-    def batches(
-        self, assets: Assets, *, steps: int, batch: int, seed: int = 0, rank: int = 0, world: int = 1
-    ) -> Examples:
-        from throughtime.data.examples import Examples
-
-        inputs, targets = self._encoded(assets, "train")
-        return Examples(inputs, targets, batch, seed=seed, rank=rank, world=world)
-
-    def evaluation_batches(
-        self, assets: Assets, split: str, *, steps: int, batch: int
-    ) -> Iterator[Batch] | None:
-        from throughtime.data.examples import evaluation_batches
-
-        inputs, targets = self._encoded(assets, split)
-        return (each for each, _ in evaluation_batches(inputs, targets, batch)) if inputs else None
 
     def metrics(self, assets: Assets) -> list[Metric]:
         from throughtime.metrics.classification import Accuracy

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from throughtime.errors import InputError, RunError
 from throughtime.models.config import ModelConfig
-from throughtime.tasks.files import FileTask, check_part, check_sources, condition, reading_again
+from throughtime.tasks.files import ExamplesTask, check_part, check_sources, condition, reading_again
 from throughtime.tasks.task import Record, cross_entropy, data_option, run_one
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from throughtime.data.assets import Assets
     from throughtime.data.batch import Batch
-    from throughtime.data.examples import Examples
     from throughtime.data.readers.tables import Table
     from throughtime.metrics import Metric
     from throughtime.tasks.classify_numbers import Numbers
@@ -35,7 +34,7 @@ def _check_fold(value: str, name: str) -> None:
 
 
 @dataclass(frozen=True)
-class LabelledTask(FileTask):
+class LabelledTask(ExamplesTask):
     """A task with one label for each text, or for each sequence of numbers."""
 
     shape = "many to one"
@@ -156,22 +155,6 @@ class LabelledTask(FileTask):
         if not assets.labels.get("label"):
             raise RunError("the run's assets.json is damaged: it has no labels")
         return many_to_one(config, self._inputs.embedding(config, assets), len(assets.labels["label"]))
-
-    def batches(
-        self, assets: Assets, *, steps: int, batch: int, seed: int = 0, rank: int = 0, world: int = 1
-    ) -> Examples:
-        from throughtime.data.examples import Examples
-
-        inputs, targets = self._encoded(assets, "train")
-        return Examples(inputs, targets, batch, seed=seed, rank=rank, world=world)
-
-    def evaluation_batches(
-        self, assets: Assets, split: str, *, steps: int, batch: int
-    ) -> Iterator[Batch] | None:
-        from throughtime.data.examples import evaluation_batches
-
-        inputs, targets = self._encoded(assets, split)
-        return (each for each, _ in evaluation_batches(inputs, targets, batch)) if inputs else None
 
     def training_loss(self, assets: Assets) -> Callable[[Any, Batch], Tensor]:
         """With class weights N / (classes * N of the class), whose mean over the training part is 1."""

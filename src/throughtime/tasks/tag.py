@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, Self
 from throughtime.errors import InputError, RunError
 from throughtime.models.config import LARGEST, ModelConfig
 from throughtime.options import option
-from throughtime.tasks.files import FileTask, check_part, check_sources, full_path, reading_again
+from throughtime.tasks.files import ExamplesTask, check_part, check_sources, full_path, reading_again
 from throughtime.tasks.task import Record, cross_entropy, data_option
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from throughtime.data.assets import Assets
     from throughtime.data.batch import Batch
-    from throughtime.data.examples import Examples
     from throughtime.data.readers.tagged import Sentence
     from throughtime.data.words import WordTable
     from throughtime.metrics import Metric
@@ -31,7 +30,7 @@ _model_option = partial(option, panel="Model")
 
 
 @dataclass(frozen=True)
-class TagTask(FileTask):
+class TagTask(ExamplesTask):
     """Train a tagger: a label for each token.
 
     Reads CoNLL columns, CoNLL-U, or JSON lines with spans or tags. Tags such as B-PER and I-PER are spans, whatever scheme they
@@ -178,22 +177,6 @@ class TagTask(FileTask):
             allowed = transitions_allowed(tags, self.scheme) if assets.values["spans"] else None
             crf = CRF(len(tags), allowed)
         return Tagger(encoder, recurrent, config.outputs, len(tags), crf=crf, dropout=config.dropout)
-
-    def batches(
-        self, assets: Assets, *, steps: int, batch: int, seed: int = 0, rank: int = 0, world: int = 1
-    ) -> Examples:
-        from throughtime.data.examples import Examples
-
-        inputs, targets = self._encoded(assets, "train")
-        return Examples(inputs, targets, batch, seed=seed, rank=rank, world=world)
-
-    def evaluation_batches(
-        self, assets: Assets, split: str, *, steps: int, batch: int
-    ) -> Iterator[Batch] | None:
-        from throughtime.data.examples import evaluation_batches
-
-        inputs, targets = self._encoded(assets, split)
-        return (each for each, _ in evaluation_batches(inputs, targets, batch)) if inputs else None
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """The negative log-likelihood of the tags: of the CRF's whole sequences, else of each token."""
