@@ -15,7 +15,7 @@ ROWS = (
     ("cells", "data"),
     ("bptt", "metrics"),
     ("kernels",),
-    ("layers",),
+    ("layers", "decoding"),
     ("flow", "models", "runs"),
     ("tasks",),
     ("training",),

@@ -1,10 +1,10 @@
 """A trained model in use: loading, prediction, sessions, sampling, generation."""
 
+from throughtime.decoding.sampling import draw, greedy, keep_top_k, keep_top_p, scale_by_temperature
 from throughtime.kernels.native.generation.generator import State
 from throughtime.runtime.generate import Generation, generate
 from throughtime.runtime.native import clear_generation_cache
 from throughtime.runtime.quantized import with_quantized_weights
-from throughtime.runtime.sampling import draw, greedy, keep_top_k, keep_top_p, scale_by_temperature
 from throughtime.runtime.session import Session
 from throughtime.runtime.trained import Trained, load
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from throughtime.decoding import sampling
 from throughtime.kernels.native.generation.generator import Generator, SamplingError, State
-from throughtime.runtime import sampling
 from throughtime.runtime.session import Chunk, Session
 
 # The first symbols come at once; later chunks last about this long, too short to be seen.

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from throughtime.decoding.sampling import keep_top_k, keep_top_p, scale_by_temperature
 from throughtime.kernels.native.generation.generator import Generator, GeneratorLayer, unavailable
-from throughtime.runtime.sampling import keep_top_k, keep_top_p, scale_by_temperature
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason=f"native: {unavailable()}")
 
