@@ -18,10 +18,10 @@ constexpr int kStepRows = kManyRegisters ? 6 : 3;
 //
 // A single row would wait for its own sums: several partial sums run side by side. More rows keep one order of
 // summation whatever their number, so how rows are dealt out to threads changes no bit.
-template <int R, int NV>
+template <class Weights, int R, int NV>
 TT_INLINE void accumulate(const float* x, long ldx, const float* panel, long K, Vec<float> (&sum)[R][NV]) {
   constexpr int W = Simd<float>::width;
-  constexpr int U = R > 1 ? 1 : kManyRegisters ? 4 : NV == 3 ? 3 : 2;
+  constexpr int U = R > 1 || Weights::one_order ? 1 : kManyRegisters ? 4 : NV == 3 ? 3 : 2;
   long k = 0;
   if constexpr (U > 1) {
     Vec<float> part[U][NV];
@@ -104,7 +104,7 @@ TT_INLINE void multiply(const float* x, long ldx, const void* weights, const flo
                         Vec<float> (&sum)[R][NV]) {
   const char* panel = static_cast<const char*>(weights) + j * panel_bytes<Weights>(K, NV);
   if constexpr (Weights::parts == 1)
-    accumulate<R, NV>(x, ldx, reinterpret_cast<const float*>(panel), K, sum);
+    accumulate<Weights, R, NV>(x, ldx, reinterpret_cast<const float*>(panel), K, sum);
   else
     accumulate<Weights, R, NV>(x, ldx, reinterpret_cast<const int32_t*>(panel), scale, j * NV * Simd<float>::width, K, sum);
 }

@@ -10,6 +10,12 @@ namespace tt::THROUGHTIME_ISA {
 
 struct Float32 {
   static constexpr int parts = 1;
+  static constexpr bool one_order = false;  // one row has several partial sums, and so another order of summation than more rows
+};
+
+// The same, and one row is summed as it is among others.
+struct OneOrder : Float32 {
+  static constexpr bool one_order = true;
 };
 
 // The upper half of a float32.

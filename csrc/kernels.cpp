@@ -3,6 +3,7 @@
 
 #include "generate.hpp"
 #include "stack.hpp"
+#include "stream.hpp"
 
 namespace tt::THROUGHTIME_ISA {
 namespace {
@@ -41,6 +42,7 @@ constexpr tt_kernels table() {
   all.panel[1] = kPanel<double>;
   all.generate = tt::THROUGHTIME_ISA::generate;
   all.generation_width = tt::THROUGHTIME_ISA::generation_width;
+  all.stream = tt::THROUGHTIME_ISA::stream;
   all.release = Arena::release;
   return all;
 }

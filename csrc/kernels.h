@@ -3,6 +3,7 @@
 #include "call.h"
 #include "generate.h"
 #include "matmul.h"
+#include "stream.h"
 
 struct tt_kernels {
   const char* isa;
@@ -13,6 +14,7 @@ struct tt_kernels {
   int panel[2];  // numbers of a panel, to whose multiples sizes are padded
   int (*generate)(tt_generation*);
   int (*generation_width)();
+  int (*stream)(const tt_stream*);
   void (*release)();
 };
 

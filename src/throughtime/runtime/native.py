@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from throughtime.errors import BackendError
-from throughtime.kernels import dispatch
-from throughtime.kernels.dispatch import NativeBackend
-from throughtime.kernels.native.generation.generator import Generator, GeneratorLayer, unavailable
-from throughtime.layers import GRU, LSTM, RNN
+from throughtime.kernels.native.generation.generator import Generator
+from throughtime.layers import GRU, LSTM, RNN, packed
 from throughtime.models.embeddings import OneHot
 from throughtime.models.many_to_many import ManyToMany
 
@@ -41,7 +39,7 @@ def generator_of(model: nn.Module, weights: str = "float32") -> Generator:
     if reason := refusal(model):
         raise BackendError(reason)
     assert isinstance(model, ManyToMany)
-    layers, others = native_layers(model), (model.head.weight, model.head.bias, embedding_of(model))
+    layers, others = packed.packed_layers(model.layers), (model.head.weight, model.head.bias, embedding_of(model))
     with _lock:
         marks = [_mark(value) for values in (*layers, others) for value in values]
         packed, generators = _cache.get(model, ([], {}))
@@ -78,18 +76,13 @@ def embedding_of(model: ManyToMany) -> Tensor | None:
     return None if weight is None else weight.detach()
 
 
-def native_layers(model: ManyToMany) -> list[GeneratorLayer]:
-    """The tensors of each layer of a model without a `refusal`; they are the model's own."""
-    return [_layer(model.layers, number) for number in range(cast(Any, model.layers).num_layers)]
-
-
 def refusal(model: nn.Module) -> str | None:
     """Why the native loop cannot run this model, or None."""
     if type(model) is not ManyToMany:
         return f"native generation is for language models (ManyToMany), this is a {type(model).__name__}"
     layers: Any = model.layers
     if type(layers) not in (RNN, GRU, LSTM):
-        return f"native generation runs RNN, GRU and LSTM layers, these are {type(layers).__name__}"
+        return packed.refusal(layers, "generation")
     if type(model.embedding) not in (nn.Embedding, OneHot) or type(model.head) is not nn.Linear:
         return "native generation runs an embedding or one-hot symbols, and a linear head"
     if model.embedding.num_embeddings != model.head.out_features:
@@ -105,47 +98,4 @@ def refusal(model: nn.Module) -> str | None:
         )
     ):
         return "the model has forward hooks or a replaced forward, which native generation would not call"
-    options = [
-        name
-        for name in ("bidirectional", "layer_norm", "proj_size", "peepholes", "batch_first")
-        if getattr(layers, name, False)
-    ]
-    options += ["zoneout"] * any(layers.zoneout) + ["reset_after=False"] * (
-        not getattr(layers, "reset_after", True)
-    )
-    if options:
-        return f"native generation has no {type(layers).__name__} with {', '.join(options)}"
-    for parameter in model.parameters():
-        if type(parameter) is not nn.Parameter:
-            return f"native generation reads plain parameters, this model has {type(parameter).__name__}"
-        if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
-            kind = f"{str(parameter.dtype).removeprefix('torch.')} on {parameter.device.type}"
-            return f"native generation computes in float32 on the CPU, this model is in {kind}"
-    call = layers.call(torch.empty(1, 1, layers.input_size))
-    try:
-        chosen = dispatch.choose(call, layers.backend)
-    except BackendError as error:
-        return str(error)
-    if not isinstance(chosen, NativeBackend):
-        return (
-            NativeBackend().refusal(call) or unavailable() or f"backend {chosen.name!r} was asked for by name"
-        )
-    return unavailable()
-
-
-def _layer(layers: Any, number: int) -> GeneratorLayer:
-    def tensor(name: str) -> Tensor | None:
-        value: Tensor | None = getattr(layers, f"{name}_l{number}", None)
-        return None if value is None else value.detach()
-
-    weight_ih, weight_hh = tensor("weight_ih"), tensor("weight_hh")
-    assert weight_ih is not None
-    assert weight_hh is not None
-    return GeneratorLayer(
-        layers.recurrence.kind,
-        weight_ih,
-        weight_hh,
-        tensor("bias_ih"),
-        tensor("bias_hh"),
-        getattr(layers, "nonlinearity", "tanh"),
-    )
+    return packed.refusal(model.layers, "generation") or packed.tensor_refusal(model, layers, "generation")

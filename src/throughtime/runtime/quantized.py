@@ -10,7 +10,8 @@ from torch import nn
 from throughtime.errors import BackendError, one_of
 from throughtime.kernels.native.generation.packing import WEIGHTS, folds, quantize
 from throughtime.models.many_to_many import ManyToMany
-from throughtime.runtime.native import embedding_of, native_layers, refusal
+from throughtime.layers.packed import packed_layers
+from throughtime.runtime.native import embedding_of, refusal
 
 
 def with_quantized_weights(model: nn.Module, weights: str) -> ManyToMany:
@@ -30,7 +31,7 @@ def with_quantized_weights(model: nn.Module, weights: str) -> ManyToMany:
     if reason := refusal(model):
         raise BackendError(f"{weights} weights are those of native generation: {reason}")
     quantized: ManyToMany = copy.deepcopy(model)  # type: ignore[assignment]
-    layers, embedding = native_layers(quantized), embedding_of(quantized)
+    layers, embedding = packed_layers(quantized.layers), embedding_of(quantized)
     with torch.no_grad():
         for number, layer in enumerate(layers):
             layer.weight_hh.copy_(quantize(layer.weight_hh, weights).dequantize())

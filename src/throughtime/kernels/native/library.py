@@ -113,6 +113,9 @@ _NEEDED = {
         "top_p", "banned_count", "stop_count", "layer", "table", "embedding", "head_weight", "head_bias", "head_scale", "banned",
         "stops", "ids", "finished", "logits", "done",
     ),
+    "stream": (
+        "layers", "rows", "threads", "inputs", "outputs", "layer", "slots", "offsets", "x", "y", "head_weight", "head_bias",
+    ),
 }  # fmt: skip
 
 
