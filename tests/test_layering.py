@@ -17,6 +17,7 @@ ROWS = (
     ("kernels",),
     ("layers", "decoding"),
     ("flow", "models", "runs"),
+    ("sessions",),
     ("tasks",),
     ("training",),
     ("runtime", "bench"),

@@ -8,6 +8,7 @@ tt.CausalCNN, tt.FeedForward dilated convolutions over time, and no time at all:
 tt.bptt                      full, truncated, randomized and checkpointed backpropagation through time
 tt.flow                      how the gradient decays or grows through time: measured, explained, drawn
 tt.load("runs/book")         a trained run: predict, evaluate, generate, its model and assets
+tt.stream, tt.SessionPool    a model that reads a stream chunk by chunk; many of them at a time
 tt.start_run, tt.train       train a task from Python; `throughtime train` from the command line
 tt.backends()                which backend runs recurrences on this machine; tt.release_memory() frees what it keeps
 
@@ -38,7 +39,9 @@ _HOMES = {
     "training.evaluation": ["Evaluation", "evaluate"],
     "training.loop": ["start_run", "train"],
     "runtime.trained": ["Trained", "load"],
-    "errors": ["BackendError", "InputError", "RunError", "ThroughtimeError"],
+    "sessions.pool": ["SessionPool"],
+    "sessions.stream": ["Stream", "stream"],
+    "errors": ["BackendError", "InputError", "RunError", "SessionError", "ThroughtimeError"],
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = (
@@ -55,6 +58,7 @@ _MODULES = (
     "models",
     "runs",
     "runtime",
+    "sessions",
     "tasks",
     "training",
 )
@@ -73,6 +77,7 @@ if TYPE_CHECKING:
         models,
         runs,
         runtime,
+        sessions,
         tasks,
         training,
     )
@@ -88,7 +93,7 @@ if TYPE_CHECKING:
         RNNCell,
     )
     from throughtime.data.batch import Batch
-    from throughtime.errors import BackendError, InputError, RunError, ThroughtimeError
+    from throughtime.errors import BackendError, InputError, RunError, SessionError, ThroughtimeError
     from throughtime.kernels.dispatch import Call, backends, release_memory, use_backend
     from throughtime.layers import GRU, LSTM, RNN, CausalCNN, FeedForward, Recurrent, Trace, scan
     from throughtime.metrics.metric import Metric
@@ -96,6 +101,8 @@ if TYPE_CHECKING:
     from throughtime.models.many_to_many import ManyToMany
     from throughtime.models.many_to_one import ManyToOne
     from throughtime.runtime.trained import Trained, load
+    from throughtime.sessions.pool import SessionPool
+    from throughtime.sessions.stream import Stream, stream
     from throughtime.tasks.task import Task
     from throughtime.training.clipping import clip_norm_, clip_value_
     from throughtime.training.config import TrainingConfig

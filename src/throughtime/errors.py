@@ -23,6 +23,16 @@ class BackendError(ThroughtimeError, RuntimeError):
     """A backend that was chosen by name cannot run the call; the message is its reason."""
 
 
+class SessionError(ThroughtimeError):
+    """A session that cannot do what was asked; `cause` is one of CAUSES, for programs, and the message is for people."""
+
+    CAUSES = ("unknown", "busy", "expired", "sequence", "snapshot", "full", "closed")
+
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """The most similar choice as a sentence to append; empty when none is similar."""
     close = difflib.get_close_matches(word, list(choices), n=1)

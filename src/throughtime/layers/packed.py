@@ -15,7 +15,7 @@ from throughtime.kernels.native.generation.packing import GeneratorLayer
 from throughtime.layers.drop_in import GRU, LSTM, RNN
 
 
-def refusal(layers: nn.Module, what: str) -> str | None:
+def layer_refusal(layers: nn.Module, what: str) -> str | None:
     """Why a native loop cannot run these layers in eval mode, or None. Args: what, the loop in a word: "generation"."""
     if type(layers) not in (RNN, GRU, LSTM):
         return f"native {what} runs RNN, GRU and LSTM layers, these are {type(layers).__name__}"

@@ -9,11 +9,12 @@ Source: https://huggingface.co/docs/safetensors, the format.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
 from collections.abc import Mapping
-from io import BufferedReader
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,7 +96,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with open(path, "rb") as file:
-            return _read(file)
+            return _read(file, os.fstat(file.fileno()).st_size)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -105,6 +106,28 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise RunError(
             f"{path} is damaged or not ours: {why}; put back a copy of it, or train again with another --out"
         ) from None
+
+
+def tensors_to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """What `save_tensors` writes, in memory: for small tensors that go to a store or over a network.
+
+    Raises: InputError as `save_tensors`.
+    """
+    order = sorted(tensors, key=lambda name: (-_element_size(name, tensors[name]), name))
+    header = _header(order, tensors, {"format": "pt", **(metadata or {}), "sha256": _ZEROS.decode()})
+    parts = [tensors[name].detach().cpu().resolve_conj().resolve_neg().contiguous() for name in order]
+    data = bytearray(header + b"".join(bytes(_memory(part)) for part in parts))
+    place = header.index(_KEY) + len(_KEY)
+    data[place : place + 64] = hashlib.sha256(data).hexdigest().encode()
+    return bytes(data)
+
+
+def tensors_from_bytes(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of `tensors_to_bytes`. Raises: ValueError saying what is wrong with other bytes."""
+    try:
+        return _read(io.BytesIO(data), len(data))
+    except (KeyError, TypeError, RecursionError):
+        raise ValueError("its header has another form") from None
 
 
 def _element_size(name: str, tensor: Tensor) -> int:
@@ -153,9 +176,8 @@ def _memory(dense: Tensor) -> memoryview:
     return dense.reshape(-1).view(torch.uint8).numpy().data
 
 
-def _read(file: BufferedReader) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(file: BufferedIOBase, size: int) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Raises: ValueError saying what is wrong; others for a header of another form."""
-    size = os.fstat(file.fileno()).st_size
     prefix = file.read(8)
     length = int.from_bytes(prefix, "little")
     if len(prefix) < 8 or length > min(size - 8, _LARGEST_HEADER):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import threading
 import zlib
-from typing import Any, cast
+from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from throughtime.errors import BackendError
 from throughtime.kernels.native.generation.generator import Generator
-from throughtime.layers import GRU, LSTM, RNN, packed
+from throughtime.layers import GRU, LSTM, RNN
+from throughtime.layers.packed import layer_refusal, packed_layers, tensor_refusal
 from throughtime.models.embeddings import OneHot
 from throughtime.models.many_to_many import ManyToMany
 
@@ -39,7 +39,10 @@ def generator_of(model: nn.Module, weights: str = "float32") -> Generator:
     if reason := refusal(model):
         raise BackendError(reason)
     assert isinstance(model, ManyToMany)
-    layers, others = packed.packed_layers(model.layers), (model.head.weight, model.head.bias, embedding_of(model))
+    layers, others = (
+        packed_layers(model.layers),
+        (model.head.weight, model.head.bias, embedding_of(model)),
+    )
     with _lock:
         marks = [_mark(value) for values in (*layers, others) for value in values]
         packed, generators = _cache.get(model, ([], {}))
@@ -82,7 +85,7 @@ def refusal(model: nn.Module) -> str | None:
         return f"native generation is for language models (ManyToMany), this is a {type(model).__name__}"
     layers: Any = model.layers
     if type(layers) not in (RNN, GRU, LSTM):
-        return packed.refusal(layers, "generation")
+        return layer_refusal(layers, "generation")
     if type(model.embedding) not in (nn.Embedding, OneHot) or type(model.head) is not nn.Linear:
         return "native generation runs an embedding or one-hot symbols, and a linear head"
     if model.embedding.num_embeddings != model.head.out_features:
@@ -98,4 +101,4 @@ def refusal(model: nn.Module) -> str | None:
         )
     ):
         return "the model has forward hooks or a replaced forward, which native generation would not call"
-    return packed.refusal(model.layers, "generation") or packed.tensor_refusal(model, layers, "generation")
+    return layer_refusal(model.layers, "generation") or tensor_refusal(model, layers, "generation")

@@ -9,8 +9,8 @@ from torch import nn
 
 from throughtime.errors import BackendError, one_of
 from throughtime.kernels.native.generation.packing import WEIGHTS, folds, quantize
-from throughtime.models.many_to_many import ManyToMany
 from throughtime.layers.packed import packed_layers
+from throughtime.models.many_to_many import ManyToMany
 from throughtime.runtime.native import embedding_of, refusal
 
 

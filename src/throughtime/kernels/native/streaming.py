@@ -107,8 +107,8 @@ class Call:
     def run(self, slots: Tensor, offsets: Tensor, x: Tensor) -> Tensor:
         """Continue the sequences in `slots` [rows] with their steps of x [N, D]; the outputs [N, outputs].
 
-        Args: slots, int64, none twice; offsets, int64 [rows + 1]: row r has steps offsets[r] to offsets[r + 1]. Both and x (float32)
-        contiguous on the CPU: not checked here.
+        Args: slots, int64, none twice; offsets, int64 [rows + 1]: row r has steps offsets[r] to offsets[r + 1]; x float32. All
+        contiguous and on the CPU, which is not checked here.
         """
         call = self._call
         y = torch.empty(len(x), self.stack.outputs)

@@ -1,0 +1,309 @@
+"""What runs chunks of sequences, each continued from its own state: native over packed weights, or the model itself."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from throughtime.errors import BackendError, InputError, SessionError
+from throughtime.kernels.native.streaming import PackedStack, Slab
+from throughtime.layers import packed
+from throughtime.layers.eval_mode import evaluating
+from throughtime.models.embeddings import Continuous, OneHot
+from throughtime.models.many_to_many import ManyToMany
+
+
+class Engine(ABC):
+    """The states of some sequences, by slot, and the model that continues them.
+
+    Attributes: native, whether every output is the same to the last bit in any company and for any chunking; reason, why not.
+    """
+
+    native: bool
+    reason: str | None = None
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.slots = 0
+        self._identity: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """The SHA-256 of the model's parameters and buffers, names and shapes included. Cost: one pass, the first time."""
+        if self._identity is None:
+            digest = hashlib.sha256()
+            for name, value in self.model.state_dict().items():
+                if isinstance(value, Tensor):
+                    digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+                    digest.update(
+                        value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+                    )
+            self._identity = digest.hexdigest()
+        return self._identity
+
+    @abstractmethod
+    def like(self) -> Engine:
+        """Another engine of the same model, without slots; packed weights are shared."""
+
+    @abstractmethod
+    def grow(self, slots: int) -> None:
+        """At least so many slots; states stay."""
+
+    @abstractmethod
+    def check(self, x: Any) -> Tensor:
+        """A chunk [t, ...] in the form that `run` takes. Raises: InputError for another one."""
+
+    @abstractmethod
+    def run(self, slots: Sequence[int], chunks: Sequence[Tensor]) -> list[Tensor]:
+        """Continue different slots with their chunks, each [t, ...]: outputs [t, ...] of each. If it raises, no state changed."""
+
+    @abstractmethod
+    def read(self, slot: int) -> dict[str, Tensor]:
+        """A copy of a slot's state; empty before the first step of a model whose state has no fixed form."""
+
+    @abstractmethod
+    def write(self, slot: int, state: dict[str, Tensor] | None) -> None:
+        """Set a slot's state; None is the state before the first step.
+
+        Raises: SessionError for a state of another form; the slot is unchanged then.
+        """
+
+    def copy(self, source: int, target: int) -> None:
+        """Make the state of one slot that of another."""
+        self.write(target, self.read(source))
+
+
+class NativeEngine(Engine):
+    """Streams through csrc/stream.cpp: GRU, LSTM and RNN layers, and models of an embedding, such layers and a linear head.
+
+    The weights are copied: later changes of the model have no effect. Raises: BackendError with `refusal(model)`.
+    """
+
+    native = True
+
+    def __init__(
+        self, model: nn.Module, stack: PackedStack | None = None, table: Tensor | None = None
+    ) -> None:
+        super().__init__(model)
+        if stack is None:
+            if reason := refusal(model):
+                raise BackendError(reason)
+            layers, head = (model.layers, model.head) if isinstance(model, ManyToMany) else (model, None)
+            pair = None if head is None else (head.weight.detach(), head.bias.detach())
+            stack = PackedStack(packed.packed_layers(layers), pair)
+            table = _table(model)
+        self.stack, self.table = stack, table
+        self.slab = Slab(stack, 0)
+        self._call = stack.bind(self.slab)
+        self._inputs = stack.inputs
+
+    def like(self) -> NativeEngine:
+        other = NativeEngine(self.model, self.stack, self.table)
+        other._identity = self._identity
+        return other
+
+    def grow(self, slots: int) -> None:
+        if slots > self.slots:
+            self.slab.grow(slots)
+            self._call = self.stack.bind(self.slab)
+            self.slots = slots
+
+    def check(self, x: Any) -> Tensor:
+        if self.table is not None:
+            return _checked_ids(x, len(self.table))
+        if (
+            not isinstance(x, Tensor)
+            or x.dim() != 2
+            or x.shape[1] != self._inputs
+            or not x.is_floating_point()
+        ):
+            raise InputError(f"a chunk must be [t, {self._inputs}] of real numbers, got {_came(x)}")
+        return x.detach().to("cpu", torch.float32).contiguous()
+
+    def run(self, slots: Sequence[int], chunks: Sequence[Tensor]) -> list[Tensor]:
+        if not slots:
+            return []
+        lengths = [len(each) for each in chunks]
+        offsets = torch.zeros(len(slots) + 1, dtype=torch.int64)
+        torch.cumsum(torch.tensor(lengths), 0, out=offsets[1:])
+        x = chunks[0] if len(chunks) == 1 else torch.cat(list(chunks))
+        y = self._call.run(torch.tensor(slots), offsets, x if self.table is None else self.table[x])
+        return [y] if len(slots) == 1 else list(torch.split(y, lengths))
+
+    def run_one(self, x: Tensor) -> Tensor:
+        """Continue slot 0, the shortest way: what `run` does for one stream of real numbers or ids."""
+        if self.table is not None:
+            x = self.table[self.check(x)]
+        elif (
+            type(x) is not Tensor
+            or x.dtype is not torch.float32
+            or x.dim() != 2
+            or x.shape[1] != self._inputs
+            or not x.is_contiguous()
+            or not x.is_cpu
+        ):
+            x = self.check(x)
+        return self._call.run_one(0, x, 1)
+
+    def read(self, slot: int) -> dict[str, Tensor]:
+        values = self.slab.read(slot)
+        return dict(zip(self._names(), values, strict=True))
+
+    def write(self, slot: int, state: dict[str, Tensor] | None) -> None:
+        if state is None:
+            return self.slab.write(slot, None)
+        names, sizes = self._names(), self.slab.sizes * self.stack.parts
+        found = {name: (tuple(value.shape), value.dtype) for name, value in state.items()}
+        if found != {name: ((size,), torch.float32) for name, size in zip(names, sizes, strict=True)}:
+            raise SessionError(
+                "snapshot",
+                f"the state must be {', '.join(f'{n} [{s}]' for n, s in zip(names, sizes, strict=True))} in float32, got "
+                f"{', '.join(f'{name} {list(shape)}' for name, (shape, _) in found.items()) or 'nothing'}: it is another model's",
+            )
+        self.slab.write(slot, [state[name] for name in names])
+
+    def copy(self, source: int, target: int) -> None:
+        self.slab.copy(source, target)
+
+    def _names(self) -> list[str]:
+        return [
+            f"{part}.{n}" for part in ("h", "c")[: self.stack.parts] for n in range(len(self.stack.layers))
+        ]
+
+
+class ModuleEngine(Engine):
+    """Streams through the model itself: any `(inputs [t, 1, ...], state) -> (outputs, state)` that reads from left to right.
+
+    Each sequence runs alone, so its company changes no bit; another chunking may change the last bits, as torch may sum in
+    another order for another number of steps. The weights are the model's own, as they are at each call.
+    """
+
+    native = False
+
+    def __init__(self, model: nn.Module, reason: str | None = None) -> None:
+        super().__init__(model)
+        if any(getattr(module, "bidirectional", False) for module in model.modules()):
+            raise InputError(
+                "a bidirectional model cannot stream: its backward half starts at the end; train one without it"
+            )
+        if what := getattr(model, "needs_whole", ""):
+            raise InputError(f"{what}, so it cannot stream")
+        self.reason = reason
+        self._states: list[Any] = []
+
+    def like(self) -> ModuleEngine:
+        return ModuleEngine(self.model, self.reason)
+
+    def grow(self, slots: int) -> None:
+        self._states += [None] * (slots - len(self._states))
+        self.slots = len(self._states)
+
+    def check(self, x: Any) -> Tensor:
+        if not isinstance(x, Tensor) or x.dim() < 1:
+            raise InputError(
+                f"a chunk must be a tensor [t, ...], a step of the sequence in each row, got {_came(x)}"
+            )
+        return x.detach()
+
+    def run(self, slots: Sequence[int], chunks: Sequence[Tensor]) -> list[Tensor]:
+        outputs, states = [], []
+        parameter = next(self.model.parameters(), None)
+        with evaluating(self.model), torch.no_grad():
+            for slot, chunk in zip(slots, chunks, strict=True):
+                x = chunk if parameter is None else chunk.to(parameter.device)
+                if not len(x):
+                    raise InputError("a chunk must have at least one step, got none")
+                y, state = self.model(x.unsqueeze(1), self._states[slot])
+                outputs.append(y.squeeze(1) if y.dim() > 2 else y)
+                states.append(state)
+        for slot, state in zip(slots, states, strict=True):
+            self._states[slot] = state
+        return outputs
+
+    def read(self, slot: int) -> dict[str, Tensor]:
+        leaves, _ = tree_flatten(self._states[slot])
+        return {str(n): leaf.detach().clone() for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
+
+    def write(self, slot: int, state: dict[str, Tensor] | None) -> None:
+        if not state:
+            self._states[slot] = None
+            return
+        leaves, form = tree_flatten(self._example())
+        found = {name: (tuple(value.shape), value.dtype) for name, value in state.items()}
+        expected = {str(n): (tuple(v.shape), v.dtype) for n, v in enumerate(leaves) if isinstance(v, Tensor)}
+        if found != expected:
+            raise SessionError(
+                "snapshot",
+                f"the state must be {list(expected.values())}, got {list(found.values())}: it is of another model",
+            )
+        values = [state[str(n)].clone() if isinstance(v, Tensor) else v for n, v in enumerate(leaves)]
+        self._states[slot] = tree_unflatten(values, form)
+
+    def _example(self) -> Any:
+        """A state of the model, of one sequence that has read one step."""
+        for state in self._states:
+            if state is not None:
+                return state
+        inputs = getattr(self.model, "input_size", None) or getattr(
+            getattr(self.model, "embedding", None), "embedding_dim", None
+        )
+        kind = getattr(self.model, "embedding", None)
+        ids = isinstance(kind, nn.Embedding | OneHot)
+        parameter = next(self.model.parameters())
+        x = torch.zeros(1, 1, dtype=torch.int64) if ids else parameter.new_zeros(1, 1, int(inputs or 1))
+        with evaluating(self.model), torch.no_grad():
+            _, state = self.model(x.to(parameter.device), None)
+        return state
+
+
+def engine_of(model: nn.Module, native: bool | None = None) -> Engine:
+    """The engine of a model or a layer. Args: native: True asks for it, False for the other; None: native where it can run.
+
+    Raises: BackendError with the reason where native was asked for and cannot run; InputError for a model that cannot stream.
+    """
+    reason = "asked for by name" if native is False else refusal(model)
+    if reason is None or native:
+        return NativeEngine(model)
+    return ModuleEngine(model, reason)
+
+
+def refusal(model: nn.Module) -> str | None:
+    """Why native streaming cannot run a model, or None."""
+    layers: Any = model
+    if isinstance(model, ManyToMany):
+        layers = model.layers
+        if type(model) is not ManyToMany or type(model.head) is not nn.Linear:
+            return f"native streaming runs layers or a ManyToMany with a linear head, this is a {type(model).__name__}"
+        if type(model.embedding) not in (nn.Embedding, OneHot, Continuous):
+            return f"native streaming reads numbers, one-hot or embedded symbols, not {type(model.embedding).__name__}"
+        if getattr(model.embedding, "max_norm", None) is not None:
+            return "native streaming has no embedding with max_norm"
+    return packed.layer_refusal(layers, "streaming") or packed.tensor_refusal(model, layers, "streaming")
+
+
+def _table(model: nn.Module) -> Tensor | None:
+    """The vector of each symbol [V, D], where a model reads symbols."""
+    embedding = model.embedding if isinstance(model, ManyToMany) else None
+    if isinstance(embedding, OneHot):
+        return torch.eye(embedding.num_embeddings)
+    return embedding.weight.detach().clone() if isinstance(embedding, nn.Embedding) else None
+
+
+def _checked_ids(x: Any, symbols: int) -> Tensor:
+    if not isinstance(x, Tensor) or x.dim() != 1 or x.is_floating_point():
+        raise InputError(f"a chunk must be whole numbers [t], ids of symbols, got {_came(x)}")
+    if len(x) and not 0 <= int(x.min()) <= int(x.max()) < symbols:
+        raise InputError(f"ids must lie between 0 and {symbols - 1}, got {int(x.min())} to {int(x.max())}")
+    return x.detach().to("cpu", torch.int64)
+
+
+def _came(x: Any) -> str:
+    if not isinstance(x, Tensor):
+        return type(x).__name__
+    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"

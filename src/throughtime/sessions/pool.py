@@ -1,0 +1,464 @@
+"""Many sessions of one model: their states in one slab, their chunks in batches."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from throughtime.errors import InputError, SessionError
+from throughtime.sessions.engine import engine_of
+from throughtime.sessions.snapshot import Snapshot
+from throughtime.sessions.store import Store
+
+_FIRST_SLOTS = 64
+
+
+@dataclass(eq=False, slots=True)
+class _Session:
+    name: str
+    slot: int
+    used: float  # when it was last used
+    seq: int = 0  # the last chunk that was read
+    steps: int = 0
+    last: Tensor | None = None  # its outputs
+    extra: dict[str, Any] = field(default_factory=dict)
+    busy: bool = False  # a chunk is being read
+    saved: int = -1  # seq of the snapshot in the store
+
+
+class _Request:
+    """One chunk of one session on its way."""
+
+    __slots__ = ("before", "chunk", "deadline", "done", "error", "outputs", "pending", "read", "session")
+
+    def __init__(self, session: _Session, chunk: Tensor, deadline: float) -> None:
+        self.session, self.chunk, self.deadline = session, chunk, deadline
+        self.read = 0  # steps that were run
+        self.before: dict[str, Tensor] | None = (
+            None  # the state before it, of a chunk that runs in several calls
+        )
+        self.outputs: list[Tensor] = []
+        self.error: Exception | None = None
+        self.done: threading.Event | None = None
+        self.pending = True  # the session is busy with it
+
+    def result(self) -> Tensor:
+        if self.error is not None:
+            raise self.error
+        return self.outputs[0]
+
+
+class SessionPool:
+    """Open sessions of one model, feed them chunks from any thread, keep more of them than fit into memory.
+
+    The chunks that wait run together in one native call, whatever their lengths: the outputs of a session are, to the last bit,
+    those that it has alone (`native`; where the model itself runs, sessions run one by one).
+
+    Args:
+        model: a layer or a model, as `throughtime.stream` takes it; its weights are copied.
+        max_live: sessions in memory. One more than that moves the longest unused one to the store; without a store it is refused.
+        max_batch: chunks in one call. max_wait_ms: how long a chunk waits for others while the pool has nothing to run.
+        max_steps: steps of a chunk in one call; longer chunks run in several, between which others get their turn.
+        store: where sessions are kept that are not in memory, such as `SqliteStore`; None: nowhere.
+        idle_s: `sweep` moves sessions unused for so long to the store. expire_s: seconds that the store keeps a session.
+        save_every: also save a session after every so many chunks, before its outputs are given out; 1 loses nothing when the
+        process is killed. 0: only when it is moved.
+        native: as of `throughtime.stream`.
+
+    Chunks are numbered: `feed(id, seq, chunk)` with seq = 1, 2, ... A repeated seq gives the outputs of that chunk again and
+    reads nothing; any other is refused, so that a lost or repeated message cannot change a session.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        max_live: int = 10_000,
+        max_batch: int = 256,
+        max_wait_ms: float = 2.0,
+        max_steps: int = 64,
+        store: Store | None = None,
+        idle_s: float = 300.0,
+        expire_s: float = 86_400.0,
+        save_every: int = 0,
+        native: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        for name, value in (("max_live", max_live), ("max_batch", max_batch), ("max_steps", max_steps)):
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if save_every and store is None:
+            raise InputError("save_every needs a store to save to: give one, as SqliteStore(path)")
+        self._engine = engine_of(model, native)
+        self.max_live, self.max_batch, self.max_steps = max_live, max_batch, max_steps
+        self.max_wait = max_wait_ms / 1000
+        self.store, self.idle_s, self.expire_s, self.save_every = store, idle_s, expire_s, save_every
+        self._clock = clock
+        self._sessions: dict[str, _Session] = {}  # the longest unused first
+        self._free: list[int] = []
+        self._lock = threading.RLock()  # of all that is here; never held while the model runs
+        self._running = threading.Lock()  # held while the model runs, and by what changes its slots
+        self._waiting: list[_Request] = []
+        self._wake = threading.Condition(self._lock)
+        self._worker: threading.Thread | None = None
+        self._closed = False
+        self._counts = {"chunks": 0, "steps": 0, "batches": 0, "moved": 0, "taken_up": 0, "refused": 0}
+
+    @property
+    def native(self) -> bool:
+        """Whether the C++ of native runs the sessions."""
+        return self._engine.native
+
+    def open(self, id: str | None = None, state: bytes | None = None) -> str:
+        """A new session; its id. Args: id, of your choice; state, a snapshot to go on from.
+
+        Raises: SessionError "busy" where the id is in use, "full" where there is no room, "snapshot" for another model's.
+        """
+        snapshot = None if state is None else self._snapshot(state)
+        with self._lock:
+            self._check_open()
+            name = secrets.token_urlsafe(12) if id is None else id
+            if name in self._sessions or (self.store is not None and self._in_store(name)):
+                raise self._refused(
+                    "busy", f"session {name!r} is open already: close it, or choose another id"
+                )
+            session = self._place(name)
+            if snapshot is not None:
+                self._take(session, snapshot)
+            return name
+
+    def feed(self, id: str, seq: int, chunk: Tensor, timeout: float | None = None) -> Tensor:
+        """Read chunk number `seq` of a session, [t, ...]: its outputs. From any thread; it waits for its turn.
+
+        Raises: InputError for a chunk that the model cannot read; SessionError "unknown", "busy" (another chunk of it is being
+        read), "expired", "sequence", "full"; TimeoutError after `timeout` seconds. The session is then as it was before.
+        """
+        request = self._admit(id, seq, chunk)
+        if isinstance(request, Tensor):
+            return request
+        request.done = threading.Event()
+        with self._lock:
+            if self._closed:
+                request.session.busy = False
+                raise self._refused("closed", "the pool was closed")
+            self._waiting.append(request)
+            if self._worker is None:
+                self._worker = threading.Thread(target=self._work, name="throughtime sessions", daemon=True)
+                self._worker.start()
+            self._wake.notify()
+        if not request.done.wait(timeout):
+            with self._lock:
+                if request in self._waiting and not request.read:
+                    self._waiting.remove(request)
+                    request.session.busy = False
+                    raise TimeoutError(f"chunk {seq} of session {id!r} was not read within {timeout} s")
+            request.done.wait()
+        return request.result()
+
+    def feed_many(self, chunks: Sequence[tuple[str, int, Tensor]]) -> list[Tensor | Exception]:
+        """`feed` of several sessions at once, in this thread: the outputs of each (id, seq, chunk), or why there are none."""
+        found: list[_Request | Tensor | Exception] = []
+        for id, seq, chunk in chunks:
+            try:
+                found.append(self._admit(id, seq, chunk))
+            except (SessionError, InputError) as error:
+                found.append(error)
+        requests = [each for each in found if isinstance(each, _Request)]
+        while requests:
+            self._run(requests[: self.max_batch])
+            requests = [each for each in requests if each.pending]
+        results: list[Tensor | Exception] = []
+        for each in found:
+            if isinstance(each, _Request):
+                each = each.error or each.result()
+            results.append(each)
+        return results
+
+    def snapshot(self, id: str) -> bytes:
+        """A session at this moment, for `open` or `restore`. Raises: SessionError "unknown", "busy", "expired"."""
+        with self._lock:
+            return self._bytes(self._idle(id))
+
+    def restore(self, id: str, state: bytes) -> None:
+        """Go to where a snapshot was taken; a snapshot that cannot be used changes nothing."""
+        snapshot = self._snapshot(state)
+        with self._lock:
+            self._take(self._idle(id), snapshot)
+
+    def fork(self, id: str, new: str | None = None) -> str:
+        """Another session that goes on from where this one is; its id."""
+        return self.open(new, self.snapshot(id))
+
+    def reset(self, id: str) -> None:
+        """Go back to before the first step; the next chunk is number 1."""
+        with self._lock:
+            session = self._idle(id)
+            with self._running:
+                self._engine.write(session.slot, None)
+            session.seq, session.steps, session.last, session.extra, session.saved = 0, 0, None, {}, -1
+            self._save_if_kept(session)
+
+    def extra(self, id: str) -> dict[str, Any]:
+        """What an application keeps with a session, as JSON: change it, and it is part of the next snapshot."""
+        with self._lock:
+            return self._idle(id).extra
+
+    def close(self, id: str) -> None:
+        """End a session: its state is freed, in the store too. Raises: SessionError "unknown", "busy"."""
+        with self._lock:
+            session = self._sessions.get(id)
+            if session is None:
+                if self.store is None or not self.store.delete(id):
+                    raise self._unknown(id)
+                return
+            self._idle(id)
+            self._free.append(session.slot)
+            del self._sessions[id]
+            if self.store is not None:
+                self.store.delete(id)
+
+    def sweep(self) -> int:
+        """Move sessions unused for `idle_s` to the store; how many. A server calls it now and then."""
+        with self._lock:
+            if self.store is None:
+                return 0
+            until = self._clock() - self.idle_s
+            idle = [each for each in self._sessions.values() if not each.busy and each.used <= until]
+            for session in idle:
+                self._move(session)
+            return len(idle)
+
+    def shutdown(self) -> None:
+        """Read what is waiting, save every session to the store, and refuse all calls from now on."""
+        with self._lock:
+            self._closed = True
+            self._wake.notify_all()
+            worker = self._worker
+        if worker is not None:
+            worker.join()
+        with self._lock:
+            if self.store is not None:
+                for session in list(self._sessions.values()):
+                    self._move(session)
+
+    def __enter__(self) -> SessionPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def stats(self) -> dict[str, int]:
+        """Counts since the start (chunks, steps, batches, sessions moved to the store and taken up again, refusals), and of now:
+        live sessions, waiting chunks.
+        """
+        with self._lock:
+            return {**self._counts, "live": len(self._sessions), "waiting": len(self._waiting)}
+
+    def _admit(self, id: str, seq: int, chunk: Tensor) -> _Request | Tensor:
+        """A request, its session busy from now on; or the outputs of a chunk that was read already."""
+        chunk = self._engine.check(chunk)
+        if not len(chunk):
+            raise InputError("a chunk must have at least one step, got none")
+        with self._lock:
+            self._check_open()
+            session = self._idle(id)
+            if seq == session.seq and session.last is not None:
+                return session.last
+            if seq != session.seq + 1:
+                raise self._refused(
+                    "sequence", f"the next chunk of session {id!r} is number {session.seq + 1}, got {seq}"
+                )
+            session.busy = True
+            return _Request(session, chunk, time.monotonic() + self.max_wait)
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                while not self._waiting and not self._closed:
+                    self._wake.wait()
+                if not self._waiting:
+                    return
+                if not any(each.read for each in self._waiting):
+                    oldest = min(each.deadline for each in self._waiting)
+                    while len(self._waiting) < min(self.max_batch, len(self._sessions)) and not self._closed:
+                        left = oldest - time.monotonic()
+                        if left <= 0:
+                            break
+                        self._wake.wait(left)
+                if not self._waiting:  # all were given up meanwhile
+                    continue
+                self._waiting.sort(key=lambda each: each.deadline)
+                batch, self._waiting = self._waiting[: self.max_batch], self._waiting[self.max_batch :]
+            self._run(batch)
+            with self._lock:
+                for each in batch:
+                    if each.pending:  # more steps to read, after those who have waited longer
+                        each.deadline = time.monotonic() + self.max_wait
+                        self._waiting.append(each)
+
+    def _run(self, batch: Sequence[_Request]) -> None:
+        """The next steps of some requests in one call; those that are complete, or failed, are told."""
+        with self._running:
+            pieces = []
+            for each in batch:
+                if len(each.chunk) > self.max_steps and each.before is None:
+                    each.before = self._engine.read(each.session.slot)
+                pieces.append(each.chunk[each.read : each.read + self.max_steps])
+            outputs, failure = None, None
+            try:
+                outputs = self._engine.run([each.session.slot for each in batch], pieces)
+            except Exception as error:
+                failure = error
+                if len(batch) == 1 and batch[0].before is not None:
+                    self._engine.write(batch[0].session.slot, batch[0].before or None)
+        if outputs is None:
+            if len(batch) == 1:
+                return self._fail(batch[0], failure)
+            for each in batch:  # whose fault it is shows when each runs alone
+                self._run([each])
+            return
+        with self._lock:
+            self._counts["batches"] += 1
+            now = self._clock()
+            for each, piece, y in zip(batch, pieces, outputs, strict=True):
+                each.read += len(piece)
+                each.outputs.append(y)
+                self._counts["steps"] += len(piece)
+                if each.read == len(each.chunk):
+                    self._finish(each, now)
+
+    def _finish(self, request: _Request, now: float) -> None:
+        session = request.session
+        outputs = request.outputs
+        # A copy: a part of a batch's outputs would keep all of them in memory.
+        session.last = outputs[0].clone() if len(outputs) == 1 else torch.cat(outputs)
+        request.outputs = [session.last]
+        session.seq, session.steps, session.used = session.seq + 1, session.steps + len(request.chunk), now
+        self._counts["chunks"] += 1
+        request.pending = session.busy = False
+        if self.save_every and session.seq % self.save_every == 0:
+            try:
+                self._save(session)
+            except Exception as error:  # the chunk was read: asked for again, its outputs are there
+                request.error = error
+        if request.done is not None:
+            request.done.set()
+
+    def _fail(self, request: _Request, error: Exception | None) -> None:
+        with self._lock:
+            request.error = error
+            request.pending = request.session.busy = False
+        if request.done is not None:
+            request.done.set()
+
+    def _idle(self, id: str) -> _Session:
+        """A session that no chunk is being read of, from memory or from the store; it is the last used from now on."""
+        session = self._sessions.get(id)
+        if session is None:
+            data = None
+            if self.store is not None:
+                try:
+                    data = self.store.get(id)
+                except SessionError:
+                    self._counts["refused"] += 1
+                    raise
+            if data is None:
+                raise self._unknown(id)
+            snapshot = self._snapshot(data)
+            session = self._place(id)
+            self._take(session, snapshot)
+            session.saved = session.seq
+            self._counts["taken_up"] += 1
+        if session.busy:
+            raise self._refused("busy", f"a chunk of session {id!r} is being read: wait for its outputs")
+        self._sessions[id] = self._sessions.pop(id)
+        session.used = self._clock()
+        return session
+
+    def _place(self, name: str) -> _Session:
+        """A session with a slot of its own and the state before the first step."""
+        if len(self._sessions) >= self.max_live:
+            oldest = next((each for each in self._sessions.values() if not each.busy), None)
+            if self.store is None or oldest is None:
+                raise self._refused(
+                    "full",
+                    f"{self.max_live} sessions are open, as many as max_live: close some, or give a store",
+                )
+            self._move(oldest)
+        with self._running:
+            if not self._free:
+                before = self._engine.slots
+                self._engine.grow(min(max(_FIRST_SLOTS, 2 * before), max(self.max_live, before + 1)))
+                self._free += range(self._engine.slots - 1, before - 1, -1)
+            slot = self._free.pop()
+            self._engine.write(slot, None)
+        session = self._sessions[name] = _Session(name, slot, self._clock())
+        return session
+
+    def _take(self, session: _Session, snapshot: Snapshot) -> None:
+        try:
+            with self._running:
+                self._engine.write(session.slot, snapshot.state)
+        except SessionError:
+            if not session.steps and not session.seq:
+                self._free.append(session.slot)
+                del self._sessions[session.name]
+            raise
+        session.seq, session.steps, session.last = snapshot.seq, snapshot.steps, snapshot.last
+        session.extra, session.saved = dict(snapshot.extra), -1
+        self._save_if_kept(session)
+
+    def _save_if_kept(self, session: _Session) -> None:
+        if self.save_every:
+            self._save(session)
+
+    def _snapshot(self, data: bytes) -> Snapshot:
+        snapshot = Snapshot.from_bytes(data)
+        snapshot.check_model(self._engine.identity)
+        return snapshot
+
+    def _bytes(self, session: _Session) -> bytes:
+        with self._running:
+            state = self._engine.read(session.slot)
+        identity = self._engine.identity
+        return Snapshot(identity, state, session.seq, session.steps, session.last, session.extra).to_bytes()
+
+    def _save(self, session: _Session) -> None:
+        assert self.store is not None
+        self.store.put(session.name, self._bytes(session), self.expire_s)
+        session.saved = session.seq
+
+    def _move(self, session: _Session) -> None:
+        """Out of memory, into the store."""
+        self._save(session)
+        self._free.append(session.slot)
+        del self._sessions[session.name]
+        self._counts["moved"] += 1
+
+    def _in_store(self, name: str) -> bool:
+        assert self.store is not None
+        try:
+            return self.store.get(name) is not None
+        except SessionError:  # it has expired: the name is free
+            return False
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise self._refused("closed", "the pool was closed")
+
+    def _unknown(self, id: str) -> SessionError:
+        return self._refused("unknown", f"there is no session {id!r}: open it first")
+
+    def _refused(self, cause: str, message: str) -> SessionError:
+        self._counts["refused"] += 1
+        return SessionError(cause, message)
