@@ -129,7 +129,7 @@ class NativeEngine(Engine):
     def run(self, slots: Sequence[int], chunks: Sequence[Tensor]) -> list[Tensor]:
         if not slots:
             return []
-        lengths = [len(each) for each in chunks]
+        lengths = [each.shape[0] for each in chunks]
         offsets = torch.zeros(len(slots) + 1, dtype=torch.int64)
         torch.cumsum(torch.tensor(lengths), 0, out=offsets[1:])
         x = chunks[0] if len(chunks) == 1 else torch.cat(list(chunks))

@@ -36,10 +36,22 @@ class _Session:
 class _Request:
     """One chunk of one session on its way."""
 
-    __slots__ = ("before", "chunk", "deadline", "done", "error", "outputs", "pending", "read", "session")
+    __slots__ = (
+        "before",
+        "chunk",
+        "deadline",
+        "done",
+        "error",
+        "outputs",
+        "pending",
+        "read",
+        "session",
+        "steps",
+    )
 
     def __init__(self, session: _Session, chunk: Tensor, deadline: float) -> None:
         self.session, self.chunk, self.deadline = session, chunk, deadline
+        self.steps = chunk.shape[0]
         self.read = 0  # steps that were run
         self.before: dict[str, Tensor] | None = (
             None  # the state before it, of a chunk that runs in several calls
@@ -140,7 +152,9 @@ class SessionPool:
         Raises: InputError for a chunk that the model cannot read; SessionError "unknown", "busy" (another chunk of it is being
         read), "expired", "sequence", "full"; TimeoutError after `timeout` seconds. The session is then as it was before.
         """
-        request = self._admit(id, seq, chunk)
+        chunk = self._checked(chunk)
+        with self._lock:
+            request = self._admit(id, seq, chunk, time.monotonic() + self.max_wait)
         if isinstance(request, Tensor):
             return request
         request.done = threading.Event()
@@ -165,11 +179,12 @@ class SessionPool:
     def feed_many(self, chunks: Sequence[tuple[str, int, Tensor]]) -> list[Tensor | Exception]:
         """`feed` of several sessions at once, in this thread: the outputs of each (id, seq, chunk), or why there are none."""
         found: list[_Request | Tensor | Exception] = []
-        for id, seq, chunk in chunks:
-            try:
-                found.append(self._admit(id, seq, chunk))
-            except (SessionError, InputError) as error:
-                found.append(error)
+        with self._lock:
+            for id, seq, chunk in chunks:
+                try:
+                    found.append(self._admit(id, seq, self._checked(chunk), 0.0))
+                except (SessionError, InputError) as error:
+                    found.append(error)
         requests = [each for each in found if isinstance(each, _Request)]
         while requests:
             self._run(requests[: self.max_batch])
@@ -264,22 +279,25 @@ class SessionPool:
         with self._lock:
             return {**self._counts, "live": len(self._sessions), "waiting": len(self._waiting)}
 
-    def _admit(self, id: str, seq: int, chunk: Tensor) -> _Request | Tensor:
-        """A request, its session busy from now on; or the outputs of a chunk that was read already."""
+    def _checked(self, chunk: Tensor) -> Tensor:
         chunk = self._engine.check(chunk)
-        if not len(chunk):
+        if not chunk.shape[0]:
             raise InputError("a chunk must have at least one step, got none")
-        with self._lock:
-            self._check_open()
-            session = self._idle(id)
-            if seq == session.seq and session.last is not None:
-                return session.last
-            if seq != session.seq + 1:
-                raise self._refused(
-                    "sequence", f"the next chunk of session {id!r} is number {session.seq + 1}, got {seq}"
-                )
-            session.busy = True
-            return _Request(session, chunk, time.monotonic() + self.max_wait)
+        return chunk
+
+    def _admit(self, id: str, seq: int, chunk: Tensor, deadline: float) -> _Request | Tensor:
+        """A request, its session busy from now on; or the outputs of a chunk that was read already. The lock is held."""
+        if self._closed:
+            raise self._refused("closed", "the pool was closed")
+        session = self._idle(id)
+        if seq == session.seq and session.last is not None:
+            return session.last
+        if seq != session.seq + 1:
+            raise self._refused(
+                "sequence", f"the next chunk of session {id!r} is number {session.seq + 1}, got {seq}"
+            )
+        session.busy = True
+        return _Request(session, chunk, deadline)
 
     def _work(self) -> None:
         while True:
@@ -311,7 +329,10 @@ class SessionPool:
         with self._running:
             pieces = []
             for each in batch:
-                if len(each.chunk) > self.max_steps and each.before is None:
+                if each.steps <= self.max_steps:
+                    pieces.append(each.chunk)
+                    continue
+                if each.before is None:
                     each.before = self._engine.read(each.session.slot)
                 pieces.append(each.chunk[each.read : each.read + self.max_steps])
             outputs, failure = None, None
@@ -330,21 +351,22 @@ class SessionPool:
         with self._lock:
             self._counts["batches"] += 1
             now = self._clock()
-            for each, piece, y in zip(batch, pieces, outputs, strict=True):
-                each.read += len(piece)
+            for each, y in zip(batch, outputs, strict=True):
+                each.read = min(each.steps, each.read + self.max_steps)
                 each.outputs.append(y)
-                self._counts["steps"] += len(piece)
-                if each.read == len(each.chunk):
+                if each.read == each.steps:
                     self._finish(each, now)
 
     def _finish(self, request: _Request, now: float) -> None:
         session = request.session
         outputs = request.outputs
-        # A copy: a part of a batch's outputs would keep all of them in memory.
-        session.last = outputs[0].clone() if len(outputs) == 1 else torch.cat(outputs)
-        request.outputs = [session.last]
-        session.seq, session.steps, session.used = session.seq + 1, session.steps + len(request.chunk), now
+        if len(outputs) > 1:
+            request.outputs = [torch.cat(outputs)]
+        # Part of the outputs of a whole call, which are kept until the last of its sessions has read another chunk.
+        session.last = request.outputs[0]
+        session.seq, session.steps, session.used = session.seq + 1, session.steps + request.steps, now
         self._counts["chunks"] += 1
+        self._counts["steps"] += request.steps
         request.pending = session.busy = False
         if self.save_every and session.seq % self.save_every == 0:
             try:
@@ -381,8 +403,7 @@ class SessionPool:
             self._counts["taken_up"] += 1
         if session.busy:
             raise self._refused("busy", f"a chunk of session {id!r} is being read: wait for its outputs")
-        self._sessions[id] = self._sessions.pop(id)
-        session.used = self._clock()
+        self._sessions[id] = self._sessions.pop(id)  # now the last used
         return session
 
     def _place(self, name: str) -> _Session:
