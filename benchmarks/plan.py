@@ -34,6 +34,8 @@ class Plan(NamedTuple):
     shared_busy: tuple[int, ...]
     randomized: tuple[Shape, ...]
     gpu: tuple[Shape, ...]
+    streams: tuple[tuple[int, int], ...]  # (layers, H), one step of one stream
+    pools: tuple[tuple[int, int, int], ...]  # (layers, H, sessions), one step of each
 
 
 FULL = Plan(
@@ -74,6 +76,8 @@ FULL = Plan(
         Shape(128, 32, 1024, 1024),
         Shape(100, 1, 64, 64),
     ),
+    streams=tuple((layers, hidden) for layers in (1, 2) for hidden in (64, 128, 256, 512)),
+    pools=((2, 256, 16), (2, 256, 256)),
 )
 QUICK = Plan(
     threads=1,
@@ -96,4 +100,6 @@ QUICK = Plan(
     shared_busy=(0, 1),
     randomized=(Shape(60, 3, 5, 13),),
     gpu=(Shape(7, 3, 5, 13),),
+    streams=((1, 13),),
+    pools=((2, 13, 5),),
 )

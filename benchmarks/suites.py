@@ -17,6 +17,7 @@ from benchmarks import (
     ragged,
     randomized,
     recurrences,
+    sessions,
     shared,
 )
 from benchmarks.plan import Plan
@@ -67,6 +68,12 @@ SUITES = {
         "Vanishing gradients", lambda plan, peak: denormals.measure(plan), denormals.table, denormals.summary
     ),
     "generation": Suite("Generation", lambda plan, peak: generation.measure(plan), generation.table),
+    "sessions": Suite(
+        "Streams and sessions",
+        lambda plan, peak: sessions.measure(plan, peak),
+        sessions.table,
+        sessions.summary,
+    ),
     "jax": Suite("Comparison with JAX", lambda plan, peak: jax_peer.measure(plan), jax_peer.table),
     "gpu": Suite("CUDA", lambda plan, peak: gpu.measure(plan), gpu.table, gpu.summary, cuda=True),
 }
