@@ -225,7 +225,7 @@ def summary(results: list[dict[str, Any]]) -> str:
             seconds = each["timings"]["ours"]["median"]
             name = f"{each['layers']} x {each['hidden']} {each['cell']}"
             said.append(
-                f"{each['sessions']} sessions of a {name}: {each['ratios']['layer']:.2f} of the layer's own throughput; a frame of "
+                f"{each['sessions']} sessions of a {name}: {each['ratios']['layer']:.2f} of the layer's throughput; a frame of "
                 f"10 ms has time for {FRAME / seconds * each['sessions']:.0f}."
             )
     return " ".join(said)
