@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from throughtime.data.assets import Assets
     from throughtime.data.readers.tables import Table
-    from throughtime.tasks.labelled import LabelledTask
+    from throughtime.tasks.labelled import LabelledData
 
 
 class Texts:
@@ -26,7 +26,7 @@ class Texts:
     formats: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     reads_text: ClassVar[bool] = True
 
-    def __init__(self, task: LabelledTask) -> None:
+    def __init__(self, task: LabelledData) -> None:
         self.task = task
         self.column = task.text or "text"
 
