@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -250,13 +251,14 @@ class NormalisedFrames(nn.Module):
     """Frames [..., F] less the mean of the training part, divided by its deviation: what the layers of a model read.
 
     Both are buffers, saved with the weights: the same for each frame, so that nothing of a recording's future is in them. In
-    training, `time_masks` spans of steps and `frequency_masks` spans of mel bands, drawn from torch's generator for each row,
-    are set to the mean (SpecAugment).
+    training, numbers drawn from torch's generator for each row make other recordings of it: `tilt` adds a smooth curve over the
+    mel bands, the same to each frame, as another microphone or room would; `time_masks` spans of steps and `frequency_masks`
+    spans of bands are set to the mean (SpecAugment).
 
     Args: mean, deviation, [F] each (`frame_statistics`); mels, of the F = stack * mels numbers of a step, for frequency masks;
     time_masks, frequency_masks, how many; longest_time, as a fraction of the T steps, longest_frequency, of the bands: each
-    span is from 0 to that long.
-    Source: Park et al. 2019, Interspeech, SpecAugment, without time warping.
+    span is from 0 to that long; tilt, nats: the deviation of the curve's four corners, between which it is linear.
+    Source: Park et al. 2019, Interspeech, SpecAugment, without time warping; Nam, Kim & Park 2022, ICASSP, for the curve.
     """
 
     mean: Tensor
@@ -272,6 +274,7 @@ class NormalisedFrames(nn.Module):
         frequency_masks: int = 0,
         longest_time: float = 0.2,
         longest_frequency: float = 0.2,
+        tilt: float = 0.0,
     ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32).clone())
@@ -283,12 +286,16 @@ class NormalisedFrames(nn.Module):
         self.embedding_dim = len(self.mean)
         self.mels = mels or self.embedding_dim
         self.time_masks, self.frequency_masks = time_masks, frequency_masks
-        self.longest_time, self.longest_frequency = longest_time, longest_frequency
+        self.longest_time, self.longest_frequency, self.tilt = longest_time, longest_frequency, tilt
 
     def forward(self, frames: Tensor) -> Tensor:
         """[T, B, F], or [..., F] in eval mode, to the same shape."""
         if frames.shape[-1] != self.embedding_dim:
             raise InputError(f"frames must have {self.embedding_dim} features, got {frames.shape[-1]}")
+        if self.training and self.tilt:
+            corners = torch.randn(frames.shape[1], 1, 4, device=frames.device) * self.tilt
+            curve = F.interpolate(corners, self.mels, mode="linear", align_corners=True)[:, 0]
+            frames = frames + curve.repeat(1, self.embedding_dim // self.mels)
         y = (frames - self.mean) / self.deviation
         if not self.training or not (self.time_masks or self.frequency_masks):
             return y
@@ -302,8 +309,7 @@ class NormalisedFrames(nn.Module):
         return y.masked_fill(masked | bands.repeat(1, self.embedding_dim // self.mels), 0)
 
     def extra_repr(self) -> str:
-        masks = f", time_masks={self.time_masks}, frequency_masks={self.frequency_masks}"
-        return f"{self.embedding_dim}{masks if self.time_masks or self.frequency_masks else ''}"
+        return f"{self.embedding_dim}, time_masks={self.time_masks}, frequency_masks={self.frequency_masks}, tilt={self.tilt:g}"
 
 
 def frame_statistics(frames: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -318,6 +324,19 @@ def frame_statistics(frames: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     variance = torch.stack([(each.double() - mean).square().sum(0) for each in frames]).sum(0) / count
     deviation = variance.sqrt()
     return mean, torch.where(deviation > 1e-6, deviation, 1.0)
+
+
+def normalise_recording(frames: Tensor, floor: float = 9.0) -> Tensor:
+    """The frames [t, mels] of a whole recording without its level, its channel and its quiet noise.
+
+    A constant energy is added to each band, `floor` nats below the loudest 2 % of the recording's numbers, so that what is
+    below is nearly flat whether the recording is noisy or not; then each band's mean over the recording is subtracted. Both
+    need the whole recording: not for a stream.
+    Source: Atal 1974, Journal of the Acoustical Society of America 55(6), for the mean.
+    """
+    loud = frames.flatten().kthvalue(max(1, round(0.98 * frames.numel()))).values
+    frames = torch.logaddexp(frames, loud - floor)
+    return frames - frames.mean(0)
 
 
 def _spans(rows: int, size: int, longest: float, device: Any) -> Tensor:

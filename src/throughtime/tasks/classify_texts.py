@@ -24,7 +24,6 @@ class Texts:
     inside: ClassVar[str] = "error messages of Python's standard library"
     title: ClassVar[str] = "python"
     formats: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    reads_text: ClassVar[bool] = True
 
     def __init__(self, task: LabelledData) -> None:
         self.task = task
@@ -90,8 +89,19 @@ class Texts:
         """The text of a record."""
         return text_of(record, self.column)
 
+    def step_names(self, assets: Assets, inputs: Tensor) -> list[str]:
+        """The symbols."""
+        return [assets.vocabulary.decode([int(number)]) for number in inputs]
+
+    def text_input(self, assets: Assets, text: str) -> tuple[Tensor, list[str]]:
+        """The ids of a typed text, [t, 1], and its unknown symbols."""
+        return self.encode(assets, text)[:, None], list(assets.vocabulary.unknown_symbols(text))
+
     def baselines(
-        self, train: tuple[Sequence[str], Sequence[str]], test: tuple[Sequence[str], Sequence[str]]
+        self,
+        assets: Assets,
+        train: tuple[Sequence[str], Sequence[str]],
+        test: tuple[Sequence[str], Sequence[str]],
     ) -> dict[str, dict[str, float] | str]:
         """The strong baselines, trained on texts and labels."""
         from throughtime.tasks.baselines.texts import tfidf_linear

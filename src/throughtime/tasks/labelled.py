@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from throughtime.data.batch import Batch
     from throughtime.data.readers.tables import Table
     from throughtime.metrics import Metric
+    from throughtime.tasks.classify_audio import Sounds
     from throughtime.tasks.classify_numbers import Numbers
     from throughtime.tasks.classify_texts import Texts
 
@@ -94,8 +95,8 @@ class LabelledData(ExamplesTask):
 
     @property
     @abstractmethod
-    def _inputs(self) -> Texts | Numbers:
-        """What is done with the examples, texts or numbers."""
+    def _inputs(self) -> Texts | Numbers | Sounds:
+        """What is done with the examples: texts, numbers or recordings."""
 
     @property
     def unit(self) -> str:
@@ -154,14 +155,10 @@ class LabelledData(ExamplesTask):
         )
 
     def step_names(self, assets: Assets, inputs: Tensor) -> list[str]:
-        if not self._inputs.reads_text:
-            return super().step_names(assets, inputs)
-        return [assets.vocabulary.decode([int(number)]) for number in inputs]
+        return self._inputs.step_names(assets, inputs)
 
     def text_input(self, assets: Assets, text: str) -> tuple[Tensor, list[str]]:
-        if not self._inputs.reads_text:
-            return super().text_input(assets, text)
-        return self._encode(assets, text)[:, None], list(assets.vocabulary.unknown_symbols(text))
+        return self._inputs.text_input(assets, text)
 
     def _encode(self, assets: Assets, example: Any) -> Tensor:
         """A text or a sequence as the model reads it: [t] or [t, D]."""
@@ -234,6 +231,8 @@ class LabelledData(ExamplesTask):
                 parts[part] = list(range(len(rows), len(rows) + len(more)))
                 rows += more
         remarks = list(dict.fromkeys(remark for table in tables.values() for remark in table.remarks))
+        if self.group:
+            remarks += _groups_of(keys, parts)
         remarks += inputs.shared({part: [rows[number][0] for number in parts[part]] for part in PARTS})
         return rows, tuple(source for table in tables.values() for source in table.sources), parts, remarks
 
@@ -300,7 +299,7 @@ class LabelledTask(LabelledData):
 
         train, test = self._columns(assets, "train"), self._columns(assets, split)
         found: dict[str, dict[str, float] | str] = {"majority class": dict(majority(train[1], test[1]))}
-        return found | self._inputs.baselines(train, test)
+        return found | self._inputs.baselines(assets, train, test)
 
     def predict(self, model: nn.Module, assets: Assets, records: Iterable[Record]) -> Iterator[Record]:
         """The likeliest label of each text or sequence, and its probability."""
@@ -327,6 +326,16 @@ class LabelledTask(LabelledData):
             assets.cache[key] = inputs, torch.tensor([numbers[label] for label in labels], dtype=torch.long)
         found: tuple[list[Tensor], Tensor] = assets.cache[key]
         return found
+
+
+def _groups_of(keys: list[Any], parts: Mapping[str, list[int]]) -> list[str]:
+    """Which groups are held out, where they are few."""
+    found = []
+    for part in PARTS[1:]:
+        groups = sorted({str(keys[number]) for number in parts[part] if number < len(keys)})
+        if 0 < len(groups) <= 5:
+            found.append(f"{part} on {', '.join(groups)}")
+    return found
 
 
 def _matching(table: Table, asked: str | None, option: str) -> list[int]:

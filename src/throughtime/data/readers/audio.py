@@ -73,11 +73,9 @@ def read_recordings(
         raise InputError("; ".join(["expected recordings, found none that can be read", *remarks]))
     rates = Counter(each.rate for _, each in found)
     wanted = rate or min(rates, key=lambda each: (-rates[each], each))
-    for other, count in sorted(rates.items()):
-        if other != wanted:
-            remarks.append(f"{_files(count)} resampled from {other} Hz to {wanted} Hz")
-    if several := sum(each.samples.shape[1] > 1 for _, each in found):
-        remarks.append(f"{_files(several)} with several channels, which were averaged")
+    remarks += conversions(
+        [each.rate for _, each in found], [each.samples.shape[1] for _, each in found], wanted
+    )
     return Recordings(
         [torch.from_numpy(resampled(mono(each.samples), each.rate, wanted)) for _, each in found],
         wanted,
@@ -118,6 +116,18 @@ def read_recording(file: str | Path) -> Recording:
     if np.abs(samples).max() < SILENCE:
         raise UnreadableError(f"{file}: is silent: no sample is above {SILENCE:g} of full scale")
     return Recording(samples, int(rate), source)
+
+
+def conversions(rates: Sequence[int], channels: Sequence[int], wanted: int) -> list[str]:
+    """What to tell the user of recordings with these rates and numbers of channels that are read as mono at one rate."""
+    found = [
+        f"{_files(count)} resampled from {rate} Hz to {wanted} Hz"
+        for rate, count in sorted(Counter(rates).items())
+        if rate != wanted
+    ]
+    if several := sum(each > 1 for each in channels):
+        found.append(f"{_files(several)} with several channels, which were averaged")
+    return found
 
 
 def mono(samples: Samples) -> Samples:
