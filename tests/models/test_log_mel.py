@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from throughtime.errors import InputError
-from throughtime.models.log_mel import LogMel, NormalisedFrames, frame_statistics, mel_filters
+from throughtime.models.log_mel import (
+    LogMel,
+    NormalisedFrames,
+    frame_statistics,
+    mel_filters,
+    normalise_recording,
+)
 
 SETTINGS = [
     {"rate": 8000},
@@ -194,3 +200,31 @@ def test_masks_are_spans_of_steps_and_bands_in_training_alone():
             assert len(places) <= most
             assert places == list(range(places[0], places[0] + len(places))) if places else True
     assert len({tuple(times[:, row].tolist()) for row in range(rows)}) > 1  # drawn for each row
+
+
+def test_the_curve_is_smooth_the_same_for_all_frames_and_drawn_for_each_row():
+    steps, rows, mels, stack = 6, 5, 10, 3
+    embedding = NormalisedFrames(torch.zeros(mels * stack), torch.full((mels * stack,), 2.0), mels, tilt=1.5)
+    x = torch.randn(steps, rows, mels * stack)
+    assert torch.equal(embedding.eval()(x), x / 2)
+    torch.manual_seed(1)
+    added = 2 * embedding.train()(x) - x
+    assert torch.allclose(added, added[:1].expand_as(added), atol=1e-5)
+    curves = added[0].view(rows, stack, mels)
+    assert torch.allclose(curves, curves[:, :1].expand_as(curves), atol=1e-5)
+    bends = curves[:, 0].diff(dim=1).diff(dim=1).abs() > 1e-4
+    assert 0 < bends.sum(1).max() <= 4  # four corners, straight between
+    assert len({round(float(each), 3) for each in curves[:, 0, 0]}) == rows
+    draws = torch.cat([(2 * embedding(x) - x)[0, :, 0] for _ in range(400)])
+    assert draws.std().item() == pytest.approx(1.5, rel=0.1)
+
+
+def test_a_recording_is_normalised_without_its_level_and_its_channel():
+    frames = torch.randn(50, 7) * 3
+    found = normalise_recording(frames)
+    torch.testing.assert_close(found.mean(0), torch.zeros(7), atol=1e-5, rtol=0)
+    torch.testing.assert_close(normalise_recording(frames - 4.2), found, atol=1e-4, rtol=0)  # its level
+    quiet = frames.clone()
+    quiet[frames < frames.median() - 6] -= 20  # silence instead of noise
+    assert (normalise_recording(quiet) - found).abs().max() < (quiet - frames).abs().max() / 2
+    assert normalise_recording(frames[:1]).tolist() == [[0.0] * 7]

@@ -41,7 +41,7 @@ def text(found: Influence, *, width: int = 80, encoding: str | None = None) -> s
     """
     marks = _BLOCKS if _encodes(encoding or sys.stdout.encoding or "ascii") else _PLAIN
     matrix, symbols = found.matrix, [_one(symbol, marks) for symbol in found.symbols]
-    rows = [_one(name, marks) for name in found.outputs] or symbols
+    rows = [_name(name, marks) for name in found.outputs] or symbols
     label = max(map(columns, rows), default=0) or len(str(len(matrix) - 1))
     # Symbols stand above their columns where all of them fit into one or two.
     cell = max(map(columns, symbols), default=1)
@@ -99,7 +99,7 @@ def plot(found: Influence, path: str | Path | None = None) -> Any:
                 rotation=90 if tall else 0,
             )
             axes.tick_params(length=0)
-        rows = [drawing.drawable(s) for s in found.outputs] or symbols
+        rows = [" ".join(map(drawing.drawable, name.split())) for name in found.outputs] or symbols
         if rows and len(rows) <= 80:
             axes.set_yticks(range(len(rows)), rows, family=drawing.symbol_fonts(), fontsize=8)
             axes.tick_params(length=0)
@@ -167,6 +167,11 @@ def _one(symbol: str, marks: str) -> str:
     if marks == _PLAIN:
         return "".join(c if " " < c <= "~" else "_" if c == " " else "?" for c in symbol)
     return drawing.visible(symbol)
+
+
+def _name(name: str, marks: str) -> str:
+    """The name of a row; spaces stay."""
+    return " ".join("".join(_one(c, marks) if c != "_" else c for c in word) for word in name.split())
 
 
 def _encodes(encoding: str) -> bool:
