@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Self
 
+from throughtime.errors import InputError
 from throughtime.options import option
 from throughtime.tasks.classify_audio import Sounds, label_pattern
 from throughtime.tasks.classify_numbers import Numbers
@@ -112,6 +113,8 @@ class ClassifyTask(LabelledTask):
     def with_full_paths(self) -> Self:
         """Also with the kind of the data, and the columns of a long table, so that the run's config.toml says what it read."""
         found, inputs = super().with_full_paths(), self._inputs
+        if self.vectors is not None and not isinstance(inputs, Texts):
+            raise InputError(f"vectors are of words, and the data has {inputs.unit}s: leave them out")
         if not isinstance(inputs, Numbers):
             return replace(found, kind="text" if isinstance(inputs, Texts) else "audio")
         from throughtime.data.readers.series import found_features

@@ -148,7 +148,7 @@ class Sounds:
         """When each step begins, in seconds."""
         kept = _kept(assets)
         seconds = self._front(assets).seconds * kept["stack"]
-        return [f"{number * seconds:.2f} s" for number in range(len(inputs))]
+        return [f"{number * seconds:.2f}s" for number in range(len(inputs))]
 
     def text_input(self, assets: Assets, text: str) -> tuple[Tensor, list[str]]:
         """The steps of the recording whose path was typed, [t, 1, F]; nothing in it is unknown."""

@@ -13,6 +13,7 @@ from throughtime.errors import InputError, RunError
 from throughtime.models.config import ModelConfig
 from throughtime.tasks.files import ExamplesTask, check_part, check_sources, condition, reading_again
 from throughtime.tasks.task import Record, cross_entropy, data_option, run_one
+from throughtime.tasks.word_vectors import WordVectorsTask
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -250,7 +251,7 @@ class LabelledData(ExamplesTask):
 
 
 @dataclass(frozen=True)
-class LabelledTask(LabelledData):
+class LabelledTask(WordVectorsTask, LabelledData):
     """A task that gives one label to each text, or to each sequence of numbers."""
 
     shape = "many to one"
@@ -260,6 +261,11 @@ class LabelledTask(LabelledData):
         "none", "balanced: the training loss weights each class by the inverse of its frequency.", metavar="HOW",
         choices=("none", "balanced"),
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.vectors is not None and self.tokens != "word":
+            raise InputError(f"vectors are of words, and tokens = {self.tokens}: set tokens = word")
 
     def prepare(self, like: Assets | None = None) -> Assets:
         assets = super().prepare(like)
