@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 import shlex
 import shutil
+import struct
 import subprocess
 import sys
+import wave
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +69,7 @@ def write_data(folder: Path) -> None:
         for thing in ("book", "film", "song")
     ]
     assert len(rows) == 60
+    write_words(folder)
     (folder / "reviews.csv").write_text("text,label\n" + "".join(rows), encoding="utf-8")
     write_series(folder)
     places = ("Rome", "Oslo", "Lima")
@@ -107,6 +112,21 @@ def write_data(folder: Path) -> None:
     (folder / "notes").mkdir()
     (folder / "notes" / "desk.txt").write_text(SENTENCE * 3 + "\n" + SENTENCE, encoding="utf-8")
     (folder / "questions.txt").write_text("0110\n111\n00010\n", encoding="utf-8")
+
+
+def write_words(folder: Path) -> None:
+    """Recordings of two classes: a tone that rises, and one that falls."""
+    for number in range(24):
+        label = ("yes", "no")[number % 2]
+        (folder / "words" / label).mkdir(parents=True, exist_ok=True)
+        pitch = [400 + 10 * number + (t if label == "yes" else 1000 - t) * 0.4 for t in range(1000)]
+        phases = itertools.accumulate(2 * math.pi * each / 8000 for each in pitch)
+        samples = [int(9000 * math.sin(phase)) for phase in phases]
+        with wave.open(str(folder / "words" / label / f"{number // 2}.wav"), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(8000)
+            file.writeframes(struct.pack("<1000h", *samples))
 
 
 def write_series(folder: Path) -> None:

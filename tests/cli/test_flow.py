@@ -146,8 +146,31 @@ def test_influence_refuses_in_one_line(fails: Fails, runs) -> None:
     assert "--prompt is for runs that read symbols, and adding does not" in fails(
         "influence", runs["adding"], "--prompt", "1"
     )
-    for arguments in ([], ["--prompt", "a good book"]):
-        assert "classify has one for a whole sequence" in fails("influence", runs["classify"], *arguments)
+    assert "--directions is for models with an output for each step" in fails(
+        "influence", runs["classify"], "--prompt", "a good book", "--directions", 5
+    )
+
+
+def test_influence_of_a_classifier_has_a_row_for_each_label(command, runs, tmp_path: Path) -> None:
+    ended = command(
+        "influence",
+        runs["classify"],
+        "--prompt",
+        "a good book",
+        "--png",
+        tmp_path / "i.png",
+        "--html",
+        tmp_path / "i.html",
+    )
+    assert (ended.status, ended.err) == (0, "")
+    labels = tt.load(runs["classify"]).assets.labels["label"]
+    head, *rows = ended.out.splitlines()
+    assert head.split() in (["a␣good␣book"], ["a_good_book"])
+    found = [row.split()[0] for row in rows[: len(labels)]]
+    assert sorted(found) == sorted(labels)
+    probabilities = [float(row.split()[1]) for row in rows[: len(labels)]]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["i.html", "i.png"]
 
 
 def test_a_picture_of_an_unknown_kind_is_refused_before_the_work(fails: Fails, tmp_path: Path) -> None:

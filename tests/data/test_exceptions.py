@@ -74,7 +74,7 @@ def test_every_statement_that_a_full_parse_finds_is_found():
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
             name = node.exc.func.attr if isinstance(node.exc.func, ast.Attribute) else node.exc.func.id
-            text = " ".join(next(filter(None, map(exceptions._message, node.exc.args)), "").split())
+            text = " ".join(next(filter(None, map(exceptions.message_of, node.exc.args)), "").split())
             if name[0].isupper() and any(c.isalpha() for c in text.replace("{}", "")):
                 reference.append((text, name))
     assert len(reference) > 20

@@ -92,3 +92,16 @@ def test_folds_that_cannot_be():
     for wrong in ("", "5", "0/5", "6/5", "1/1", "a/b", "1/5/2", "-1/5", "1.5/3", "1 / 5"):
         with pytest.raises(InputError, match="fold must be K/N"):
             fold_of(wrong)
+
+
+@pytest.mark.parametrize("sizes", [[500] * 6, [1000, 10, 10, 7, 3], [5, 4, 300, 2]])
+def test_as_many_folds_as_groups_test_each_group_alone(sizes):
+    groups = [name for name, size in enumerate(sizes) for _ in range(size)]
+    random.Random(1).shuffle(groups)
+    tested = []
+    for k in range(1, len(sizes) + 1):
+        split = split_examples(len(groups), validation=0.1, groups=groups, fold=(k, len(sizes)))
+        (group,) = {groups[row] for row in split.test}
+        assert len(split.test) == sizes[group]
+        tested.append(group)
+    assert sorted(tested) == list(range(len(sizes)))

@@ -12,7 +12,7 @@ import throughtime as tt
 from throughtime.errors import InputError
 from throughtime.flow import influence
 from throughtime.models import ModelConfig
-from throughtime.models.build import many_to_many, symbol_embedding
+from throughtime.models.build import many_to_many, many_to_one, symbol_embedding
 
 STEPS, SYMBOLS = 7, 11
 
@@ -185,3 +185,35 @@ def test_a_layer_with_batch_first_inside_a_model_is_refused() -> None:
 
     with pytest.raises(InputError, match="one whose layer rnn has batch_first"):
         influence(Model(), torch.randint(9, (4, 7)))
+
+
+@pytest.mark.parametrize("pooling", ["last", "max", "attention"])
+def test_a_model_with_one_output_for_a_sequence_has_a_row_for_each_output(pooling: str) -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(cell="gru", hidden=6, embedding=5, pooling=pooling, bidirectional=pooling != "last")
+    model = many_to_one(config, symbol_embedding(config, SYMBOLS), 4).double()
+    names = ("a", "b", "c", "d")
+    found = influence(model, IDS, outputs=names, examples=2, lengths=[STEPS, STEPS - 2, STEPS])
+    assert found.outputs == names and found.matrix.shape == (4, STEPS)
+    lengths = (STEPS, STEPS - 2)
+    expected = torch.full((2, 4, STEPS), torch.nan, dtype=torch.float64)
+    for b, length in enumerate(lengths):
+        vectors = model.embedding(IDS[:length, b : b + 1]).detach()
+
+        def run(x: Tensor) -> Tensor:
+            return model.head(model._pool(model.layers(x)[0], None))[0]
+
+        step = 1e-6
+        for k in range(length):
+            squares = torch.zeros(4, dtype=torch.float64)
+            for d in range(vectors.shape[2]):
+                change = torch.zeros_like(vectors)
+                change[k, 0, d] = step
+                with torch.no_grad():
+                    squares += ((run(vectors + change) - run(vectors - change)) / (2 * step)).square()
+            expected[b, :, k] = squares
+    torch.testing.assert_close(found.matrix, expected.sqrt().nanmean(0), rtol=1e-5, atol=1e-8)
+    with pytest.raises(InputError, match="3 outputs are named"):
+        influence(model, IDS, outputs=names[:3])
+    with pytest.raises(InputError, match="leave one out"):
+        influence(model, IDS, outputs=names, directions=3)

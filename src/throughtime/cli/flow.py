@@ -12,7 +12,10 @@ from throughtime.cli.builder import OwnTask, RunFolder
 from throughtime.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from throughtime.data.batch import Batch
+    from throughtime.flow.measurement.influence import Influence
     from throughtime.runtime.trained import Trained
 
 _STEPS = 128
@@ -20,6 +23,7 @@ _LEAST = 8  # steps to measure on
 _EXACT = 256  # up to so many outputs all of them are sent back; more are estimated
 _DIRECTIONS = 64
 _READ = 400  # steps of a prompt at most
+_LABELS = 8  # rows of a classifier's influence
 
 Html = Annotated[Path | None, typer.Option(metavar="OUT", help="Write a report with all pictures, one file.")]
 Png = Annotated[
@@ -137,14 +141,16 @@ def influence(
     html: Html = None,
     own_task: OwnTask = None,
 ) -> None:
-    """Show which symbols of a text each output depends on.
+    """Show which symbols of a text, or which moments of a recording, each output depends on.
 
     One row for each output, one column for each symbol read: the norm of the derivative of the outputs with respect to the
-    symbol's vector. A model that reads forward gives a triangle.
+    symbol's vector. A model that reads forward gives a triangle. A classifier gives a row for each of its likeliest labels; the
+    text of a run on recordings is the path of one.
 
     Examples:
     throughtime influence runs/demo --prompt "The cat sat on the mat"
     throughtime influence runs/demo --prompt "for x in range(" --png influence.png
+    throughtime influence runs/words --prompt yes.wav
     """
     import shutil
 
@@ -156,10 +162,13 @@ def influence(
     _check_outputs(html, png)
     trained = load(run, task=own_task)
     task, unknown = trained.task, list[str]()
-    if isinstance(trained.model, ManyToOne):
+    labels = trained.assets.labels.get("label", ()) if isinstance(trained.model, ManyToOne) else ()
+    if isinstance(trained.model, ManyToOne) and (not labels or directions is not None):
         raise InputError(
-            f"influence needs an output for each step, and a model of {task.name} has one for a whole sequence: use "
+            f"influence needs an output for each step, or labels, and a model of {task.name} has one for a whole sequence: use "
             f"'throughtime flow {run}'"
+            if not labels
+            else "--directions is for models with an output for each step: leave it out"
         )
     if prompt is not None:
         inputs, unknown = task.text_input(trained.assets, prompt)
@@ -177,11 +186,15 @@ def influence(
     if unknown:
         print(f"unknown to the model: {' '.join(map(repr, unknown))}", file=sys.stderr)
     head: Any = getattr(trained.model, "head", None)
-    if directions is None and getattr(head, "out_features", 0) > _EXACT:
+    if directions is None and not labels and getattr(head, "out_features", 0) > _EXACT:
         directions = _DIRECTIONS
     symbols = task.step_names(trained.assets, inputs[:, 0])
     with ProgressBar("measuring") as progress:
-        result = measure(trained.model, inputs, directions=directions, symbols=symbols, progress=progress)
+        result = measure(
+            trained.model, inputs, directions=directions, symbols=symbols, outputs=labels, progress=progress
+        )
+    if labels:
+        result = _likeliest(result, trained.model, inputs)
     print(result.text(width=shutil.get_terminal_size().columns))
     if directions is not None:
         print(f"estimated from {directions} random directions of the output")
@@ -190,6 +203,18 @@ def influence(
     if html is not None:
         result.html(str(html), about=_about(trained, None))
     _say_written(html, png)
+
+
+def _likeliest(found: Influence, model: Any, inputs: Tensor) -> Influence:
+    """The rows of the likeliest labels, the likeliest first, with their probabilities."""
+    from dataclasses import replace
+
+    from throughtime.tasks.task import run_one
+
+    probabilities = run_one(model, inputs[:, 0]).double().softmax(-1)
+    best = probabilities.topk(min(_LABELS, len(probabilities))).indices
+    names = tuple(f"{found.outputs[number]} {probabilities[number]:.2f}" for number in best.tolist())
+    return replace(found, matrix=found.matrix[best], outputs=names)
 
 
 def _sample(

@@ -12,14 +12,18 @@ from typing import Annotated, Any
 import typer
 
 from throughtime.cli.builder import Device, OwnTask, RunFolder
-from throughtime.errors import one_of
+from throughtime.errors import InputError, one_of
 
 
 def predict(
     run: RunFolder,
-    file: Annotated[
-        str, typer.Argument(metavar="[FILE|-]", help="Text, CSV, TSV or JSON lines; -: standard input.")
-    ] = "-",
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILE|-]",
+            help="Text, CSV, TSV or JSON lines; -: standard input. Of recordings several may be named.",
+        ),
+    ] = None,
     out: Annotated[str, typer.Option(metavar="FILE", help="Where to write; -: standard output.")] = "-",
     form: Annotated[
         str | None,
@@ -43,6 +47,7 @@ def predict(
     echo "list index out of range" | throughtime predict runs/classify
     throughtime predict runs/intents questions.csv --out answered.csv
     throughtime predict runs/book lines.txt --format lines
+    throughtime predict runs/words yes.wav no.wav
     """
     from throughtime.cli.output import Stream
     from throughtime.data.readers.records import FORMATS, Records, open_source, write_records
@@ -50,17 +55,26 @@ def predict(
 
     trained = load(run, task=task, device=device)
     columns = list(trained.task.columns)
+    file, *more = files or ["-"]
     own = _own_format(trained.task.formats, file, form)
+    for each in more:
+        if own != "audio" or _own_format(trained.task.formats, each, form) != "audio":
+            raise InputError(
+                f"several files can be named where each is a recording that the run reads, got {file} and {each}: name one file"
+            )
     if form is not None and own is None:
         one_of("format", form, (*trained.task.formats, *FORMATS))
     _ = trained.model  # before anything is read or written
     if own is not None:
         with Stream() if out == "-" else _written(out) as stream:
             written: Any = stream
-            remark = trained.task.predict_file(
-                trained.model, trained.assets, file, written, form=own, skip_bad=skip_bad
-            )
-        if remark:
+            remarks = [
+                trained.task.predict_file(
+                    trained.model, trained.assets, each, written, form=own, skip_bad=skip_bad
+                )
+                for each in (file, *more)
+            ]
+        for remark in filter(None, remarks):
             print(f"throughtime: {remark}", file=sys.stderr)
         return
     with open_source(file) as source, Stream() if out == "-" else _written(out) as stream:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -114,6 +114,17 @@ class WordVocabulary(_TokenizerVocabulary):
     @staticmethod
     def to_bytes(symbol: str) -> bytes:
         return symbol.encode()
+
+    def with_symbols(self, symbols: Iterable[str]) -> WordVocabulary:
+        """The same with more symbols behind its own."""
+        from tokenizers import models
+
+        numbers = self._tokenizer.get_vocab(with_added_tokens=False)
+        for symbol in symbols:
+            numbers.setdefault(symbol, len(numbers))
+        tokenizer = self.empty()
+        tokenizer.model = models.WordLevel(numbers, unk_token=UNKNOWN)
+        return type(self)(tokenizer)
 
     @classmethod
     def of_text(cls, text: str, size: int | None) -> Vocabulary:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from throughtime.data.words import COLUMNS, SHAPES
 from throughtime.errors import InputError
+from throughtime.models.embeddings import Subwords
 
 _SHAPE_FEATURES = 8
 _WIDTH = 3  # characters that a filter of the convolution sees
@@ -59,20 +60,29 @@ class PretrainedVectors(nn.Module):
 class WithVectors(nn.Module):
     """An embedding of a vocabulary's symbols with their pretrained vectors behind it: ids [...] to [..., D + features].
 
-    Args: embedding, ids to [..., D]; pretrained; rows, whole numbers [V], the number of each symbol's vector, 0 for none.
+    Args: embedding, ids to [..., D]; pretrained; rows, whole numbers [V], the number of each symbol's vector, 0 for none; known:
+    the symbols from this number on have a pretrained vector alone, and the learned one of symbol 0, the unknown one; None: all
+    are known. Of an embedding of `Subwords` the ids are [..., 1 + M], the symbol first.
     """
 
     rows: Tensor
 
-    def __init__(self, embedding: nn.Module, pretrained: PretrainedVectors, rows: Tensor) -> None:
+    def __init__(
+        self, embedding: nn.Module, pretrained: PretrainedVectors, rows: Tensor, known: int | None = None
+    ) -> None:
         super().__init__()
         self.embedding, self.pretrained = embedding, pretrained
+        self.known, self.with_parts = known, isinstance(embedding, Subwords)
         self.embedding_dim = int(embedding.embedding_dim) + pretrained.embedding_dim  # type: ignore[arg-type]
         self.register_buffer("rows", rows)
 
     def forward(self, ids: Tensor) -> Tensor:
         """[...] to [..., D + features]."""
-        return torch.cat([self.embedding(ids), self.pretrained(self.rows[ids])], -1)
+        words = ids[..., 0] if self.with_parts else ids
+        if self.known is not None:
+            own = words.masked_fill(words >= self.known, 0)
+            ids = torch.cat([own.unsqueeze(-1), ids[..., 1:]], -1) if self.with_parts else own
+        return torch.cat([self.embedding(ids), self.pretrained(self.rows[words])], -1)
 
 
 class CharacterEncoder(nn.Module):

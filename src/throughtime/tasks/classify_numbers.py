@@ -30,7 +30,6 @@ class Numbers:
     inside: ClassVar[str] = "the path of a ball round a shape, drawn from a seed"
     title: ClassVar[str] = "balls"
     column: ClassVar[str] = "values"
-    reads_text: ClassVar[bool] = False
     formats: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "long": (".csv", ".tsv", ".tab"),
         "npz": (".npz",),
@@ -130,8 +129,19 @@ class Numbers:
 
         return parse_values(field_of(record, self.column), int(_kept(assets)["size"]))
 
+    def step_names(self, assets: Assets, inputs: Tensor) -> list[str]:
+        """The numbers of the steps."""
+        return [str(number) for number in range(len(inputs))]
+
+    def text_input(self, assets: Assets, text: str) -> tuple[Tensor, list[str]]:
+        """The sequence written as JSON, [t, 1, D]; nothing in it is unknown."""
+        return self.encode(assets, self.of_record(assets, {self.column: text}))[:, None], []
+
     def baselines(
-        self, train: tuple[Sequence[Tensor], Sequence[str]], test: tuple[Sequence[Tensor], Sequence[str]]
+        self,
+        assets: Assets,
+        train: tuple[Sequence[Tensor], Sequence[str]],
+        test: tuple[Sequence[Tensor], Sequence[str]],
     ) -> dict[str, dict[str, float] | str]:
         """The strong baselines, trained on sequences and labels."""
         from throughtime.tasks.baselines.numbers import pixels_svm, summary_logistic

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from throughtime.data.assets import Assets
     from throughtime.data.readers.tables import Table
-    from throughtime.tasks.labelled import LabelledTask
+    from throughtime.data.vocabulary import Vocabulary
+    from throughtime.tasks.labelled import LabelledData
 
 
 class Texts:
@@ -24,9 +25,8 @@ class Texts:
     inside: ClassVar[str] = "error messages of Python's standard library"
     title: ClassVar[str] = "python"
     formats: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    reads_text: ClassVar[bool] = True
 
-    def __init__(self, task: LabelledTask) -> None:
+    def __init__(self, task: LabelledData) -> None:
         self.task = task
         self.column = task.text or "text"
 
@@ -58,25 +58,62 @@ class Texts:
         return check_disjoint(**parts)
 
     def fit(self, assets: Assets, train: Sequence[str], like: Assets | None) -> None:
-        """Put the vocabulary of the training texts into the assets."""
+        """Put the vocabulary of the training texts into the assets, and what vectors its words have."""
         from throughtime.data.vocabulary import Vocabulary
 
         if like:
             assets.vocabularies = {"symbols": like.vocabulary}
+            if "word_vectors" in like.values:
+                assets.values["word_vectors"] = like.values["word_vectors"]
             return
         vocabulary = Vocabulary.build(
             self.task.tokens, "\n".join(map(self.normalized, train)), self.task.vocab_size
         )
-        assets.vocabularies = {"symbols": vocabulary}
+        assets.vocabularies = {"symbols": self._with_vectors(assets, vocabulary)}
+
+    def _with_vectors(self, assets: Assets, vocabulary: Any) -> Vocabulary:
+        """With words behind the training part's own that have a vector: of all texts, and the most frequent of the file."""
+        if getattr(self.task, "vectors", None) is None:
+            return vocabulary
+        task: Any = self.task
+        pieces = dict.fromkeys(
+            piece
+            for text, _ in assets.cache["rows"]
+            for piece in vocabulary.pieces(self.normalized(text))
+            if piece.strip()
+        )
+        remarks: list[str] = []
+        words, size = task.read_vectors(assets, (piece.strip() for piece in pieces), remarks)
+        assets.values["remarks"] = [*assets.values.get("remarks", ()), *remarks]
+        assets.values["word_vectors"] = {"known": len(vocabulary), "words": list(words), "size": size}
+        from throughtime.data.words import vector_forms
+
+        there = set(words)
+        seen = [piece for piece in pieces if there.intersection(vector_forms(piece.strip()))]
+        found: Vocabulary = vocabulary.with_symbols([*seen, *(f" {word}" for word in words)])
+        return found
 
     def describe(self, assets: Assets) -> str:
         return f"vocabulary of {len(assets.vocabulary):,}"
 
     def embedding(self, config: ModelConfig, assets: Assets) -> nn.Module:
-        """What turns the ids into vectors."""
+        """What turns the ids into vectors: learned ones, and those of a file behind them."""
+        kept = assets.values.get("word_vectors")
+        if kept is None:
+            return self.learned(config, len(assets.vocabulary))
+        from throughtime.data.readers.vectors import vector_rows
+        from throughtime.models.words import WithVectors
+
+        task: Any = self.task
+        rows = vector_rows([symbol.decode().strip() for symbol in assets.vocabulary.symbols], kept["words"])
+        pretrained = task.pretrained(assets, len(kept["words"]), kept["size"])
+        return WithVectors(self.learned(config, kept["known"]), pretrained, rows, kept["known"])
+
+    def learned(self, config: ModelConfig, symbols: int) -> nn.Module:
+        """The learned vectors of so many symbols."""
         from throughtime.models.build import symbol_embedding
 
-        return symbol_embedding(config, len(assets.vocabulary))
+        return symbol_embedding(config, symbols)
 
     def encode(self, assets: Assets, text: str) -> Tensor:
         """The ids of a text, [t]."""
@@ -90,8 +127,19 @@ class Texts:
         """The text of a record."""
         return text_of(record, self.column)
 
+    def step_names(self, assets: Assets, inputs: Tensor) -> list[str]:
+        """The symbols."""
+        return [assets.vocabulary.decode([int(number)]) for number in inputs]
+
+    def text_input(self, assets: Assets, text: str) -> tuple[Tensor, list[str]]:
+        """The ids of a typed text, [t, 1], and its unknown symbols."""
+        return self.encode(assets, text)[:, None], list(assets.vocabulary.unknown_symbols(text))
+
     def baselines(
-        self, train: tuple[Sequence[str], Sequence[str]], test: tuple[Sequence[str], Sequence[str]]
+        self,
+        assets: Assets,
+        train: tuple[Sequence[str], Sequence[str]],
+        test: tuple[Sequence[str], Sequence[str]],
     ) -> dict[str, dict[str, float] | str]:
         """The strong baselines, trained on texts and labels."""
         from throughtime.tasks.baselines.texts import tfidf_linear

@@ -45,17 +45,17 @@ class Messages(Texts):
         text = super().normalized(text)
         return text if self.task.tokens == "char" or not text.strip() else f" {text.strip()}"
 
-    def embedding(self, config: ModelConfig, assets: Assets) -> nn.Module:
+    def learned(self, config: ModelConfig, symbols: int) -> nn.Module:
         from throughtime.models.embeddings import Subwords
 
         if not self.has_subwords:
-            return super().embedding(config, assets)
+            return super().learned(config, symbols)
         if not isinstance(config.embedding, int):
             raise InputError(
                 "embedding = onehot has no vectors for n-grams: give it a size, or set subwords = 0"
             )
         task = self.task
-        return Subwords(len(assets.vocabulary), task.subwords, config.embedding, dropout=task.word_dropout)
+        return Subwords(symbols, task.subwords, config.embedding, dropout=task.word_dropout)
 
     def encode(self, assets: Assets, text: str) -> Tensor:
         """Ids [t]; with n-grams [t, 1 + M]: see `Subwords`."""

@@ -7,12 +7,13 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Self
 
 from throughtime.errors import InputError, RunError
 from throughtime.models.config import ModelConfig
 from throughtime.tasks.files import ExamplesTask, check_part, check_sources, condition, reading_again
 from throughtime.tasks.task import Record, cross_entropy, data_option, run_one
+from throughtime.tasks.word_vectors import WordVectorsTask
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from throughtime.data.batch import Batch
     from throughtime.data.readers.tables import Table
     from throughtime.metrics import Metric
+    from throughtime.tasks.classify_audio import Sounds
     from throughtime.tasks.classify_numbers import Numbers
     from throughtime.tasks.classify_texts import Texts
 
@@ -34,11 +36,10 @@ def _check_fold(value: str, name: str) -> None:
 
 
 @dataclass(frozen=True)
-class LabelledTask(ExamplesTask):
-    """A task with one label for each text, or for each sequence of numbers."""
+class LabelledData(ExamplesTask):
+    """A task whose texts, or sequences of numbers, have one label each: its data, and how it is divided."""
 
-    shape = "many to one"
-    without = ("tied", "window")
+    least_labels: ClassVar[int] = 2
 
     test: float | str = data_option(
         0.1, "Test data, evaluated once, after training: a fraction of the data, or a file.",
@@ -78,10 +79,6 @@ class LabelledTask(ExamplesTask):
     group: str | None = data_option(
         None, "Column: examples with the same value there (a person, a day) stay in one part.", metavar="NAME"
     )
-    class_weights: str = data_option(
-        "none", "balanced: the training loss weights each class by the inverse of its frequency.", metavar="HOW",
-        choices=("none", "balanced"),
-    )  # fmt: skip
     skip_bad: bool = data_option(False, "Leave out rows that cannot be read, and count them.")
     split_seed: int = data_option(
         0, "Another seed divides the data into other parts.", metavar="N", low=0, high=2**63 - 1
@@ -99,8 +96,8 @@ class LabelledTask(ExamplesTask):
 
     @property
     @abstractmethod
-    def _inputs(self) -> Texts | Numbers:
-        """What is done with the examples, texts or numbers."""
+    def _inputs(self) -> Texts | Numbers | Sounds:
+        """What is done with the examples: texts, numbers or recordings."""
 
     @property
     def unit(self) -> str:
@@ -137,55 +134,12 @@ class LabelledTask(ExamplesTask):
                     f"the {part} part has labels that the model cannot give ({', '.join(map(repr, unknown[:5]))}): "
                     "give training examples of them, or leave them out"
                 )
-        if len(found) < 2:
+        if len(found) < self.least_labels:
             raise InputError(
                 f"expected at least two labels to tell apart, got {len(found)}: {', '.join(found)}"
             )
         self._inputs.fit(assets, [each for each, _ in train], like)
-        if self.class_weights == "balanced":
-            assets.values["class_weights"] = [
-                len(labels) / (len(found) * labels.count(label)) if label in found else 1.0
-                for label in assets.labels["label"]
-            ]
         return assets
-
-    def build(self, config: ModelConfig, assets: Assets) -> nn.Module:
-        from throughtime.models.build import many_to_one
-
-        if not assets.labels.get("label"):
-            raise RunError("the run's assets.json is damaged: it has no labels")
-        return many_to_one(config, self._inputs.embedding(config, assets), len(assets.labels["label"]))
-
-    def training_loss(self, assets: Assets) -> Callable[[Any, Batch], Tensor]:
-        """With class weights N / (classes * N of the class), whose mean over the training part is 1."""
-        import torch
-
-        weights = assets.values.get("class_weights")
-        if self.class_weights == "none" or weights is None:
-            return self.loss
-        weight = torch.tensor(weights)
-        return lambda outputs, batch: cross_entropy(outputs, batch.targets, weight)
-
-    def metrics(self, assets: Assets) -> list[Metric]:
-        from throughtime.metrics.classification import Accuracy, MacroF1
-
-        return [Accuracy(), MacroF1(assets.labels["label"])]
-
-    def baseline(self, assets: Assets, split: str) -> dict[str, dict[str, float] | str]:
-        from throughtime.tasks.baselines.texts import majority
-
-        train, test = self._columns(assets, "train"), self._columns(assets, split)
-        found: dict[str, dict[str, float] | str] = {"majority class": dict(majority(train[1], test[1]))}
-        return found | self._inputs.baselines(train, test)
-
-    def predict(self, model: nn.Module, assets: Assets, records: Iterable[Record]) -> Iterator[Record]:
-        """The likeliest label of each text or sequence, and its probability."""
-        for record in records:
-            outputs = run_one(model, self._encode(assets, self._inputs.of_record(assets, record)))
-            probabilities = outputs.double().softmax(-1)
-            best = int(probabilities.argmax())
-            label, probability = assets.labels["label"][best], float(probabilities[best])
-            yield {"label": label, "probability": round(probability, 6)}
 
     def predict_file(
         self, model: nn.Module, assets: Assets, file: str, out: IO[str], *, form: str, skip_bad: bool
@@ -202,14 +156,10 @@ class LabelledTask(ExamplesTask):
         )
 
     def step_names(self, assets: Assets, inputs: Tensor) -> list[str]:
-        if not self._inputs.reads_text:
-            return super().step_names(assets, inputs)
-        return [assets.vocabulary.decode([int(number)]) for number in inputs]
+        return self._inputs.step_names(assets, inputs)
 
     def text_input(self, assets: Assets, text: str) -> tuple[Tensor, list[str]]:
-        if not self._inputs.reads_text:
-            return super().text_input(assets, text)
-        return self._encode(assets, text)[:, None], list(assets.vocabulary.unknown_symbols(text))
+        return self._inputs.text_input(assets, text)
 
     def _encode(self, assets: Assets, example: Any) -> Tensor:
         """A text or a sequence as the model reads it: [t] or [t, D]."""
@@ -231,23 +181,6 @@ class LabelledTask(ExamplesTask):
             )
         rows = [found[number] for number in numbers]
         return [each for each, _ in rows], [label for _, label in rows]
-
-    def _encoded(self, assets: Assets, split: str) -> tuple[list[Tensor], Tensor]:
-        """Ids [t] of each text, or numbers [t, D] of each sequence, and the numbers of the labels [N]."""
-        import torch
-
-        key = f"encoded/{self.data}/{split}"
-        if key not in assets.cache:
-            examples, labels = self._columns(assets, split)
-            numbers = {label: number for number, label in enumerate(assets.labels["label"])}
-            if unknown := sorted(set(labels) - set(numbers)):
-                raise InputError(
-                    f"the model has no label {unknown[0]!r}: it gives {', '.join(list(numbers)[:10])} ..."
-                )
-            inputs = [self._encode(assets, each) for each in examples]
-            assets.cache[key] = inputs, torch.tensor([numbers[label] for label in labels], dtype=torch.long)
-        found: tuple[list[Tensor], Tensor] = assets.cache[key]
-        return found
 
     @property
     def _others(self) -> tuple[str, ...]:
@@ -299,6 +232,8 @@ class LabelledTask(ExamplesTask):
                 parts[part] = list(range(len(rows), len(rows) + len(more)))
                 rows += more
         remarks = list(dict.fromkeys(remark for table in tables.values() for remark in table.remarks))
+        if self.group:
+            remarks += _groups_of(keys, parts)
         remarks += inputs.shared({part: [rows[number][0] for number in parts[part]] for part in PARTS})
         return rows, tuple(source for table in tables.values() for source in table.sources), parts, remarks
 
@@ -313,6 +248,100 @@ class LabelledTask(ExamplesTask):
             )
         if self.test_where and isinstance(self.test, str):
             raise InputError("the test part is a file or the rows of test_where, got both: keep one")
+
+
+@dataclass(frozen=True)
+class LabelledTask(WordVectorsTask, LabelledData):
+    """A task that gives one label to each text, or to each sequence of numbers."""
+
+    shape = "many to one"
+    without = ("tied", "window")
+
+    class_weights: str = data_option(
+        "none", "balanced: the training loss weights each class by the inverse of its frequency.", metavar="HOW",
+        choices=("none", "balanced"),
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.vectors is not None and self.tokens != "word":
+            raise InputError(f"vectors are of words, and tokens = {self.tokens}: set tokens = word")
+
+    def prepare(self, like: Assets | None = None) -> Assets:
+        assets = super().prepare(like)
+        if self.class_weights == "balanced":
+            labels = self._columns(assets, "train")[1]
+            found = set(labels)
+            assets.values["class_weights"] = [
+                len(labels) / (len(found) * labels.count(label)) if label in found else 1.0
+                for label in assets.labels["label"]
+            ]
+        return assets
+
+    def build(self, config: ModelConfig, assets: Assets) -> nn.Module:
+        from throughtime.models.build import many_to_one
+
+        if not assets.labels.get("label"):
+            raise RunError("the run's assets.json is damaged: it has no labels")
+        return many_to_one(config, self._inputs.embedding(config, assets), len(assets.labels["label"]))
+
+    def training_loss(self, assets: Assets) -> Callable[[Any, Batch], Tensor]:
+        """With class weights N / (classes * N of the class), whose mean over the training part is 1."""
+        import torch
+
+        weights = assets.values.get("class_weights")
+        if self.class_weights == "none" or weights is None:
+            return self.loss
+        weight = torch.tensor(weights)
+        return lambda outputs, batch: cross_entropy(outputs, batch.targets, weight)
+
+    def metrics(self, assets: Assets) -> list[Metric]:
+        from throughtime.metrics.classification import Accuracy, MacroF1
+
+        return [Accuracy(), MacroF1(assets.labels["label"])]
+
+    def baseline(self, assets: Assets, split: str) -> dict[str, dict[str, float] | str]:
+        from throughtime.tasks.baselines.texts import majority
+
+        train, test = self._columns(assets, "train"), self._columns(assets, split)
+        found: dict[str, dict[str, float] | str] = {"majority class": dict(majority(train[1], test[1]))}
+        return found | self._inputs.baselines(assets, train, test)
+
+    def predict(self, model: nn.Module, assets: Assets, records: Iterable[Record]) -> Iterator[Record]:
+        """The likeliest label of each text or sequence, and its probability."""
+        for record in records:
+            outputs = run_one(model, self._encode(assets, self._inputs.of_record(assets, record)))
+            probabilities = outputs.double().softmax(-1)
+            best = int(probabilities.argmax())
+            label, probability = assets.labels["label"][best], float(probabilities[best])
+            yield {"label": label, "probability": round(probability, 6)}
+
+    def _encoded(self, assets: Assets, split: str) -> tuple[list[Tensor], Tensor]:
+        """Ids [t] of each text, or numbers [t, D] of each sequence, and the numbers of the labels [N]."""
+        import torch
+
+        key = f"encoded/{self.data}/{split}"
+        if key not in assets.cache:
+            examples, labels = self._columns(assets, split)
+            numbers = {label: number for number, label in enumerate(assets.labels["label"])}
+            if unknown := sorted(set(labels) - set(numbers)):
+                raise InputError(
+                    f"the model has no label {unknown[0]!r}: it gives {', '.join(list(numbers)[:10])} ..."
+                )
+            inputs = [self._encode(assets, each) for each in examples]
+            assets.cache[key] = inputs, torch.tensor([numbers[label] for label in labels], dtype=torch.long)
+        found: tuple[list[Tensor], Tensor] = assets.cache[key]
+        return found
+
+
+def _groups_of(keys: list[Any], parts: Mapping[str, list[int]]) -> list[str]:
+    """Which groups are held out, where they are few."""
+    found = []
+    for part in PARTS[1:]:
+        groups = sorted({str(keys[number]) for number in parts[part] if number < len(keys)})
+        if 0 < len(groups) <= 5:
+            found.append(f"{part} on {', '.join(groups)}")
+    return found
 
 
 def _matching(table: Table, asked: str | None, option: str) -> list[int]:

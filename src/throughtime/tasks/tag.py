@@ -5,15 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any, ClassVar, Self
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from throughtime.errors import InputError, RunError
 from throughtime.models.config import LARGEST, ModelConfig
 from throughtime.options import option
-from throughtime.tasks.files import ExamplesTask, check_part, check_sources, full_path, reading_again
+from throughtime.tasks.files import ExamplesTask, check_part, check_sources, reading_again
 from throughtime.tasks.task import Record, cross_entropy, data_option
+from throughtime.tasks.word_vectors import WordVectorsTask
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,7 @@ _model_option = partial(option, panel="Model")
 
 
 @dataclass(frozen=True)
-class TagTask(ExamplesTask):
+class TagTask(WordVectorsTask, ExamplesTask):
     """Train a tagger: a label for each token.
 
     Reads CoNLL columns, CoNLL-U, or JSON lines with spans or tags. Tags such as B-PER and I-PER are spans, whatever scheme they
@@ -96,21 +97,10 @@ class TagTask(ExamplesTask):
     word_dropout: float = _model_option(
         0.4, "Probability of reading a word as unknown in training; its characters stay.", metavar="P", low=0, below=1
     )  # fmt: skip
-    vectors: str | None = _model_option(
-        None, "Pretrained word vectors: the text format of word2vec, GloVe or fastText, also .gz.", metavar="FILE"
-    )  # fmt: skip
-    train_vectors: bool = _model_option(False, "Train the vectors too.")
-    vector_words: int = _model_option(
-        10_000, "Also keep the first N words of the vectors, for other texts.", metavar="N", low=0
-    )
 
     @property
     def unit(self) -> str:
         return "token"
-
-    def with_full_paths(self) -> Self:
-        vectors = full_path(self.vectors) if self.vectors is not None else None
-        return replace(super().with_full_paths(), vectors=vectors)
 
     def prepare(self, like: Assets | None = None) -> Assets:
         from throughtime.data.assets import Assets
@@ -143,7 +133,8 @@ class TagTask(ExamplesTask):
         if like:
             assets.values |= {name: like.values[name] for name in ("words", "vector_size")}
         else:
-            kept, size = self._read_vectors(assets, rows, remarks)
+            words = {token for row in rows for token in row.tokens}
+            kept, size = self.read_vectors(assets, words, remarks)
             table = WordTable.build(
                 (row.tokens for row in train), vectors=kept, lower=self.lower, min_count=self.min_count,
                 length=self.word_length,
@@ -156,13 +147,12 @@ class TagTask(ExamplesTask):
         from throughtime.models.build import layers, symbol_embedding
         from throughtime.models.crf import CRF
         from throughtime.models.tagger import Tagger, transitions_allowed
-        from throughtime.models.words import CharacterEncoder, PretrainedVectors, WordEncoder
+        from throughtime.models.words import CharacterEncoder, WordEncoder
 
         table, tags, size = self._table(assets), self._tags(assets), assets.values["vector_size"]
         pretrained = characters = crf = None
         if size:
-            vectors = assets.cache.get("vectors")
-            pretrained = PretrainedVectors(len(table.vectors), size, vectors, train=self.train_vectors)
+            pretrained = self.pretrained(assets, len(table.vectors), size)
         if self.characters != "none":
             known = len(table.characters) + 2
             characters = CharacterEncoder(
@@ -286,24 +276,6 @@ class TagTask(ExamplesTask):
         if not assets.labels.get("tag") or not {"spans", "words", "vector_size"} <= set(assets.values):
             raise RunError("the run's assets.json is damaged: it has no tags or no words")
         return assets.labels["tag"]
-
-    def _read_vectors(
-        self, assets: Assets, rows: list[Sentence], remarks: list[str]
-    ) -> tuple[tuple[str, ...], int]:
-        """The words whose vectors are kept, and the size of a vector, 0 for none; the vectors go into the cache."""
-        if self.vectors is None:
-            return (), 0
-        from throughtime.data.readers.vectors import read_vectors
-        from throughtime.data.words import vector_forms
-
-        words = {token for row in rows for token in row.tokens}
-        wanted = {form for word in words for form in vector_forms(word)}
-        found = read_vectors(self.vectors, wanted, first=self.vector_words)
-        there = set(found.words)
-        known = sum(any(form in there for form in vector_forms(word)) for word in words)
-        remarks += [*found.remarks, f"vectors for {known:,} of {len(words):,} different words"]
-        assets.cache["vectors"], assets.values["vectors"] = found.values, found.source._asdict()
-        return found.words, found.values.shape[1]
 
     def _sentences(self, assets: Assets, split: str) -> list[Sentence]:
         if "rows" not in assets.cache or split == "all":

@@ -69,7 +69,7 @@ def _raised(source: str) -> Iterator[tuple[str, str]]:
             continue
         name = call.func.attr if isinstance(call.func, ast.Attribute) else ast.unparse(call.func)
         texts = (
-            _message(argument) for argument in call.args
+            message_of(argument) for argument in call.args
         )  # OSError(number, message): the first that is text
         message = " ".join(next(filter(None, texts), "").split())
         if name[0].isupper() and any(character.isalpha() for character in message.replace("{}", "")):
@@ -91,20 +91,20 @@ def _call(lines: list[str]) -> ast.Call | None:
     return None
 
 
-def _message(node: ast.expr) -> str | None:
+def message_of(node: ast.expr) -> str | None:
     """The text of an expression with {} for what is filled in; None where it is no text."""
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else None
     if isinstance(node, ast.JoinedStr):
         return "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod):
-        text = _message(node.left)
+        text = message_of(node.left)
         return None if text is None else _PERCENT.sub("{}", text).replace("%%", "%")
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        left, right = _message(node.left), _message(node.right)
+        left, right = message_of(node.left), message_of(node.right)
         return None if left is None and right is None else f"{left or '{}'}{right or '{}'}"
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "format":
-        text = _message(node.func.value)
+        text = message_of(node.func.value)
         return None if text is None else _BRACES.sub("{}", text)
     return None
 

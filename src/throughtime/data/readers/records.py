@@ -29,6 +29,7 @@ ALIASES = {  # what a column may be called when the caller asks for it by its us
     "query": ("question",),
     "passage": ("document", "answer", "code"),
     "answer": ("reply", "response"),
+    "path": ("file", "filename", "audio", "recording"),
 }
 _FORMAT_OF_SUFFIX = {
     ".csv": "csv",

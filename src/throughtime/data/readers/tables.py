@@ -108,30 +108,25 @@ class _TableReader:
 
     def read_folder(self, folder: Path) -> None:
         """One sub-folder for each class, or one .txt file for each class; the folder gets one fingerprint."""
-        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-        classes = [entry for entry in entries if entry.is_dir()] or [
-            entry
-            for entry in entries
-            if entry.suffix.lower() == ".txt" and entry.stem.upper() not in _NOT_CLASSES
-        ]
+        classes, ignored = class_files(folder)
         if len(classes) < 2:
             raise InputError(
                 "a folder of examples must hold one sub-folder or one .txt file for each class, at least two: "
                 f"{folder} holds {len(classes)}"
             )
-        if ignored := [entry.name for entry in entries if entry not in classes]:
+        if ignored:
             self.remarks.append(f"{folder}: not read as a class: {shortened(', '.join(ignored), 120)}")
         digest, size = hashlib.sha256(), 0
         bad: list[str] = []
-        for each in classes:
-            for file in [each] if each.is_file() else _examples(each):
+        for label, files in classes.items():
+            for file in files:
                 data, source = read_bytes(file)
                 digest.update(f"{file.relative_to(folder).as_posix()}\0{source.sha256}\n".encode())
                 size += source.bytes
-                if each.is_file():
-                    self._read_data(data, str(file), each.stem)
+                if file.parent == folder:
+                    self._read_data(data, str(file), label)
                 else:
-                    bad.extend(self._add_example(data, file, each.name))
+                    bad.extend(self._add_example(data, file, label))
         if bad:
             self.skipped += len(bad)
             self.remarks.append(f"{folder}: bad files skipped: {len(bad)}; the first is {bad[0]}")
@@ -173,6 +168,18 @@ class _TableReader:
                 f"{', '.join(self.columns)}"
             )
         return (label,) if len(self.columns) == 2 else ()
+
+
+def class_files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
+    """The files of each class by its name: those of a sub-folder, or one .txt file; and the names of what is no class."""
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    folders = {entry.name: _examples(entry) for entry in entries if entry.is_dir()}
+    classes = folders or {
+        entry.stem: [entry]
+        for entry in entries
+        if entry.suffix.lower() == ".txt" and entry.stem.upper() not in _NOT_CLASSES
+    }
+    return classes, [entry.name for entry in entries if entry.name not in folders and [entry] not in classes.values()]
 
 
 def _examples(folder: Path) -> list[Path]:

@@ -41,14 +41,15 @@ def text(found: Influence, *, width: int = 80, encoding: str | None = None) -> s
     """
     marks = _BLOCKS if _encodes(encoding or sys.stdout.encoding or "ascii") else _PLAIN
     matrix, symbols = found.matrix, [_one(symbol, marks) for symbol in found.symbols]
-    label = max(map(columns, symbols), default=0) or len(str(len(matrix) - 1))
+    rows = [_name(name, marks) for name in found.outputs] or symbols
+    label = max(map(columns, rows), default=0) or len(str(len(matrix) - 1))
     # Symbols stand above their columns where all of them fit into one or two.
     cell = max(map(columns, symbols), default=1)
     head, cell = (bool(symbols), max(1, cell)) if cell <= 2 else (False, 1)
     room = max(8, (width - label - 3) // cell)
     start = max(0, matrix.shape[1] - room)
-    relative = _relative(matrix)
-    limits = _limits(relative[start:, start:])
+    relative, first = _relative(matrix), 0 if found.outputs else start
+    limits = _limits(relative[first:, start:])
     lines = []
     if start:
         lines.append(f"the last {matrix.shape[1] - start} of {matrix.shape[1]} steps")
@@ -56,10 +57,12 @@ def text(found: Influence, *, width: int = 80, encoding: str | None = None) -> s
         lines.append(
             " " * (label + 2) + "".join(s + " " * (cell - columns(s)) for s in symbols[start:]).rstrip()
         )
-    for t in range(start, len(matrix)):
-        name = symbols[t] if symbols else str(t)
+    for t in range(first, len(matrix)):
+        name = rows[t] if rows else str(t)
         cells = "".join(_mark(value, marks, limits) * cell for value in relative[t, start:].tolist())
         lines.append(f"{' ' * (label - columns(name))}{name}  {cells}".rstrip())
+    if found.outputs and symbols and not head:
+        lines.append(" " * (label + 2) + _ends(symbols[start:], matrix.shape[1] - start))
     scale = ", ".join(f"{mark} {words}" for mark, words in zip(marks, _words(limits), strict=True))
     lines.append(f"rows: outputs; columns: inputs; relative to the largest: {scale}, blank: none")
     return "\n".join(lines)
@@ -74,8 +77,8 @@ def plot(found: Influence, path: str | Path | None = None) -> Any:
         from matplotlib.colors import LogNorm
 
         matrix = found.matrix
-        size = min(14.0, max(4.5, 0.16 * len(matrix) + 1.5))
-        fig = drawing.figure(size + 1.2, size)
+        height, width = (min(14.0, max(4.5, 0.16 * count + 1.5)) for count in matrix.shape)
+        fig = drawing.figure(width + 1.2, height)
         axes = fig.subplots()
         top = float(matrix.max()) if float(matrix.max()) > 0 else 1.0
         image = axes.imshow(
@@ -95,12 +98,17 @@ def plot(found: Influence, path: str | Path | None = None) -> Any:
                 fontsize=8,
                 rotation=90 if tall else 0,
             )
-            axes.set_yticks(range(len(symbols)), symbols, family=drawing.symbol_fonts(), fontsize=8)
             axes.tick_params(length=0)
+        rows = [" ".join(map(drawing.drawable, name.split())) for name in found.outputs] or symbols
+        if rows and len(rows) <= 80:
+            axes.set_yticks(range(len(rows)), rows, family=drawing.symbol_fonts(), fontsize=8)
+            axes.tick_params(length=0)
+        if found.outputs:
+            axes.set_aspect("auto")
         axes.set(
             title="Influence of each input on each output",
             xlabel=f"input x_k ({found.wrt})",
-            ylabel="output o_t, after the input",
+            ylabel="output" if found.outputs else "output o_t, after the input",
         )
         bar = fig.colorbar(image, ax=axes, label="|d o_t / d x_k|", shrink=0.7)
         drawing.powers(bar.ax.yaxis)
@@ -119,6 +127,18 @@ def write_page(found: Influence, path: str | Path, about: Mapping[str, str] = NO
         body += f"<pre>{html.escape(read)}</pre>"
     body += f"<figure><div class=wide>{drawing.inline(plot(found), 0)}</div></figure>"
     write_whole(path, page("Influence of inputs on outputs", body).encode())
+
+
+def _ends(symbols: list[str], width: int) -> str:
+    """The first, a middle and the last symbol below their columns, as far as they fit."""
+    line = " " * width
+    for place in (0, width - 1, width // 2):
+        name = symbols[place]
+        start = min(max(0, place - columns(name) // 2), max(0, width - columns(name)))
+        around = line[max(0, start - 1) : start + columns(name) + 1]
+        if not around.strip():
+            line = line[:start] + name + line[start + columns(name) :]
+    return line.rstrip()
 
 
 def _relative(matrix: Tensor) -> Tensor:
@@ -147,6 +167,11 @@ def _one(symbol: str, marks: str) -> str:
     if marks == _PLAIN:
         return "".join(c if " " < c <= "~" else "_" if c == " " else "?" for c in symbol)
     return drawing.visible(symbol)
+
+
+def _name(name: str, marks: str) -> str:
+    """The name of a row; spaces stay."""
+    return " ".join("".join(_one(c, marks) if c != "_" else c for c in word) for word in name.split())
 
 
 def _encodes(encoding: str) -> bool:

@@ -28,11 +28,12 @@ _ROWS = 64  # copies of the sequence that run side by side, one for each directi
 class Influence:
     """The result of `influence`; `print(found.text())` shows it, `found.plot("influence.png")` draws it."""
 
-    matrix: Tensor  # [T_out, T_in] float64, units of output per unit of `wrt`
+    matrix: Tensor  # [T_out, T_in] float64, units of output per unit of `wrt`; [q, T_in] with `outputs`
     wrt: str  # "input": x itself; "embedding": the vector of the symbol
     examples: int  # the matrix is their mean
     directions: int | None  # None: exact; else estimated from this many random directions of the output
     symbols: tuple[str, ...] = field(default=())  # of the input, for both axes
+    outputs: tuple[str, ...] = field(default=())  # of the rows, where they are no steps
 
     def text(self, *, width: int = 80, encoding: str | None = None) -> str:
         """The matrix as a heat map of characters; see `throughtime.flow.drawing.heatmap.text`."""
@@ -62,6 +63,7 @@ def influence(
     directions: int | None = None,
     examples: int = 1,
     symbols: Sequence[str] = (),
+    outputs: Sequence[str] = (),
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Influence:
@@ -84,6 +86,8 @@ def influence(
             has a relative standard error of at most sqrt(2 / directions).
         examples: the first this many of the batch are averaged.
         symbols: T of them, the labels of the axes.
+        outputs: of a model with one row of outputs [B, q] for a whole sequence, their q names (the classes): row i of the
+            matrix is `|d o_i / d x_k|`.
         seed: of the random directions.
         progress: called with (outputs done, outputs in all).
 
@@ -112,6 +116,10 @@ def influence(
         if batch is None and getattr(module, "batch_first", False):
             what = f"one whose layer {name} has batch_first" if name else "one with batch_first"
             raise InputError(f"the model must take time first, got {what}: build it without")
+    if outputs and directions is not None:
+        raise InputError(
+            "directions estimates over the outputs of a step, and outputs asks for each alone: leave one out"
+        )
     if directions is not None and directions < 1:
         raise InputError(f"directions must be at least 1, or None for all, got {directions}")
     if not 1 <= examples <= x.shape[1]:
@@ -122,7 +130,8 @@ def influence(
         raise InputError(f"example {steps.index(0)} has no steps: choose examples that have some")
     if symbols and len(symbols) not in (len(x), max(steps)):
         raise InputError(f"symbols must be one for each of {len(x)} steps, got {len(symbols)}")
-    squares = torch.full((examples, max(steps), max(steps)), torch.nan, dtype=torch.float64)
+    height = len(outputs) or max(steps)
+    squares = torch.full((examples, height, max(steps)), torch.nan, dtype=torch.float64)
     # cuDNN has no backward pass for a network in evaluation mode; torch's own kernels do.
     with evaluating(model), torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
         for example, length in enumerate(steps):
@@ -132,7 +141,8 @@ def influence(
                     progress(before * total + done, examples * total)
 
             def run(one: Tensor, state: Any, row: int = example, length: int = length) -> Tensor:
-                return _outputs(_call(model, one, state, batch, row, None if lengths is None else length))
+                returned = _call(model, one, state, batch, row, None if lengths is None else length)
+                return _of_sequence(returned, len(outputs)) if outputs else _outputs(returned)
 
             one = _example(state, example, x.shape[1])
             found = _squares(model, run, x[:length, example : example + 1], one, directions, seed, report)
@@ -143,6 +153,7 @@ def influence(
         examples=examples,
         directions=directions,
         symbols=tuple(symbols[: max(steps)]),
+        outputs=tuple(outputs),
     )
 
 
@@ -243,6 +254,17 @@ def _outputs(returned: Any) -> Tensor:
         came = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise InputError(f"the model's outputs must be [T, B, q], one for each step, got {came}")
     return outputs
+
+
+def _of_sequence(returned: Any, count: int) -> Tensor:
+    """The outputs [B, q] of whole sequences, each as if it were the only one of a step: [q, B, 1]."""
+    found = returned[0] if isinstance(returned, tuple) else returned
+    if not isinstance(found, Tensor) or found.dim() != 2 or found.shape[1] != count:
+        came = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise InputError(
+            f"the model's outputs must be [B, {count}], as {count} outputs are named, got {came}"
+        )
+    return found.T.unsqueeze(-1)
 
 
 def _example(state: Any, example: int, batch: int) -> Any:

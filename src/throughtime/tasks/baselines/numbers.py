@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +53,39 @@ def pixels_svm(
     machine = import_module("sklearn.svm").SVC(C=10.0, gamma="scale", cache_size=500)
     machine.fit(flat[0], list(train_labels))
     return _scores(test_labels, machine.predict(flat[1]).tolist())
+
+
+def mfcc_svm(
+    train: Sequence[Tensor], train_labels: Sequence[str], test: Sequence[Tensor], test_labels: Sequence[str]
+) -> dict[str, float]:
+    """Accuracy and macro-F1 of a support vector machine with an RBF kernel on what MFCC say of log-mel frames [t, mels].
+
+    The first 13 coefficients of the cosine transform of each frame; of each its mean in each third of the recording, and its
+    deviation. Scaled to deviation 1; scikit-learn's SVC with C = 10. At most MOST_SEQUENCES, evenly spaced, are trained on.
+    Source: Davis & Mermelstein 1980, IEEE Transactions on Acoustics, Speech, and Signal Processing 28(4), for the MFCC.
+    Raises: InputError without scikit-learn.
+    """
+    require_scikit_learn()
+    mels = train[0].shape[1]
+    angles = np.outer(np.arange(min(13, mels)), (np.arange(mels) + 0.5) * np.pi / mels)
+
+    def summaries(recordings: Sequence[Tensor]) -> NDArray[np.float64]:
+        rows = []
+        for each in recordings:
+            cepstra = each.double().numpy() @ np.cos(angles).T
+            cuts = [len(cepstra) * part // 3 for part in range(4)]
+            # A part of a recording of fewer than three frames is its nearest frame.
+            thirds = [cepstra[start : max(stop, start + 1)].mean(0) for start, stop in pairwise(cuts)]
+            rows.append(np.concatenate([*thirds, cepstra.std(0)]))
+        return np.asarray(rows)
+
+    every = -(-len(train) // MOST_SEQUENCES)
+    machine = import_module("sklearn.pipeline").make_pipeline(
+        import_module("sklearn.preprocessing").StandardScaler(),
+        import_module("sklearn.svm").SVC(C=10.0, gamma="scale", cache_size=500),
+    )
+    machine.fit(summaries(train[::every]), list(train_labels[::every]))
+    return _scores(test_labels, machine.predict(summaries(test)).tolist())
 
 
 def frames_logistic(
