@@ -1,0 +1,97 @@
+"""One to many: a language model that begins from a style."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from throughtime.models.embeddings import OneHot
+from throughtime.models.initial_state import InitialState
+from throughtime.models.many_to_many import ManyToMany
+
+NO_STYLE = -1  # the number of a text without a style, whose vector is zero
+
+
+class Styled(nn.Module):
+    """A language model whose initial state is a function of a style.
+
+        s       = the style's learned vector [E]; zero without a style
+        state_0 = tanh(W s + b), for each tensor of the state
+        x_t     = embedding(input_t)              or, with `every_step`, embedding(input_t) + U s
+        logits_t, state_t = the rest of the language model (x_t, state_{t-1})
+
+    Args: language_model, whose layers run from left to right; styles, how many; size, E; every_step, whether the style is an input
+        of every step too, which a long text needs where the layers forget how they began.
+    Source: a vector of a class as initial state: Karpathy & Fei-Fei 2015, CVPR, for images. Training some of the texts without their
+        class, so that one model has both: Ho & Salimans 2021, arXiv 2207.12598.
+    Cost: beside the language model's, K*E + E*H parameters for each tensor of the state, and a product for each text.
+    """
+
+    def __init__(self, language_model: ManyToMany, styles: int, size: int, *, every_step: bool = False) -> None:
+        super().__init__()
+        self.language_model = language_model
+        self.styles = nn.Embedding(styles, size)
+        self.initial = InitialState(language_model.layers, size)
+        width: Any = language_model.embedding.embedding_dim
+        self.every_step = nn.Linear(size, width, bias=False) if every_step else None
+
+    @property
+    def layers(self) -> nn.Module:
+        """Those of the language model."""
+        return self.language_model.layers
+
+    def forward(
+        self, inputs: Tensor, state: Any = None, lengths: Tensor | None = None, context: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """Read texts.
+
+        Args:
+            inputs: ids [T, B].
+            state: what the last call returned, to continue from it; None to begin from the style.
+            lengths: [B], steps of each row; the logits behind them mean nothing.
+            context: the number of each row's style, int64 [B], NO_STYLE for none; None: none at all.
+
+        Returns: logits [T, B, V], and the state after each row's last step.
+        """
+        if context is None:
+            context = torch.full(inputs.shape[1:2], NO_STYLE, device=inputs.device)
+        model, style = self.language_model, self.vectors(context)
+        x = model.embedding(inputs)
+        if self.every_step is not None:
+            x = x + self.every_step(style)
+        extra = {} if lengths is None else {"lengths": lengths}
+        y, state = model.layers(x, self.initial(style) if state is None else state, **extra)
+        return model.head(model.dropout(y)), state
+
+    def vectors(self, numbers: Tensor) -> Tensor:
+        """The vectors [B, E] of styles [B]; zero for NO_STYLE."""
+        known = (numbers != NO_STYLE)[:, None]
+        return torch.where(known, self.styles(numbers.clamp(min=0)), 0.0)
+
+    @torch.no_grad()
+    def of_style(self, number: int) -> tuple[ManyToMany, Any]:
+        """The language model of one style, NO_STYLE for none, and its initial state for one row.
+
+        It shares this model's weights; with `every_step` it has an embedding of its own, embedding + U s, so that it is a plain
+        language model, which the native loop of generation runs. Its logits are those of this model, up to rounding.
+        Cost: a copy of the embedding with `every_step`, else nothing.
+        """
+        model = self.language_model
+        device = next(self.parameters()).device
+        style = self.vectors(torch.tensor([number], device=device))
+        state = self.initial(style)
+        if self.every_step is None:
+            return model, state
+        embedding: Any = model.embedding
+        weight = (
+            torch.eye(embedding.num_embeddings, device=device)
+            if isinstance(embedding, OneHot)
+            else embedding.weight
+        )
+        with torch.device("meta"):  # its own head is replaced, and draws nothing
+            found = ManyToMany(embedding, model.layers, model.head.in_features, model.head.out_features)
+        found.embedding = nn.Embedding.from_pretrained(weight + self.every_step(style), freeze=True)
+        found.head = model.head
+        return found.train(model.training), state
