@@ -18,7 +18,8 @@ def generate(
     style: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Of a run of write: the style of the text. Without: the average of its styles."
+            metavar="NAME",
+            help="Of a run of write: the style of the text. Without: the average of its styles.",
         ),
     ] = None,
     length: Annotated[

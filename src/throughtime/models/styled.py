@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from throughtime.models.embeddings import OneHot
-from throughtime.models.initial_state import InitialState
+from throughtime.models.initial_state import InitialState, has_state
 from throughtime.models.many_to_many import ManyToMany
 
 NO_STYLE = -1  # the number of a text without a style, whose vector is zero
+
+
+class StyledState(NamedTuple):
+    """Texts part-way: N rows, on axis -2 of every tensor."""
+
+    styles: Tensor  # int64 [N, 1]
+    layers: Any
 
 
 class Styled(nn.Module):
     """A language model whose initial state is a function of a style.
 
         s       = the style's learned vector [E]; zero without a style
-        state_0 = tanh(W s + b), for each tensor of the state
+        state_0 = tanh(W s + b), for each tensor of the state; of convolutions, which have none, the padding
         x_t     = embedding(input_t)              or, with `every_step`, embedding(input_t) + U s
         logits_t, state_t = the rest of the language model (x_t, state_{t-1})
 
-    Args: language_model, whose layers run from left to right; styles, how many; size, E; every_step, whether the style is an input
-        of every step too, which a long text needs where the layers forget how they began.
-    Source: a vector of a class as initial state: Karpathy & Fei-Fei 2015, CVPR, for images. Training some of the texts without their
-        class, so that one model has both: Ho & Salimans 2021, arXiv 2207.12598.
+    Args: language_model, whose layers run from left to right; styles, how many; size, E; every_step, whether the style is an
+        input of every step too, which a long text needs where the layers forget how they began.
+    Source: InitialState's; training on some examples without their class, so that one model writes with and without: Ho &
+        Salimans 2021, arXiv 2207.12598.
     Cost: beside the language model's, K*E + E*H parameters for each tensor of the state, and a product for each text.
     """
 
-    def __init__(self, language_model: ManyToMany, styles: int, size: int, *, every_step: bool = False) -> None:
+    def __init__(
+        self, language_model: ManyToMany, styles: int, size: int, *, every_step: bool = False
+    ) -> None:
         super().__init__()
         self.language_model = language_model
         self.styles = nn.Embedding(styles, size)
-        self.initial = InitialState(language_model.layers, size)
+        self.initial = InitialState(language_model.layers, size) if has_state(language_model.layers) else None
         width: Any = language_model.embedding.embedding_dim
         self.every_step = nn.Linear(size, width, bias=False) if every_step else None
 
@@ -41,6 +50,11 @@ class Styled(nn.Module):
     def layers(self) -> nn.Module:
         """Those of the language model."""
         return self.language_model.layers
+
+    @property
+    def head(self) -> nn.Linear:
+        """That of the language model."""
+        return self.language_model.head
 
     def forward(
         self, inputs: Tensor, state: Any = None, lengths: Tensor | None = None, context: Tensor | None = None
@@ -61,9 +75,25 @@ class Styled(nn.Module):
         x = model.embedding(inputs)
         if self.every_step is not None:
             x = x + self.every_step(style)
+        if state is None and self.initial is not None:
+            state = self.initial(style)
         extra = {} if lengths is None else {"lengths": lengths}
-        y, state = model.layers(x, self.initial(style) if state is None else state, **extra)
+        y, state = model.layers(x, state, **extra)
         return model.head(model.dropout(y)), state
+
+    def begin(self, context: Tensor) -> StyledState:
+        """The state before the first symbol of texts in styles [N]."""
+        state = None if self.initial is None else self.initial(self.vectors(context))
+        return StyledState(context[:, None], state)
+
+    def read(self, state: StyledState, symbols: Tensor, lengths: Tensor | None = None) -> StyledState:
+        """The state after symbols [T, N]. Args: lengths [N], steps of each row."""
+        return state._replace(layers=self(symbols, state.layers, lengths, state.styles[:, 0])[1])
+
+    def step(self, state: StyledState, symbols: Tensor) -> tuple[Tensor, StyledState]:
+        """Read one symbol of each row [N]: the logits [N, V] of the next, and the new state. As decoders take it."""
+        logits, layers = self(symbols[None], state.layers, None, state.styles[:, 0])
+        return logits[0], state._replace(layers=layers)
 
     def vectors(self, numbers: Tensor) -> Tensor:
         """The vectors [B, E] of styles [B]; zero for NO_STYLE."""
@@ -81,7 +111,7 @@ class Styled(nn.Module):
         model = self.language_model
         device = next(self.parameters()).device
         style = self.vectors(torch.tensor([number], device=device))
-        state = self.initial(style)
+        state = None if self.initial is None else self.initial(style)
         if self.every_step is None:
             return model, state
         embedding: Any = model.embedding

@@ -25,9 +25,9 @@ def python_lines(each: int = EACH) -> Table:
     """Lines of Python's standard library (column "text") and what they are (column "label"), `each` of every kind at most.
 
     comment: a comment on a line of its own. docstring: the first line of a function's, class's or module's docstring. error: the
-    message that an exception is raised with, {} where something is filled in. function: the line of its `def`. if: the line of an
-    `if`. import: an import. Lines of LEAST to MOST characters from modules that are single files; a text that stands for two kinds
-    is left out, of equal ones the first is kept, and those of a kind are drawn with a fixed seed. The same for the same Python.
+    message that an exception is raised with, {} where something is filled in. function: the line of its `def`. if: the line of
+    an `if`. import: an import. Lines of LEAST to MOST characters from modules that are single files, each text once; one that
+    stands for two kinds is left out, and those of a kind are drawn with a fixed seed. The same for the same Python.
     Raises: InputError where Python was installed without its source.
     Cost: reads and parses for about 3 seconds.
     """
@@ -44,7 +44,9 @@ def python_lines(each: int = EACH) -> Table:
     rows: list[tuple[str, str]] = []
     for style in STYLES:
         texts = [text for text, found in kinds.items() if found == {style}]
-        rows += [(text, style) for text in random.Random(f"lines/{style}").sample(texts, min(each, len(texts)))]
+        rows += [
+            (text, style) for text in random.Random(f"lines/{style}").sample(texts, min(each, len(texts)))
+        ]
     if len(rows) < 100:
         raise InputError(
             f"expected the source of Python's standard library in {library}, found {len(rows)} lines there: name a file of texts "
@@ -70,8 +72,15 @@ def _lines(source: str) -> Iterator[tuple[str, str]]:
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
             texts = (message_of(argument) for argument in node.exc.args)
             yield " ".join(next(filter(None, texts), "").split()), "error"
-        style = {ast.FunctionDef: "function", ast.If: "if", ast.Import: "import", ast.ImportFrom: "import"}.get(type(node))
+        style = {
+            ast.FunctionDef: "function",
+            ast.If: "if",
+            ast.Import: "import",
+            ast.ImportFrom: "import",
+        }.get(type(node))
         if style is not None:
             line = lines[node.lineno - 1].strip()  # type: ignore[attr-defined]  # a statement
-            if line.startswith(("def ", "if ", "import ", "from ")) and (style == "import" or line.endswith(":")):
+            if line.startswith(("def ", "if ", "import ", "from ")) and (
+                style == "import" or line.endswith(":")
+            ):
                 yield line, style

@@ -33,9 +33,9 @@ def style_baselines(
 ) -> dict[str, float]:
     """Nats for all symbols of the test texts together, by baseline.
 
-    symbol frequencies: of the style's training texts, each symbol counted once more. n-gram: interpolated modified Kneser-Ney over
-    all training texts, the style unknown; and its probabilities mixed with those of an n-gram model of the style alone, the weight
-    being that which is best on the validation texts (EM), one half without any. Each text begins after order-1 ends.
+    symbol frequencies: of the style's training texts, each symbol counted once more. n-gram: interpolated modified Kneser-Ney
+    over all training texts, the style unknown; and its probabilities mixed with those of an n-gram model of the style alone, the
+    weight being that which is best on the validation texts (EM), one half without any. Each text begins after order-1 ends.
     Args: size, of the vocabulary; end, the symbol that ends a text.
     Raises: InputError for no texts.
     Cost: for each style an n-gram model of its texts, and one of all of them; seconds for a million symbols.
@@ -109,7 +109,9 @@ def style_judge(
     vectorizer: Any = import_module("sklearn.feature_extraction.text").TfidfVectorizer
     characters = vectorizer(analyzer="char", lowercase=False, ngram_range=(1, 4), sublinear_tf=True)
     shapes = vectorizer(analyzer=shape, sublinear_tf=True)
-    features = import_module("sklearn.pipeline").FeatureUnion([("characters", characters), ("shapes", shapes)])
+    features = import_module("sklearn.pipeline").FeatureUnion(
+        [("characters", characters), ("shapes", shapes)]
+    )
     classifier = import_module("sklearn.svm").LinearSVC(dual=True, class_weight="balanced", random_state=seed)
     classifier.fit(features.fit_transform(texts), list(styles))
 
@@ -127,6 +129,8 @@ def style_judge(
 
 def shape(text: str) -> list[str]:
     """The n-grams, 1 to 4, of a text's words and marks: each word is its number of letters, each line end and mark itself."""
-    pieces = [str(len(piece)) if piece[0].isalnum() or piece[0] == "_" else piece for piece in _PIECES.findall(text)]
+    pieces = [
+        str(len(piece)) if piece[0].isalnum() or piece[0] == "_" else piece for piece in _PIECES.findall(text)
+    ]
     pieces = ["^", *pieces, "$"]
     return [" ".join(pieces[at : at + n]) for n in range(1, 5) for at in range(len(pieces) - n + 1)]
