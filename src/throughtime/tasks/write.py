@@ -79,9 +79,9 @@ class StyledTexts(Texts):
 class WriteTask(LabelledData):
     """Train a language model that writes in styles: a genre, an author, a kind of text.
 
-    The style is where the model's state begins, and an input of each step. Some training texts go without their style, so that the
-    model also writes from nothing, in the average style. Reads tables (CSV, TSV, JSON lines, lists in JSON) with a text and a label,
-    a folder with one folder of text files for each style, and plain text files that are a style each.
+    The style is where the model's state begins, and an input of each step. Some training texts go without their style, so that
+    the model also writes from nothing, in the average style. Reads tables (CSV, TSV, JSON lines, lists in JSON) with a text and
+    a label, a folder with one folder of text files for each style, and plain text files that are a style each.
     Texts that are equal but for case and spaces stay on one side of a split. Without --data it learns how comments, docstrings,
     error messages, functions, conditions and imports are written in Python's standard library.
     """
@@ -128,7 +128,7 @@ class WriteTask(LabelledData):
 
     @property
     def columns(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (self.label or "label", self._inputs.column)
+        return (self.label or "label",)
 
     def on(self, files: tuple[str, ...]) -> Self:
         return replace(super().on(files), styles=None)
