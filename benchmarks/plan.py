@@ -11,6 +11,17 @@ class Unavailable(Exception):
     """What a suite needs is not on this machine; the message says what."""
 
 
+class Decoding(NamedTuple):
+    """The sizes of an encoder-decoder, and of what it reads and writes."""
+
+    hidden: int
+    layers: int
+    symbols: int
+    source: int  # steps
+    target: int  # steps, of every row
+    batches: tuple[int, ...]
+
+
 class Plan(NamedTuple):
     """What a run measures."""
 
@@ -34,6 +45,7 @@ class Plan(NamedTuple):
     shared_busy: tuple[int, ...]
     randomized: tuple[Shape, ...]
     gpu: tuple[Shape, ...]
+    decoded: Decoding
 
 
 FULL = Plan(
@@ -74,6 +86,7 @@ FULL = Plan(
         Shape(128, 32, 1024, 1024),
         Shape(100, 1, 64, 64),
     ),
+    decoded=Decoding(hidden=256, layers=2, symbols=10_000, source=20, target=20, batches=(1, 64)),
 )
 QUICK = Plan(
     threads=1,
@@ -96,4 +109,5 @@ QUICK = Plan(
     shared_busy=(0, 1),
     randomized=(Shape(60, 3, 5, 13),),
     gpu=(Shape(7, 3, 5, 13),),
+    decoded=Decoding(hidden=13, layers=2, symbols=31, source=7, target=5, batches=(1, 3)),
 )
