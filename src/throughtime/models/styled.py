@@ -122,6 +122,6 @@ class Styled(nn.Module):
         )
         with torch.device("meta"):  # its own head is replaced, and draws nothing
             found = ManyToMany(embedding, model.layers, model.head.in_features, model.head.out_features)
-        found.embedding = nn.Embedding.from_pretrained(weight + self.every_step(style), freeze=True)
+        found.embedding = nn.Embedding(*weight.shape, _weight=weight + self.every_step(style), _freeze=True)
         found.head = model.head
         return found.train(model.training), state

@@ -189,15 +189,16 @@ class WriteTask(LabelledData):
         """Of the texts of the split also how often the classifier finds their style: what style_accuracy can reach."""
         from throughtime.tasks.baselines import write
 
-        parts = [
+        train, validation, test = (
             write.Texts(
                 [ids.numpy() for ids in self._encoded(assets, part)[1]], self._context(assets, part).tolist()
             )
             for part in ("train", "validation", split)
-        ]
-        test = parts[2]
+        )
         end = int(assets.vocabulary.encode(_end())[0])
-        losses = write.style_baselines(*parts, len(assets.vocabulary), end, _NGRAM[self.tokens])
+        losses = write.style_baselines(
+            train, validation, test, len(assets.vocabulary), end, _NGRAM[self.tokens]
+        )
         counted = assets.vocabulary.characters().numpy()
         symbols = sum(map(len, test.ids))
         characters = max(1, sum(int(counted[ids].sum()) for ids in test.ids))
