@@ -96,7 +96,7 @@ class WriteTask(LabelledData):
         "throughtime train write --data poems.json --text paragraphs --label author --styles 10",
     )
     defaults: ClassVar[Mapping[str, Any]] = {
-        "cell": "gru", "hidden": 256, "embedding": 64, "bptt": "full", "batch": 32, "epochs": 10.0, "dropout": 0.3, "lr": 3e-3,
+        "cell": "gru", "hidden": 256, "embedding": 64, "bptt": "full", "batch": 32, "epochs": 7.0, "dropout": 0.1, "lr": 6e-3,
     }  # fmt: skip
     without = ("pooling", "window", "bidirectional")
     least_labels: ClassVar[int] = 1
@@ -292,7 +292,8 @@ class WriteTask(LabelledData):
     def conclude(self, metrics: Mapping[str, float]) -> str:
         if not (told := metrics.get("style_nats")):
             return ""
-        return f"The style makes a text {math.exp(min(told, 700)):.3g} times as likely (style_nats {told:.3g}, mean over texts)."
+        times = math.exp(min(told, 700))
+        return f"To this model the style makes a text {times:.3g} times as likely (style_nats {told:.3g}, mean over texts)."
 
     def next_steps(self, path: str, config: ModelConfig, assets: Assets) -> list[str]:
         import shlex

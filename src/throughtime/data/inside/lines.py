@@ -17,7 +17,7 @@ from throughtime.data.text import Source
 from throughtime.errors import InputError
 
 STYLES = ("comment", "docstring", "error", "function", "if", "import")
-EACH = 8_000  # texts of a style at most
+EACH = 3_000  # texts of a style at most
 LEAST, MOST = 12, 70  # characters of a text
 _STATEMENTS = (
     ("function", ast.FunctionDef, "def "),
