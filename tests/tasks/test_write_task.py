@@ -168,8 +168,8 @@ def test_ngrams_of_a_style_against_counts(file):
     # A text is not seen through the text before it: the order of the texts changes nothing.
     order = [*range(1, 11, 2), *range(0, 11, 2)]
     shuffled = Texts([test.ids[n] for n in order], [test.styles[n] for n in order])
-    for name, nats in style_baselines(train, validation, shuffled, 7, 0, 3).items():
-        assert nats == pytest.approx(style_baselines(train, validation, test, 7, 0, 3)[name]), name
+    for name, nats in style_baselines(train, validation, shuffled, 7, 0, 4).items():
+        assert nats == pytest.approx(style_baselines(train, validation, test, 7, 0, 4)[name]), name
     with pytest.raises(InputError, match="texts to train on and to test with"):
         style_baselines(train, validation, Texts([], []), 7, 0, 2)
     a, b = np.log([0.5, 0.1, 0.4]), np.log([0.1, 0.6, 0.2])
