@@ -122,6 +122,7 @@ class Styled(nn.Module):
         )
         with torch.device("meta"):  # its own head is replaced, and draws nothing
             found = ManyToMany(embedding, model.layers, model.head.in_features, model.head.out_features)
-        found.embedding = nn.Embedding(*weight.shape, _weight=weight + self.every_step(style), _freeze=True)
+        table = weight + self.every_step(style)
+        found.embedding = nn.Embedding(table.shape[0], table.shape[1], _weight=table, _freeze=True)
         found.head = model.head
         return found.train(model.training), state
