@@ -11,6 +11,17 @@ class Unavailable(Exception):
     """What a suite needs is not on this machine; the message says what."""
 
 
+class Decoding(NamedTuple):
+    """The sizes of an encoder-decoder, and of what it reads and writes."""
+
+    hidden: int
+    layers: int
+    symbols: int
+    source: int  # steps
+    target: int  # steps, of every row
+    batches: tuple[int, ...]
+
+
 class Plan(NamedTuple):
     """What a run measures."""
 
@@ -36,6 +47,7 @@ class Plan(NamedTuple):
     gpu: tuple[Shape, ...]
     streams: tuple[tuple[int, int], ...]  # (layers, H), one step of one stream
     pools: tuple[tuple[int, int, int], ...]  # (layers, H, sessions), one step of each
+    decoded: Decoding
 
 
 FULL = Plan(
@@ -78,6 +90,7 @@ FULL = Plan(
     ),
     streams=tuple((layers, hidden) for layers in (1, 2) for hidden in (64, 128, 256, 512)),
     pools=((2, 256, 16), (2, 256, 256)),
+    decoded=Decoding(hidden=256, layers=2, symbols=10_000, source=20, target=20, batches=(1, 64)),
 )
 QUICK = Plan(
     threads=1,
@@ -102,4 +115,5 @@ QUICK = Plan(
     gpu=(Shape(7, 3, 5, 13),),
     streams=((1, 13),),
     pools=((2, 13, 5),),
+    decoded=Decoding(hidden=13, layers=2, symbols=31, source=7, target=5, batches=(1, 3)),
 )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from benchmarks import (
     bf16,
     calls,
+    decoding,
     denormals,
     generation,
     gpu,
@@ -73,6 +74,9 @@ SUITES = {
         lambda plan, peak: sessions.measure(plan, peak),
         sessions.table,
         sessions.summary,
+    ),
+    "decoding": Suite(
+        "Decoding", lambda plan, peak: decoding.measure(plan), decoding.table, decoding.summary
     ),
     "jax": Suite("Comparison with JAX", lambda plan, peak: jax_peer.measure(plan), jax_peer.table),
     "gpu": Suite("CUDA", lambda plan, peak: gpu.measure(plan), gpu.table, gpu.summary, cuda=True),

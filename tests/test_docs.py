@@ -72,6 +72,14 @@ def write_data(folder: Path) -> None:
     write_words(folder)
     (folder / "reviews.csv").write_text("text,label\n" + "".join(rows), encoding="utf-8")
     write_series(folder)
+    tones = {"polite": "would you please {} the {}, dear", "blunt": "{} the {} now"}
+    for name, line in tones.items():
+        lines = [
+            line.format(act, thing)
+            for act in ("open", "close", "bring", "take")
+            for thing in ("door", "box", "book", "map", "bag")
+        ]
+        (folder / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
     places = ("Rome", "Oslo", "Lima")
     tagged = [
         f"{name}\tB-per\nlives\tO\nin\tO\n{places[number % 3]}\tB-loc\n{number}\tO\n.\tO\n"

@@ -37,6 +37,7 @@ TASKS = (
     "recommend",
     "frames",
     "forecast",
+    "write",
     "adding",
     "copy",
     "echo",

@@ -341,6 +341,33 @@ def recommend_by_file(folder: Path) -> Case:
     return Case(find_task("recommend").kind(data=(files.pop("train"),), **files), steps_of_sessions)
 
 
+def texts_written(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
+    """Whole texts, without case and white space; their styles are not compared, as training drops some of them."""
+    decode = assets.vocabulary.decode
+    found = []
+    for batch in batches:
+        for b, length in enumerate(batch.lengths.tolist()):
+            text = decode(batch.inputs[1:length, b]) + decode(batch.targets[length - 1 : length, b])
+            found.append("".join(text.strip("\x03").lower().split()))
+    return sorted(found)
+
+
+def write_by_fraction(folder: Path) -> Case:
+    rows = rows_of_a_table(60, 1)
+    rows += [(text.upper(), label) for text, label in rows[::3]]
+    random.Random(1).shuffle(rows)
+    data = write_table(folder / "all.csv", rows)
+    return Case(find_task("write").kind(data=(data,), validation=0.2, test=0.2), texts_written)
+
+
+def write_by_file(folder: Path) -> Case:
+    files = {
+        part: write_table(folder / f"{part}.csv", rows_of_a_table(30, seed))
+        for seed, part in enumerate(("train", *SPLITS), 1)
+    }
+    return Case(find_task("write").kind(data=(files.pop("train"),), **files), texts_written)
+
+
 CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
     "text": {"fraction": text_by_fraction, "file": text_by_file},
     "classify": {
@@ -364,6 +391,7 @@ CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
     },
     "intent": {"fold": intent_by_fold, "inside": intent_what_ships_inside},
     "search": {"fraction": search_by_fraction, "file": search_by_file},
+    "write": {"fraction": write_by_fraction, "file": write_by_file},
     # Long enough that two sequences drawn apart are never equal by chance: of 2^60 or 8^10.
     "adding": {"generated": generated("adding", 5)},
     "copy": {"generated": generated("copy", 3)},

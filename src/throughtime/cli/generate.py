@@ -15,6 +15,13 @@ from throughtime.errors import InputError
 def generate(
     run: RunFolder,
     prompt: Annotated[str, typer.Option(metavar="TEXT", help="Text to continue; it is printed first.")] = "",
+    style: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of a run of write: the style of the text. Without: the average of its styles.",
+        ),
+    ] = None,
     length: Annotated[
         int, typer.Option(metavar="N", min=0, help="Symbols to write: characters, words or byte pairs.")
     ] = 500,
@@ -75,6 +82,7 @@ def generate(
     throughtime generate runs/demo --prompt "The " --temperature 0.8
     throughtime generate runs/demo --length 2000 --top-p 0.9 --seed 1 > text.txt
     throughtime generate runs/demo --weights int8
+    throughtime generate runs/lines --style docstring --prompt "Return "
     """
     chosen = [
         name
@@ -93,6 +101,7 @@ def generate(
     temperature = 0.0 if greedy else 1.0 if temperature is None else temperature
     chunks = load(run, task=task).generate(
         prompt,
+        style=style,
         length=length,
         temperature=temperature,
         top_k=top_k,

@@ -94,6 +94,29 @@ class Examples(Epochs):
         }
 
 
+class PartlyWithout(Examples):
+    """`Examples` of which a random fraction, drawn anew each epoch, has `missing` in place of its context, whole numbers [N]."""
+
+    def __init__(self, *arguments: Any, missing: int, fraction: float, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.missing, self.fraction = missing, fraction
+
+    def _batches(self, epoch: int) -> Callable[[int], Batch]:
+        whole = super()._batches(epoch)
+
+        def batch(index: int) -> Batch:
+            found = whole(index)
+            seed = random.Random(f"{self.seed}/{epoch}/{index}/{self.rank}/without").getrandbits(63)
+            draws = torch.rand(found.size, generator=torch.Generator().manual_seed(seed))
+            return found._replace(context=found.context.masked_fill(draws < self.fraction, self.missing))
+
+        return batch
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        return {**super()._identity, "fraction": self.fraction}
+
+
 def evaluation_batches(
     inputs: Sequence[Tensor], targets: Targets | None, batch: int, context: Context | None = None
 ) -> Iterator[tuple[Batch, Tensor]]:

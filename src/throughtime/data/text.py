@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from throughtime.errors import InputError, nearest_file
 
+END = "\x03"  # U+0003 END OF TEXT: what a model that writes whole texts reads first, and writes last
 _NEWLINE = re.compile(r"\r\n?|\n")
 _NOT_LETTERS = re.compile(r"[\W\d_]+")
 

@@ -45,6 +45,7 @@ def generate(
     top_p: float | None = None,
     seed: int | None = None,
     stop: str | None = None,
+    end: str | None = None,
     allow_unknown: bool = False,
     on_unknown: Callable[[list[str]], None] | None = None,
     backend: str | None = None,
@@ -66,6 +67,7 @@ def generate(
         top_p: sample from the likeliest symbols that together have this probability.
         seed: the same seed, session and backend give the same text; None: one is chosen, see `Generation.seed`.
         stop: end before the first place where the new text holds this string.
+        end: the same for what ends a text of a model that writes whole ones, its symbol `throughtime.data.text.END`.
         allow_unknown: let the unknown symbol be sampled.
         on_unknown: called once, before anything is sampled, with the prompt's unknown symbols if there are any.
         backend: "native": many symbols at a time in C++, for models that `throughtime.runtime.native` can run;
@@ -103,7 +105,7 @@ def generate(
         ids = reference_ids(session, length, banned=banned, **options)
     else:
         ids = native_ids(session, generator, length, banned=banned, **options)
-    chunks = _until(stop, _text(session, not prompt or prompt.endswith("\n"), ids))
+    chunks = _until(stop, _until(end, _text(session, not prompt or prompt.endswith("\n"), ids)))
     return Generation(chunks, "native" if reason is None else "reference", reason, seed)
 
 

@@ -45,11 +45,12 @@ class Session:
     Args:
         model: `(ids [T, 1], state) -> (logits [T, 1, V], state)`, state None at the start.
         vocabulary: what the ids stand for; its length is V.
+        start: where it begins and `reset` goes back to, as of a model that begins from a style; None: before the first symbol.
 
     Raises: InputError for a model that has a bidirectional layer.
     """
 
-    def __init__(self, model: nn.Module, vocabulary: Vocabulary) -> None:
+    def __init__(self, model: nn.Module, vocabulary: Vocabulary, start: State | None = None) -> None:
         if any(getattr(module, "bidirectional", False) for module in model.modules()):
             raise InputError(
                 "a bidirectional model cannot run from left to right: at each step its backward half reads "
@@ -57,7 +58,8 @@ class Session:
             )
         self.model = model
         self.vocabulary = vocabulary
-        self._state: State | Chunk = State()
+        self._start = start or State()
+        self._state: State | Chunk = self._start
 
     @property
     def state(self) -> State:
@@ -119,8 +121,8 @@ class Session:
         self.set_state(_copy(state))
 
     def reset(self) -> None:
-        """Go back to before the first symbol."""
-        self.set_state(State())
+        """Go back to the start."""
+        self.set_state(self._start)
 
     def ids(self, symbols: str | Sequence[int] | Tensor) -> Tensor:
         """What `feed` reads, as ids [T] on the model's device.

@@ -11,16 +11,20 @@ from typing import Any
 from torch import nn
 
 from throughtime.data.assets import Assets
+from throughtime.data.text import END
 from throughtime.errors import InputError, one_of
+from throughtime.kernels.native.generation.generator import State
 from throughtime.models.config import ModelConfig
 from throughtime.models.fill_blank import FillBlank
 from throughtime.models.many_to_one import ManyToOne
+from throughtime.models.styled import Styled
 from throughtime.runs import Run
 from throughtime.runs.history import best_evaluation
 from throughtime.runtime.generate import Generation, generate
 from throughtime.runtime.session import Session
 from throughtime.tasks import FileTask, Task
 from throughtime.tasks.recorded import model_config_of, restore_model, settings_of, task_of
+from throughtime.tasks.write import style_number
 from throughtime.training.config import TrainingConfig
 from throughtime.training.evaluation import Evaluation, evaluate
 from throughtime.training.loop import window_of
@@ -145,20 +149,36 @@ class Trained:
             progress=report,
         )
 
-    def session(self) -> Session:
+    def session(self, style: str | None = None) -> Session:
         """A session of a language model, in the middle of a text: feed, snapshot, restore.
 
-        Raises: InputError for a bidirectional model, or one that does not predict the next symbol.
+        Args: style, which a run of `write` begins from; None: no style.
+        Raises: InputError for a bidirectional model, one that does not predict the next symbol, or a style that it does not know.
         """
+        if isinstance(self.model, Styled):
+            ids = self.assets.vocabulary.encode(END)
+            model, state = self.model.of_style(style_number(self.assets, style))
+            first = Session(model, self.assets.vocabulary, State(state))
+            first.feed(ids)
+            return Session(model, self.assets.vocabulary, first.snapshot()._replace(position=0))
+        if style is not None:
+            raise InputError(
+                f"only runs of write have styles, and {self.path} is a run of {self.task.name}: leave --style out"
+            )
         if len(self.assets.vocabularies) != 1 or isinstance(self.model, ManyToOne | FillBlank):
             raise InputError(
                 f"only models of the next symbol can generate, and {self.path} is a run of {self.task.name}: use predict"
             )
         return Session(self.model, self.assets.vocabulary)
 
-    def generate(self, prompt: str = "", **options: Any) -> Generation:
-        """Continue a text, chunk by chunk; see `throughtime.runtime.generate`."""
-        return generate(self.session(), prompt, **options)
+    def generate(self, prompt: str = "", *, style: str | None = None, **options: Any) -> Generation:
+        """Continue a text, chunk by chunk; see `throughtime.runtime.generate`.
+
+        A run of `write` writes a whole text, in a style where one is named, and stops at its end.
+        """
+        if isinstance(self.model, Styled):
+            options = {"end": END, **options}
+        return generate(self.session(style), prompt, **options)
 
     def __repr__(self) -> str:
         sizes = " + ".join(map(str, self.config.sizes))

@@ -151,7 +151,7 @@ class LabelledData(ExamplesTask):
         sizes = {part: len(assets.splits.get(part, ())) for part in PARTS}
         remarks = "".join(f"; {remark}" for remark in assets.values.get("remarks", ()))
         return (
-            f"{source}: {sizes['train']:,} {self.unit}s to train on, {sizes['validation']:,} for validation, "
+            f"{source}: {sizes['train']:,} {self._inputs.unit}s to train on, {sizes['validation']:,} for validation, "
             f"{sizes['test']:,} for test; {len(assets.labels['label'])} labels; {self._inputs.describe(assets)}{remarks}"
         )
 

@@ -129,6 +129,13 @@ class Task(Settings, ABC):
         """Metrics by baseline on a split, a trivial one first, then a strong one; text says why one could not be computed."""
         return {}
 
+    def final_metrics(self, model: nn.Module, assets: Assets, split: str) -> dict[str, float]:
+        """More metrics of the kept weights, for the final table alone: such as what the model writes is judged by.
+
+        They are left out with the baselines, by no_baselines.
+        """
+        return {}
+
     def predict(self, model: nn.Module, assets: Assets, records: Iterable[Record]) -> Iterator[Record]:
         """The new columns for each record, in order, none read ahead that a batch does not need.
 

@@ -41,6 +41,7 @@ def final_results(trainer: Trainer, result: TrainingResult) -> dict[str, dict[st
             continue
         found[split] = {MODEL: dict(evaluation.values)}
         if not trainer.config.no_baselines:
+            found[split][MODEL] |= task.final_metrics(trainer.model, assets, split)
             found[split] |= task.baseline(assets, split)
         found[split] |= {"details": details} if (details := _details(evaluation)) else {}
     return found

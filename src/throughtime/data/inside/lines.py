@@ -8,6 +8,7 @@ import random
 import re
 import sysconfig
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from throughtime.data.inside.exceptions import message_of
@@ -16,8 +17,14 @@ from throughtime.data.text import Source
 from throughtime.errors import InputError
 
 STYLES = ("comment", "docstring", "error", "function", "if", "import")
-EACH = 1_000  # texts of a style
+EACH = 3_000  # texts of a style at most
 LEAST, MOST = 12, 70  # characters of a text
+_STATEMENTS = (
+    ("function", ast.FunctionDef, "def "),
+    ("if", ast.If, "if "),
+    ("import", ast.Import, "import "),
+    ("import", ast.ImportFrom, "from "),
+)
 _COMMENT = re.compile(r"^[ \t]*# ?([A-Za-z].*)$", re.MULTILINE)
 
 
@@ -25,12 +32,25 @@ def python_lines(each: int = EACH) -> Table:
     """Lines of Python's standard library (column "text") and what they are (column "label"), `each` of every kind at most.
 
     comment: a comment on a line of its own. docstring: the first line of a function's, class's or module's docstring. error: the
-    message that an exception is raised with, {} where something is filled in. function: the line of its `def`. if: the line of an
-    `if`. import: an import. Lines of LEAST to MOST characters from modules that are single files; a text that stands for two kinds
-    is left out, of equal ones the first is kept, and those of a kind are drawn with a fixed seed. The same for the same Python.
+    message that an exception is raised with, {} where something is filled in. function: the line of its `def`. if: the line of
+    an `if`. import: an import. Lines of LEAST to MOST characters from modules that are single files, each text once; one that
+    stands for two kinds is left out, and those of a kind are drawn with a fixed seed. The same for the same Python.
     Raises: InputError where Python was installed without its source.
     Cost: reads and parses for about 3 seconds.
     """
+    kinds, source = _read()
+    rows: list[tuple[str, str]] = []
+    for style in STYLES:
+        texts = [text for text, found in kinds.items() if found == {style}]
+        drawn = random.Random(f"lines/{style}").sample(texts, min(each, len(texts)))
+        rows += [(text, style) for text in drawn]
+    texts_of, labels = zip(*sorted(rows), strict=True)
+    return Table({"text": texts_of, "label": labels}, (source,))
+
+
+@cache
+def _read() -> tuple[dict[str, set[str]], Source]:
+    """Each text, what it is, and the fingerprint of what was read; once in a process."""
     library = Path(sysconfig.get_path("stdlib"))
     digest, size = hashlib.sha256(), 0
     kinds: dict[str, set[str]] = {}
@@ -41,17 +61,12 @@ def python_lines(each: int = EACH) -> Table:
         for text, kind in _lines(data.decode("utf-8", "replace")):
             if LEAST <= len(text) <= MOST and text.isascii():
                 kinds.setdefault(text, set()).add(kind)
-    rows: list[tuple[str, str]] = []
-    for style in STYLES:
-        texts = [text for text, found in kinds.items() if found == {style}]
-        rows += [(text, style) for text in random.Random(f"lines/{style}").sample(texts, min(each, len(texts)))]
-    if len(rows) < 100:
+    if len(kinds) < 100:
         raise InputError(
-            f"expected the source of Python's standard library in {library}, found {len(rows)} lines there: name a file of texts "
-            "and styles instead"
+            f"expected the source of Python's standard library in {library}, found {len(kinds)} lines there: name a file of "
+            "texts and styles instead"
         )
-    texts_of, labels = zip(*sorted(rows), strict=True)
-    return Table({"text": texts_of, "label": labels}, (Source(str(library), digest.hexdigest(), size),))
+    return kinds, Source(str(library), digest.hexdigest(), size)
 
 
 def _lines(source: str) -> Iterator[tuple[str, str]]:
@@ -70,8 +85,7 @@ def _lines(source: str) -> Iterator[tuple[str, str]]:
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
             texts = (message_of(argument) for argument in node.exc.args)
             yield " ".join(next(filter(None, texts), "").split()), "error"
-        style = {ast.FunctionDef: "function", ast.If: "if", ast.Import: "import", ast.ImportFrom: "import"}.get(type(node))
-        if style is not None:
-            line = lines[node.lineno - 1].strip()  # type: ignore[attr-defined]  # a statement
-            if line.startswith(("def ", "if ", "import ", "from ")) and (style == "import" or line.endswith(":")):
+        for style, kind, starts in _STATEMENTS:
+            line = lines[node.lineno - 1].strip() if isinstance(node, kind) else ""
+            if line.startswith(starts) and (style == "import" or line.endswith(":")):
                 yield line, style

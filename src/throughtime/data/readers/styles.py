@@ -25,11 +25,11 @@ def read_styles(
 ) -> Table:
     """Read the asked columns of files and folders, one after the other.
 
-    Tables (CSV, TSV, JSON lines) are read as `read_table` does, which says what the columns may be called. Plain text (.txt) holds
-    texts of one style, the name of the file; in a folder each .txt file is a style, or each folder in it, whose files hold texts.
-    `by` says what of a file is a text: each line, each paragraph (between blank lines), or all of it; None: all of a file that lies
-    in a folder for its style, the lines of another one. A .json file that is a list of objects has a text in each object: a string,
-    or a list of strings, its lines.
+    Tables (CSV, TSV, JSON lines) are read as `read_table` does, which says what the columns may be called. Plain text (.txt)
+    holds texts of one style, the name of the file; in a folder each .txt file is a style, or each folder in it, whose files hold
+    texts. `by` says what of a file is a text: each line, each paragraph (between blank lines), or all of it; None: all of a file
+    that lies in a folder for its style, the lines of another one. A .json file that is a list of objects has a text in each
+    object: a string, or a list of strings, its lines.
     Raises: InputError with file, and line or number, as `read_table`; `skip_bad` leaves such texts out and counts them.
     Cost: each file is read once, whole, into memory.
     """
@@ -134,12 +134,16 @@ class _Reader:
             value = record[find_column(tuple(record), name)]
             if place == 0 and isinstance(value, list):
                 if not all(isinstance(line, str) for line in value):
-                    raise InputError(f"expected {name!r} to be a list of strings, got {shortened(repr(value))}")
+                    raise InputError(
+                        f"expected {name!r} to be a list of strings, got {shortened(repr(value))}"
+                    )
                 value = "\n".join(value)
             if not isinstance(value, str if place == 0 else (str, int)):
                 raise InputError(f"expected {name!r} to be a string, got {shortened(repr(value))}")
             text = as_text(value) if place == 0 else as_text(value).strip()
-            if problem := text_problem(text) or ("" if text.strip() else f"expected {name!r} to hold text, got none"):
+            if problem := text_problem(text) or (
+                "" if text.strip() else f"expected {name!r} to hold text, got none"
+            ):
                 raise InputError(problem)
             values.append(text)
         return tuple(values)

@@ -179,7 +179,9 @@ def class_files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
         for entry in entries
         if entry.suffix.lower() == ".txt" and entry.stem.upper() not in _NOT_CLASSES
     }
-    return classes, [entry.name for entry in entries if entry.name not in folders and [entry] not in classes.values()]
+    return classes, [
+        entry.name for entry in entries if entry.name not in folders and [entry] not in classes.values()
+    ]
 
 
 def _examples(folder: Path) -> list[Path]:
