@@ -29,6 +29,8 @@ ALIASES = {  # what a column may be called when the caller asks for it by its us
     "query": ("question",),
     "passage": ("document", "answer", "code"),
     "answer": ("reply", "response"),
+    "path": ("image", "file", "file_name", "filename"),
+    "caption": ("description",),
 }
 _FORMAT_OF_SUFFIX = {
     ".csv": "csv",
