@@ -37,8 +37,7 @@ def digit_scenes(
 ) -> Captioned:
     """So many scenes [1, S, S] of one to three digits, S = 64 where digits are 28 x 28; the same for the same seed.
 
-    Every digit is used before one is used again. A training scene has one caption, drawn from those that are right; the others
-    have all of them.
+    Every digit is used before one is used again. Of the captions that are right one is drawn to train on; it comes first.
     Args: images [N, H, W] of numbers from 0 to 1; labels, what each shows: "0" to "9" are written as words.
     Raises: InputError for fewer than three digits.
     """
@@ -62,8 +61,8 @@ def digit_scenes(
         words = [named(labels[digit]) for digit in chosen]
         right_ones = [each.format(*words) for each in said]
         draws.shuffle(right_ones)
-        captions.append(tuple(right_ones[:1] if part == "train" else right_ones))
-    return Captioned(scenes, tuple(captions), tuple(f"{part} {number}" for number in range(count)))
+        captions.append(tuple(right_ones))
+    return Captioned(scenes, tuple(captions), 1, tuple(f"{part} {number}" for number in range(count)))
 
 
 def named(label: str) -> str:

@@ -65,12 +65,12 @@ class Scene(NamedTuple):
         return f"{one} {self.relation} {other}", f"{other} {MIRRORED[self.relation]} {one}"
 
 
-def scenes(part: str, count: int, seed: int = 0) -> Captioned:
-    """So many images [3, SIZE, SIZE] of "train", "validation" or "test", the same for the same seed on every machine.
+def scenes(part: str, count: int, seed: int = 0, size: int = SIZE) -> Captioned:
+    """So many images [3, size, size] of "train", "validation" or "test", the same for the same seed on every machine.
 
     An image shows one group of one to three equal shapes, or two groups, one left of, right of, above, below or inside the
     other. Place, size, brightness, background and noise vary, and half of the images are drawn without antialiasing.
-    A training image has one caption; the others all that are right, one of them, drawn at random, first.
+    Of the captions that are right one is drawn to train on; it comes first, the others are references.
     Every image of the validation or test part shows a pair of color and shape that no training image has (`HELD_OUT`), and
     none of the other held-out part, so that no caption of it can be remembered.
     """
@@ -79,23 +79,25 @@ def scenes(part: str, count: int, seed: int = 0) -> Captioned:
     images, captions = [], []
     for _ in range(count):
         scene = _scene(draws, part)
-        images.append(as_bytes(draw(scene, draws, noise)))
+        images.append(as_bytes(draw(scene, draws, noise, size)))
         said = list(scene.captions())
         draws.shuffle(said)
-        captions.append(tuple(said[:1] if part == "train" else said))
+        captions.append(tuple(said))
     names = tuple(f"{part} {number}" for number in range(count))
-    return Captioned(np.stack(images), tuple(captions), names)
+    return Captioned(np.stack(images), tuple(captions), 1, names)
 
 
-def draw(scene: Scene, draws: random.Random, noise: np.random.Generator) -> NDArray[np.float32]:
-    """An image [SIZE, SIZE, 3] of numbers from 0 to 1."""
-    image = np.full((SIZE, SIZE, 3), draws.uniform(0, 0.25))
+def draw(
+    scene: Scene, draws: random.Random, noise: np.random.Generator, size: int = SIZE
+) -> NDArray[np.float32]:
+    """An image [size, size, 3] of numbers from 0 to 1."""
+    image = np.full((size, size, 3), draws.uniform(0, 0.25))
     soft = draws.random() < 0.5
     for group, places in _placed(scene, draws):
         light = draws.uniform(0.8, 1.0)
         for x, y, radius in places:
             turn = draws.uniform(-0.15, 0.15)
-            cover = _cover(group.shape, x, y, radius, turn, soft)[..., None]
+            cover = _cover(group.shape, x, y, radius, turn, soft, size)[..., None]
             image = (1 - cover) * image + cover * light * np.array(COLORS[group.color])
     image += noise.normal(0, 0.03, image.shape)
     return image.clip(0, 1).astype(np.float32)
@@ -172,12 +174,12 @@ def _in_half(group: Group, side: int, draws: random.Random) -> _Places:
     return places
 
 
-def _cover(shape: str, x: float, y: float, radius: float, turn: float, soft: bool) -> _Field:
-    """How much of each pixel [SIZE, SIZE] a shape covers, 0 to 1."""
-    rows, columns = np.mgrid[:SIZE, :SIZE]
+def _cover(shape: str, x: float, y: float, radius: float, turn: float, soft: bool, size: int) -> _Field:
+    """How much of each pixel [size, size] a shape covers, 0 to 1; x, y and radius are of an image of SIZE pixels."""
+    rows, columns = (np.mgrid[:size, :size] + 0.5) * (SIZE / size) - 0.5
     dx, dy = columns - x, rows - y
     along, down = dx * math.cos(turn) + dy * math.sin(turn), dy * math.cos(turn) - dx * math.sin(turn)
-    distance = SHAPES[shape](along, down, radius)
+    distance = SHAPES[shape](along, down, radius) * (size / SIZE)
     return (0.5 - distance).clip(0, 1) if soft else (distance < 0).astype(np.float64)
 
 

@@ -30,10 +30,11 @@ _BESIDE = ("", "images", "Images", "photos")  # folders beside the file of the c
 
 @dataclass(frozen=True)
 class Captioned:
-    """Images, all of one size, and what is said of them."""
+    """Images, all of one size, and what is said of each: several captions of an image are references of one another."""
 
     images: NDArray[np.uint8]  # [N, C, H, W]
     captions: tuple[tuple[str, ...], ...]  # of each image; all of them are right
+    trained: int | None = None  # so many of an image's captions, the first, are trained on; None: all
     names: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
     remarks: tuple[str, ...] = ()  # what a user should be told once
@@ -47,6 +48,7 @@ class Captioned:
         return Captioned(
             np.concatenate([self.images, other.images]),
             self.captions + other.captions,
+            self.trained,
             self.names + other.names,
             self.sources + other.sources,
             self.remarks + other.remarks,
@@ -119,6 +121,7 @@ def read_captions(
     return Captioned(
         np.stack([pixels[name] for name in names]),
         tuple(tuple(captions[name]) for name in names),
+        None,
         names,
         (Source(source.path, digest.hexdigest(), total),),
         tuple(remarks),
