@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from throughtime.errors import InputError
 from throughtime.models.encoders import Encoded
 
-CHANNELS = (32, 64, 128)  # of the convolutions; each halves rows and columns
+CHANNELS = (16, 32, 64)  # of the convolutions; each halves rows and columns
 _GROUP = 16  # channels that are normalized together
 
 
@@ -32,6 +32,8 @@ class ImageEncoder(nn.Module):
     Source: Xu et al. 2015, ICML (attention over a grid); Liu et al. 2018, NeurIPS (coordinates); Wu & He 2018, ECCV.
     """
 
+    read_at_every_step = True  # by the decoder, beside what it attends to: what an image shows does not change from word to word
+
     def __init__(self, image: tuple[int, int, int], memory: int, summary: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.image, self.memory_features, self.summary_features = image, memory, summary
@@ -42,10 +44,9 @@ class ImageEncoder(nn.Module):
             channels, height, width = out, -(-height // 2), -(-width // 2)
         self.grid = height, width
         self.convolutions = nn.Sequential(*blocks)
-        self.outputs = nn.Linear(channels, memory)
-        self.reduce = nn.Conv2d(channels, _GROUP, 1)
+        self.outputs = nn.Linear(channels + 2, memory)
         self.dropout = nn.Dropout(dropout)
-        self.summary = nn.Linear(_GROUP * height * width, summary)
+        self.summary = nn.Linear(2 * memory, summary)
 
     def forward(self, images: Tensor) -> Encoded:
         """Encode images."""
@@ -53,15 +54,18 @@ class ImageEncoder(nn.Module):
             raise InputError(
                 f"images must be {' x '.join(map(str, self.image))} (colors, rows, columns), got {list(images.shape[1:])}"
             )
-        x = self.convolutions(self._pixels(images))
-        outputs = self.outputs(x.flatten(2).permute(2, 0, 1)).relu()
-        summary = self.summary(self.dropout(self.reduce(x).flatten(1))).relu()
-        return Encoded(outputs, None, summary, None)
+        x = self.convolutions(_with_places(self._pixels(images)))
+        outputs = self.outputs(_with_places(x).flatten(2).permute(2, 0, 1)).relu()
+        pooled = torch.cat([outputs.amax(0), outputs.mean(0)], dim=-1)
+        return Encoded(self.dropout(outputs), None, self.summary(self.dropout(pooled)).relu(), None)
 
     def _pixels(self, images: Tensor) -> Tensor:
-        """[B, C + 2, H, W]."""
         x = images if images.is_floating_point() else images.to(self.summary.weight.dtype) / 255
-        x = x - x.mean((1, 2, 3), keepdim=True)
-        rows, columns = (torch.linspace(-1, 1, size, dtype=x.dtype, device=x.device) for size in self.image[1:])
-        places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
-        return torch.cat([x, places.expand(len(x), -1, -1, -1)], dim=1)
+        return 4 * (x - x.mean((1, 2, 3), keepdim=True))
+
+
+def _with_places(x: Tensor) -> Tensor:
+    """[B, C, H, W] and two channels more, the row and the column of each place, -1 to 1."""
+    rows, columns = (torch.linspace(-1, 1, size, dtype=x.dtype, device=x.device) for size in x.shape[2:])
+    places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+    return torch.cat([x, places.expand(len(x), -1, -1, -1)], dim=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Self
@@ -19,15 +19,12 @@ if TYPE_CHECKING:
     from throughtime.data.assets import Assets
     from throughtime.data.batch import Batch
     from throughtime.data.readers.captions import Captioned
-    from throughtime.data.split import Split
     from throughtime.metrics import Metric
     from throughtime.metrics.captions import Written
 
 PARTS = ("train", "validation", "test")
 START, END, UNKNOWN = range(3)
 SPECIAL = ("<start>", "<end>", "<unk>")
-MOST_HELD_OUT = 2000  # scenes composed of the digits of a file for validation or test
-_SIZE = 64  # rows and columns of images from files
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ class CaptionTask(WritingTask):
     )
     image_size: int | None = data_option(
         None, "Scale images to so many rows and columns.", metavar="N", low=8, high=1024,
-        default_text=f"{_SIZE}, of drawn scenes 48",
+        default_text="64, of drawn scenes 48",
     )  # fmt: skip
     color: bool = data_option(True, "Read images in color, else in gray.")
     scenes: int = data_option(
@@ -89,8 +86,6 @@ class CaptionTask(WritingTask):
         0, "Another seed divides the images into other parts, and draws other scenes.", metavar="N", low=0,
         high=2**63 - 1,
     )  # fmt: skip
-    beam: int = replace_default(WritingTask, "beam", 3)
-    max_length: int = replace_default(WritingTask, "max_length", 40)
 
     @property
     def unit(self) -> str:
@@ -108,9 +103,10 @@ class CaptionTask(WritingTask):
         from collections import Counter
 
         from throughtime.data.assets import Assets
+        from throughtime.tasks.caption_data import read_parts
 
         assets = Assets()
-        data, parts, remarks = self._read()
+        data, parts, remarks = read_parts(self)
         assets.sources, assets.splits, assets.cache[self._key] = data.sources, parts, data
         assets.values = {"image": list(data.images.shape[1:]), "remarks": remarks}
         if like:
@@ -261,6 +257,8 @@ class CaptionTask(WritingTask):
 
     def _written(self, assets: Assets) -> Written:
         """What the model writes for the images of a batch, with all captions of each; the last batch is remembered."""
+        from throughtime.data.readers.captions import image_key
+
         words, _ = _kept(assets)
         known: dict[bytes, list[list[str]]] = {}
         last: list[Any] = [None, []]
@@ -270,9 +268,9 @@ class CaptionTask(WritingTask):
                 if not known:
                     data = self._data(assets)
                     for image, captions in zip(data.images, data.captions, strict=True):
-                        known.setdefault(_digest(image), []).extend(map(self.split, captions))
+                        known.setdefault(image_key(image), []).extend(map(self.split, captions))
                 captions = [[words[number] for number in each] for each in self.written(model, assets, batch.context)]
-                references = [known[_digest(image)] for image in batch.context.numpy(force=True)]
+                references = [known[image_key(image)] for image in batch.context.numpy(force=True)]
                 last[:] = batch.context, list(zip(captions, references, strict=True))
             found: list[tuple[list[str], list[list[str]]]] = last[1]
             return found
@@ -316,10 +314,12 @@ class CaptionTask(WritingTask):
     def _data(self, assets: Assets, split: str = "") -> Captioned:
         """All images, of the run's own data or of other files."""
         if self._key not in assets.cache:
+            from throughtime.tasks.caption_data import read_parts
+
             _, image = _kept(assets)
             same = bool(assets.splits) and split != "all"
             with reading_again() if same else nullcontext():
-                data, _, _ = self._read()
+                data, _, _ = read_parts(self)
             if data.images.shape[1:] != image:
                 raise InputError(
                     f"the model reads images of {' x '.join(map(str, image))} (colors, rows, columns), got "
@@ -333,31 +333,13 @@ class CaptionTask(WritingTask):
             raise RunError(f"the split in assets.json is damaged: it has an image beyond the {len(found)} there are")
         return found
 
-    def _read(self) -> tuple[Captioned, dict[str, list[int]], list[str]]:
-        """All images, the numbers of each part, and what the user should know."""
-        from throughtime.data.readers.arrays import is_idx
 
-        if len(self.data) == 1 and is_idx(self.data[0]):
-            pieces = self._digit_scenes()
-        elif self.data:
-            pieces = self._from_files()
-        else:
-            pieces = self._drawn()
-        for part in PARTS[1:]:
-            if isinstance(file := getattr(self, part), str) and part not in pieces:
-                pieces[part] = self._file(file)
-        shapes = {part: piece.images.shape[1:] for part, piece in pieces.items()}
-        for part, shape in shapes.items():
-            if shape != shapes["train"]:
-                raise InputError(
-                    f"the {part} part must have images as the data, {' x '.join(map(str, shapes['train']))} (colors, rows, "
-                    f"columns), got {' x '.join(map(str, shape))}"
-                )
-        parts, start = dict[str, list[int]](), 0
-        for part in PARTS:
-            parts[part] = list(range(start, start + len(pieces.get(part, ()))))
-            start += len(parts[part])
-        whole = pieces["train"]
-        for part in PARTS[1:]:
-            whole = whole + pieces[part] if part in pieces else whole
-        return whole, parts, [*whole.remarks, *_shared(pieces)]
+def _kept(assets: Assets) -> tuple[tuple[str, ...], tuple[int, int, int]]:
+    """The words, and (colors, rows, columns) of the images.
+
+    Raises: RunError where `prepare` did not put them there.
+    """
+    words, image = assets.labels.get("word", ()), assets.values.get("image")
+    if tuple(words[: len(SPECIAL)]) != SPECIAL or not isinstance(image, list) or len(image) != 3:
+        raise RunError("the run's assets.json is damaged: it has no words or no size of the images")
+    return words, (int(image[0]), int(image[1]), int(image[2]))

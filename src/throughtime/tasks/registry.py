@@ -24,6 +24,7 @@ BUILT_IN = {
     "recommend": "RecommendTask",
     "frames": "FramesTask",
     "forecast": "ForecastTask",
+    "caption": "CaptionTask",
     "adding": "AddingTask",
     "copy": "CopyTask",
     "echo": "EchoTask",

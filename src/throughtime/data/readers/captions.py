@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,18 @@ class Captioned:
     def __len__(self) -> int:
         """Images."""
         return len(self.images)
+
+    def take(self, numbers: Sequence[int]) -> Captioned:
+        """Some of the images; sources and remarks stay."""
+        names = tuple(self.names[number] for number in numbers)
+        return replace(
+            self, images=self.images[list(numbers)], captions=tuple(self.captions[number] for number in numbers), names=names
+        )
+
+    def read_from(self, sources: Iterable[Source]) -> Captioned:
+        """The same, with the fingerprints of what was read; of none, also without its remarks, which another part keeps."""
+        sources = tuple(sources)
+        return replace(self, sources=sources, remarks=self.remarks if sources else ())
 
     def __add__(self, other: Captioned) -> Captioned:
         """The images of both, in their order; they must be of one size."""
@@ -132,6 +144,11 @@ def as_bytes(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     """[H, W, C] of numbers from 0 to 1 as bytes [C, H, W]."""
     whole: NDArray[np.uint8] = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8).transpose(2, 0, 1)
     return whole
+
+
+def image_key(image: NDArray[np.uint8]) -> bytes:
+    """Equal for images of equal pixels."""
+    return hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16).digest()
 
 
 def _file_of(path: Path) -> Path:
