@@ -37,6 +37,7 @@ TASKS = (
     "recommend",
     "frames",
     "forecast",
+    "caption",
     "adding",
     "copy",
     "echo",

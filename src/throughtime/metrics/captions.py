@@ -57,7 +57,9 @@ class ExactMatch(Metric):
     """The fraction of captions that are equal to one of the references."""
 
     name: ClassVar[str] = "exact"
-    convention: ClassVar[str] = "a caption counts where it is, word for word, one of those that are right for its image"
+    convention: ClassVar[str] = (
+        "a caption counts where it is, word for word, one of those that are right for its image"
+    )
 
     def __init__(self, written: Written, size: int = 2) -> None:
         super().__init__(size)

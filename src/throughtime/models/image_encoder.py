@@ -34,13 +34,19 @@ class ImageEncoder(nn.Module):
 
     read_at_every_step = True  # by the decoder, beside what it attends to: what an image shows does not change from word to word
 
-    def __init__(self, image: tuple[int, int, int], memory: int, summary: int, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self, image: tuple[int, int, int], memory: int, summary: int, *, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.image, self.memory_features, self.summary_features = image, memory, summary
         channels, height, width = image[0] + 2, image[1], image[2]
         blocks: list[nn.Module] = []
         for out in CHANNELS:
-            blocks += [nn.Conv2d(channels, out, 3, stride=2, padding=1), nn.GroupNorm(out // _GROUP, out), nn.ReLU()]
+            blocks += [
+                nn.Conv2d(channels, out, 3, stride=2, padding=1),
+                nn.GroupNorm(out // _GROUP, out),
+                nn.ReLU(),
+            ]
             channels, height, width = out, -(-height // 2), -(-width // 2)
         self.grid = height, width
         self.convolutions = nn.Sequential(*blocks)

@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, Self
 
 from throughtime.errors import InputError, RunError
 from throughtime.models.config import ModelConfig
+from throughtime.options import option
 from throughtime.tasks.files import check_part, check_sources, full_path, reading_again
 from throughtime.tasks.task import Record, data_option, text_of
 from throughtime.tasks.writing import WritingTask, reads
@@ -45,10 +46,10 @@ class CaptionTask(WritingTask):
         "throughtime train caption --data captions.json --images photos --min-count 5",
         "throughtime train caption --data train.csv --validation dev.csv --test test.csv --image-size 96",
         "throughtime train caption --data train-images-idx3-ubyte.gz --test t10k-images-idx3-ubyte.gz",
-        "throughtime train caption --attention none --cell gru",
+        "throughtime train caption --attention none --cell lstm",
     )
     defaults: ClassVar[Mapping[str, Any]] = {
-        "hidden": 128, "embedding": 64, "dropout": 0.2, "bptt": "full", "batch": 32, "epochs": 12.0, "lr": 2e-3,
+        "cell": "gru", "hidden": 128, "embedding": 64, "dropout": 0.15, "bptt": "full", "batch": 16, "epochs": 8.0, "lr": 3e-3,
     }  # fmt: skip
     without = ("pooling", "window", "bidirectional")
     columns = ("path",)
@@ -62,7 +63,9 @@ class CaptionTask(WritingTask):
         metavar="FRACTION|FILE", low=0, below=1, check=check_part,
     )  # fmt: skip
     images: str | None = data_option(
-        None, "Folder of the images. Default: that of the captions, or a folder images in it.", metavar="FOLDER"
+        None,
+        "Folder of the images. Default: that of the captions, or a folder images in it.",
+        metavar="FOLDER",
     )
     image_size: int | None = data_option(
         None, "Scale images to so many rows and columns.", metavar="N", low=8, high=1024,
@@ -70,7 +73,7 @@ class CaptionTask(WritingTask):
     )  # fmt: skip
     color: bool = data_option(True, "Read images in color, else in gray.")
     scenes: int = data_option(
-        5000, "Scenes to draw, or to compose of digits; --validation and --test are fractions of them.",
+        8000, "Scenes to draw, or to compose of digits; --validation and --test are fractions of them, at most 500.",
         metavar="N", low=10, high=10_000_000,
     )  # fmt: skip
     tokens: str = data_option(
@@ -86,6 +89,10 @@ class CaptionTask(WritingTask):
         0, "Another seed divides the images into other parts, and draws other scenes.", metavar="N", low=0,
         high=2**63 - 1,
     )  # fmt: skip
+
+    beam: int = option(
+        3, "Hypotheses of beam search; 1 is greedy.", metavar="N", low=1, high=1000, panel="Decoding"
+    )
 
     @property
     def unit(self) -> str:
@@ -118,11 +125,19 @@ class CaptionTask(WritingTask):
             assets.labels = {"word": like.labels["word"]}
             return assets
         counts = Counter(
-            word for number in parts["train"] for said in data.captions[number][: data.trained] for word in self.split(said)
+            word
+            for number in parts["train"]
+            for said in data.captions[number][: data.trained]
+            for word in self.split(said)
         )
-        words = sorted((word for word in counts if counts[word] >= self.min_count), key=lambda word: (-counts[word], word))
+        words = sorted(
+            (word for word in counts if counts[word] >= self.min_count),
+            key=lambda word: (-counts[word], word),
+        )
         if not words:
-            raise InputError(f"no word occurs {self.min_count} times in the captions to train on: lower --min-count")
+            raise InputError(
+                f"no word occurs {self.min_count} times in the captions to train on: lower --min-count"
+            )
         assets.labels = {"word": (*SPECIAL, *words)}
         return assets
 
@@ -155,7 +170,9 @@ class CaptionTask(WritingTask):
         asked, references = self._asked(assets, split)
         rows = [number for number, _ in train]
         found: dict[str, dict[str, float] | str] = {}
-        written = captions_by_baseline(data.images[rows], [words for _, words in train], asked, self.max_length)
+        written = captions_by_baseline(
+            data.images[rows], [words for _, words in train], asked, self.max_length
+        )
         for name, captions in written.items():
             scores = [kind(self._written(assets)) for kind in (CaptionBLEU, ExactMatch)]
             for score in scores:
@@ -205,7 +222,10 @@ class CaptionTask(WritingTask):
 
     def describe(self, assets: Assets) -> str:
         words, image = _kept(assets)
-        source = ", ".join(path.rstrip("/").rpartition("/")[2] for path in self.data) or "scenes of shapes, drawn from a seed"
+        source = (
+            ", ".join(path.rstrip("/").rpartition("/")[2] for path in self.data)
+            or "scenes of shapes, drawn from a seed"
+        )
         sizes = {part: len(assets.splits.get(part, ())) for part in PARTS}
         remarks = "".join(f"; {remark}" for remark in assets.values.get("remarks", ()))
         return (
@@ -269,7 +289,9 @@ class CaptionTask(WritingTask):
                     data = self._data(assets)
                     for image, captions in zip(data.images, data.captions, strict=True):
                         known.setdefault(image_key(image), []).extend(map(self.split, captions))
-                captions = [[words[number] for number in each] for each in self.written(model, assets, batch.context)]
+                captions = [
+                    [words[number] for number in each] for each in self.written(model, assets, batch.context)
+                ]
                 references = [known[image_key(image)] for image in batch.context.numpy(force=True)]
                 last[:] = batch.context, list(zip(captions, references, strict=True))
             found: list[tuple[list[str], list[list[str]]]] = last[1]
@@ -330,7 +352,9 @@ class CaptionTask(WritingTask):
             assets.cache[self._key] = data
         found: Captioned = assets.cache[self._key]
         if split in PARTS and max(assets.splits.get(split, ()), default=0) >= len(found):
-            raise RunError(f"the split in assets.json is damaged: it has an image beyond the {len(found)} there are")
+            raise RunError(
+                f"the split in assets.json is damaged: it has an image beyond the {len(found)} there are"
+            )
         return found
 
 

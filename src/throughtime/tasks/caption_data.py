@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 HELD_OUT = ("validation", "test")
 FILE_SIZE = 64  # rows and columns of images from files
+MOST_HELD_OUT = 500  # scenes of a held-out part that is a fraction
 MOST_COMPOSED = 2000  # scenes of the digits of a file for validation or test
 
 
@@ -59,7 +60,9 @@ def _fractions(task: CaptionTask) -> dict[str, float]:
 def _counts(task: CaptionTask) -> dict[str, int]:
     """How many scenes each part has that is no file."""
     whole = min(task.scenes, task.limit or task.scenes)
-    counts = {part: round(fraction * whole) for part, fraction in _fractions(task).items()}
+    counts = {
+        part: min(round(fraction * whole), MOST_HELD_OUT) for part, fraction in _fractions(task).items()
+    }
     return {"train": whole - sum(counts.values())} | {part: count for part, count in counts.items() if count}
 
 
@@ -73,13 +76,21 @@ def _drawn(task: CaptionTask) -> dict[str, Captioned]:
 def _composed(task: CaptionTask) -> dict[str, Captioned]:
     """Scenes of digits, those of each part of digits of its own."""
     if len(task.data) > 1 or task.image_size is not None:
-        problem = "one file of them" if len(task.data) > 1 else "them as large as they are: leave --image-size out"
+        problem = (
+            "one file of them" if len(task.data) > 1 else "them as large as they are: leave --image-size out"
+        )
         raise InputError(f"scenes are composed of digits, {problem}")
     images, labels, sources = read_digits(task.data[0])
     if labels is None:
-        raise InputError(f"{task.data[0]}: expected a file with the labels of the digits beside it, found none")
+        raise InputError(
+            f"{task.data[0]}: expected a file with the labels of the digits beside it, found none"
+        )
     split = split_examples(
-        len(images), **_fractions(task), seed=task.split_seed, groups=[each.tobytes() for each in images], labels=labels
+        len(images),
+        **_fractions(task),
+        seed=task.split_seed,
+        groups=[each.tobytes() for each in images],
+        labels=labels,
     )
     found = {}
     for part, count in _counts(task).items():

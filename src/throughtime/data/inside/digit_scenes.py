@@ -66,9 +66,9 @@ def digit_scenes(
 
 
 def named(label: str) -> str:
-    """ "7" is "a seven"; what is no digit is one word."""
+    """ "7" is "a seven", "8" "an eight"; what is no digit is one word."""
     word = _WORDS[int(label)] if label in set("0123456789") else "_".join(label.split())
-    return f"{'an' if word[0].lower() in 'aeio' else 'a'} {word}"
+    return f"{'an' if word[0].lower() in 'aei' else 'a'} {word}"
 
 
 def _paste(canvas: NDArray[np.float32], image: NDArray[np.float32], down: float, right: float) -> None:
@@ -78,7 +78,10 @@ def _paste(canvas: NDArray[np.float32], image: NDArray[np.float32], down: float,
         for whole, part, moved in zip(canvas.shape, image.shape, (down, right), strict=True)
     ]
     start = [max(0, corner) for corner in corners]
-    stop = [min(whole, corner + part) for whole, corner, part in zip(canvas.shape, corners, image.shape, strict=True)]
+    stop = [
+        min(whole, corner + part)
+        for whole, corner, part in zip(canvas.shape, corners, image.shape, strict=True)
+    ]
     inside = image[start[0] - corners[0] : stop[0] - corners[0], start[1] - corners[1] : stop[1] - corners[1]]
     under = canvas[start[0] : stop[0], start[1] : stop[1]]
     np.maximum(under, inside, out=under)

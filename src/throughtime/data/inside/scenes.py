@@ -22,17 +22,20 @@ COLORS: Mapping[str, tuple[float, float, float]] = {
     "purple": (0.65, 0.20, 0.85),
     "white": (0.95, 0.95, 0.95),
 }
-RADII = {"small": (3.4, 4.2), "": (5.0, 5.8), "large": (6.8, 7.6)}  # in pixels; a shape of middle size has no adjective
+RADII = {
+    "small": (3.8, 4.6),
+    "": (6.6, 7.6),
+    "large": (15.5, 18.5),
+}  # in pixels; most shapes have no adjective
 COUNTS = {1: "a", 2: "two", 3: "three"}
 MIRRORED = {
     "left of": "right of", "right of": "left of", "above": "below", "below": "above", "inside": "around",
 }  # fmt: skip
 # Pairs of color and shape that no training image shows: each color and each shape alone is in many.
 HELD_OUT = {
-    "validation": (("red", "square"), ("green", "triangle"), ("blue", "star"), ("yellow", "cross"), ("purple", "circle")),
-    "test": (("red", "circle"), ("green", "square"), ("blue", "triangle"), ("yellow", "star"), ("white", "cross")),
-}  # fmt: skip
-_AROUND = (15.5, 18.5)  # radius of a shape that another one is inside of
+    "validation": (("red", "square"), ("green", "triangle"), ("purple", "circle")),
+    "test": (("blue", "triangle"), ("yellow", "star"), ("white", "circle")),
+}
 _Field = NDArray[np.float64]
 
 
@@ -45,9 +48,9 @@ class Group(NamedTuple):
     shape: str
 
     def words(self) -> str:
-        """ "a small red circle", "two green crosses"."""
-        plural = "" if self.count == 1 else "es" if self.shape.endswith("s") else "s"
-        return " ".join(filter(None, (COUNTS[self.count], self.size, self.color, self.shape + plural)))
+        """ "a small red circle", "two green circles"."""
+        shape = self.shape if self.count == 1 else f"{self.shape}s"
+        return " ".join(filter(None, (COUNTS[self.count], self.size, self.color, shape)))
 
 
 class Scene(NamedTuple):
@@ -107,24 +110,23 @@ def _scene(draws: random.Random, part: str) -> Scene:
     held = {pair for pairs in HELD_OUT.values() for pair in pairs}
     known = [pair for pair in itertools.product(COLORS, SHAPES) if pair not in held]
 
-    def group(pair: tuple[str, str], inside: bool) -> Group:
-        if inside:
-            return Group(1, draws.choice(("small", "")), *pair)
-        return Group(draws.choices((1, 2, 3), (3, 1, 1))[0], draws.choice(tuple(RADII)), *pair)
+    def group(pair: tuple[str, str], most: int = 3) -> Group:
+        return Group(draws.choices((1, 2, 3)[:most], (3, 1, 1)[:most])[0], draws.choice(("small", "")), *pair)
 
     relation = draws.choices(("", *MIRRORED), (4, 3, 3, 3, 3, 3))[0]
     first = draws.choice(known if part == "train" else HELD_OUT[part])
     if not relation:
-        return Scene(group(first, False))
+        return Scene(Group(1, "large", *first) if draws.random() < 0.2 else group(first))
     while True:
         second = draws.choice(known if part == "train" else [*known, *HELD_OUT[part]])
         pairs = draws.sample((first, second), 2)
-        # Inside a shape of the same color nothing is seen, and a cross has no room.
-        if second != first and (relation != "inside" or (second[0] != first[0] and pairs[1][1] != "cross")):
+        # Inside a shape of the same color nothing is seen.
+        if second != first and (relation != "inside" or second[0] != first[0]):
             break
     first, second = pairs
-    other = Group(1, "large", *second) if relation == "inside" else group(second, False)
-    return Scene(group(first, relation == "inside"), relation, other)
+    if relation == "inside":
+        return Scene(group(first, 1), relation, Group(1, "large", *second))
+    return Scene(group(first), relation, group(second))
 
 
 _Places = list[tuple[float, float, float]]  # x, y and radius of each shape; y counts downward
@@ -136,14 +138,18 @@ def _placed(scene: Scene, draws: random.Random) -> list[tuple[Group, _Places]]:
     if second is None:
         return [(first, _anywhere(first, draws))]
     if scene.relation == "inside":
-        x, y = (middle + draws.uniform(-3, 3) for _ in range(2))
+        x, y = (middle + draws.uniform(-2, 2) for _ in range(2))
         inner = (x + draws.uniform(-1, 1), y + draws.uniform(-1, 1), draws.uniform(*RADII[first.size]))
-        return [(second, [(x, y, draws.uniform(*_AROUND))]), (first, [inner])]
+        return [(second, [(x, y, draws.uniform(*RADII[second.size]))]), (first, [inner])]
     sides = (0, 1) if scene.relation in ("left of", "above") else (1, 0)
     while True:
         found = [_in_half(group, side, draws) for group, side in zip((first, second), sides, strict=True)]
-        (along, across), (along_too, across_too) = (np.mean([each[:2] for each in places], axis=0) for places in found)
-        if abs(across - across_too) <= 0.6 * abs(along - along_too):  # so that the relation is the one to be seen
+        (along, across), (along_too, across_too) = (
+            np.mean([each[:2] for each in places], axis=0) for places in found
+        )
+        if abs(across - across_too) <= 0.6 * abs(
+            along - along_too
+        ):  # so that the relation is the one to be seen
             break
     if scene.relation in ("above", "below"):
         found = [[(x, y, radius) for y, x, radius in places] for places in found]
@@ -209,12 +215,6 @@ def _star(x: _Field, y: _Field, radius: float) -> _Field:
     return (length * np.cos(angle) - point) * normal[0] + length * np.sin(angle) * normal[1]
 
 
-def _cross(x: _Field, y: _Field, radius: float) -> _Field:
-    wide, thick = 1.05 * radius, 0.36 * radius
-    bars = (np.maximum(abs(x) - a, abs(y) - b) for a, b in ((wide, thick), (thick, wide)))
-    return np.minimum(*bars)
-
-
 SHAPES: Mapping[str, Callable[[_Field, _Field, float], _Field]] = {
-    "circle": _circle, "square": _square, "triangle": _triangle, "star": _star, "cross": _cross,
+    "circle": _circle, "square": _square, "triangle": _triangle, "star": _star,
 }  # fmt: skip

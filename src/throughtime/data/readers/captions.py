@@ -25,7 +25,12 @@ from throughtime.errors import InputError, nearest_file
 
 TABLES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson")  # else the file is COCO's JSON
 NAMES = ("captions.json", "annotations.json", "captions.csv")  # that are looked for in a folder
-_BESIDE = ("", "images", "Images", "photos")  # folders beside the file of the captions, where the images may lie
+_BESIDE = (
+    "",
+    "images",
+    "Images",
+    "photos",
+)  # folders beside the file of the captions, where the images may lie
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,10 @@ class Captioned:
         """Some of the images; sources and remarks stay."""
         names = tuple(self.names[number] for number in numbers)
         return replace(
-            self, images=self.images[list(numbers)], captions=tuple(self.captions[number] for number in numbers), names=names
+            self,
+            images=self.images[list(numbers)],
+            captions=tuple(self.captions[number] for number in numbers),
+            names=names,
         )
 
     def read_from(self, sources: Iterable[Source]) -> Captioned:
@@ -186,14 +194,20 @@ def _coco_rows(data: bytes, file: Path, refuse: Callable[[str], None]) -> Iterat
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: expected JSON with images and annotations, as COCO has it: {error}") from None
+        raise InputError(
+            f"{file}: expected JSON with images and annotations, as COCO has it: {error}"
+        ) from None
     for name in ("images", "annotations"):
         if not isinstance(found, dict) or not isinstance(found.get(name), list):
             raise InputError(f"{file}: expected a JSON object with a list {name!r}, as COCO has it")
     files: dict[Any, str] = {}
     for number, image in enumerate(found["images"], start=1):
         where = f"{file}: image {number}"
-        if not isinstance(image, dict) or not isinstance(image.get("file_name"), str) or not _is_key(image.get("id")):
+        if (
+            not isinstance(image, dict)
+            or not isinstance(image.get("file_name"), str)
+            or not _is_key(image.get("id"))
+        ):
             refuse(f"{where}: expected an id and a file_name, got {shortened(repr(image))}")
         elif image["id"] in files:
             refuse(f"{where}: has the id {image['id']!r} of another image")
@@ -201,7 +215,11 @@ def _coco_rows(data: bytes, file: Path, refuse: Callable[[str], None]) -> Iterat
             files[image["id"]] = image["file_name"]
     for number, each in enumerate(found["annotations"], start=1):
         where = f"{file}: annotation {number}"
-        if not isinstance(each, dict) or not isinstance(each.get("caption"), str) or not _is_key(each.get("image_id")):
+        if (
+            not isinstance(each, dict)
+            or not isinstance(each.get("caption"), str)
+            or not _is_key(each.get("image_id"))
+        ):
             refuse(f"{where}: expected an image_id and a caption, got {shortened(repr(each))}")
         elif each["image_id"] not in files:
             refuse(f"{where}: there is no image with the id {each['image_id']!r}")

@@ -61,7 +61,9 @@ def colors_and_edges(images: Images) -> Numbers:
         gray = x.mean(1)
         down, right = np.gradient(gray, axis=1), np.gradient(gray, axis=2)
         strength = np.hypot(down, right)
-        direction = np.floor((np.arctan2(down, right) % (2 * np.pi)) / (2 * np.pi) * _ANGLES).clip(max=_ANGLES - 1)
+        direction = np.floor((np.arctan2(down, right) % (2 * np.pi)) / (2 * np.pi) * _ANGLES).clip(
+            max=_ANGLES - 1
+        )
         edges = np.stack([strength * (direction == angle) for angle in range(_ANGLES)], axis=1)
         maps = np.concatenate([x, edges], axis=1)
         parts.append(_cells(height) @ maps @ _cells(width).T)
@@ -74,7 +76,10 @@ def linear_captions(seen: Numbers, captions: Sequence[Caption], new: Numbers, li
     Least squares on one-hot words, with a penalty on the squared weights; the word with the largest output is taken, and the
     next place reads it. The end is a word.
     """
-    words = ("", *sorted({word for caption in captions for word in caption}))  # "": the end, and what lies before the start
+    words = (
+        "",
+        *sorted({word for caption in captions for word in caption}),
+    )  # "": the end, and what lies before the start
     number = {word: place for place, word in enumerate(words)}
     longest = min(limit, max(map(len, captions)) + 1)
     targets = np.zeros((len(captions), longest), np.int64)
@@ -83,7 +88,10 @@ def linear_captions(seen: Numbers, captions: Sequence[Caption], new: Numbers, li
     one_hot = np.eye(len(words), dtype=np.float32)
 
     def inputs(features: Numbers, before: NDArray[np.int64]) -> Numbers:
-        last = [one_hot[before[:, -place]] if before.shape[1] >= place else 0 * features[:, :1] for place in (1, 2)]
+        last = [
+            one_hot[before[:, -place]] if before.shape[1] >= place else 0 * features[:, :1]
+            for place in (1, 2)
+        ]
         return np.concatenate([features, *last, np.ones_like(features[:, :1])], axis=1)
 
     found = np.zeros((len(new), 0), np.int64)
@@ -91,7 +99,9 @@ def linear_captions(seen: Numbers, captions: Sequence[Caption], new: Numbers, li
     for place in range(longest):
         x = inputs(seen[going], targets[going, :place])
         square = x.T @ x + _RIDGE * np.eye(x.shape[1], dtype=np.float32)
-        weights = np.linalg.solve(square.astype(np.float64), (x.T @ one_hot[targets[going, place]]).astype(np.float64))
+        weights = np.linalg.solve(
+            square.astype(np.float64), (x.T @ one_hot[targets[going, place]]).astype(np.float64)
+        )
         chosen = (inputs(new, found) @ weights.astype(np.float32)).argmax(1)
         if place:
             chosen[found[:, -1] == 0] = 0
