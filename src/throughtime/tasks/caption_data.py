@@ -133,8 +133,8 @@ def _shared(whole: Captioned, parts: dict[str, list[int]]) -> list[str]:
     """A sentence for each two parts that share images."""
     keys = {part: {image_key(whole.images[number]) for number in numbers} for part, numbers in parts.items()}
     return [
-        f"{len(shared):,} of the {len(keys[second]):,} {second} images are also {first} images: they are kept, and results on the "
-        f"{second} part are too good by that"
+        f"{len(shared):,} of the {len(keys[second]):,} {second} images are also {first} images: they are kept, and results on "
+        f"the {second} part are too good by that"
         for first, second in (("train", "validation"), ("train", "test"), ("validation", "test"))
         if (shared := keys[first] & keys[second])
     ]

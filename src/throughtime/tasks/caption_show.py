@@ -47,8 +47,9 @@ def pixel_influence(model: Any, image: Tensor, symbols: Sequence[int], start: in
     Args: image, bytes [C, H, W] or numbers 0 to 1. Cost: one backward pass for each word.
     Source: Simonyan, Vedaldi & Zisserman 2014, ICLR workshop.
     """
-    device = _device(model)
-    pixels = image.to(device).float() / (1 if image.is_floating_point() else 255)
+    parameter = next(model.parameters())
+    device = parameter.device
+    pixels = image.to(parameter) / (1 if image.is_floating_point() else 255)
     pixels.requires_grad_()
     read = torch.tensor([start, *symbols[:-1]], device=device)[:, None]
     # cuDNN has no backward pass for a network in evaluation mode; torch's own kernels do.

@@ -66,7 +66,7 @@ def digit_scenes(
 
 
 def named(label: str) -> str:
-    """ "7" is "a seven", "8" "an eight"; what is no digit is one word."""
+    """With its article: "a seven" of "7", "an eight" of "8"; what is no digit is one word."""
     word = _WORDS[int(label)] if label in set("0123456789") else "_".join(label.split())
     return f"{'an' if word[0].lower() in 'aei' else 'a'} {word}"
 

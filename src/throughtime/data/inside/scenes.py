@@ -48,7 +48,7 @@ class Group(NamedTuple):
     shape: str
 
     def words(self) -> str:
-        """ "a small red circle", "two green circles"."""
+        """As in "a small red circle", "two green circles"."""
         shape = self.shape if self.count == 1 else f"{self.shape}s"
         return " ".join(filter(None, (COUNTS[self.count], self.size, self.color, shape)))
 
