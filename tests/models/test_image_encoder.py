@@ -39,7 +39,8 @@ def test_grid_and_summary(encoder, images):
 def test_a_place_of_the_grid_is_a_place_of_the_image(encoder, images):
     """What changes at the upper left changes the first place, and the last only by way of the normalization."""
     encoder.eval()
-    encoder.convolutions[1] = encoder.convolutions[4] = encoder.convolutions[7] = torch.nn.Identity()
+    for number in (1, 4, 7):
+        encoder.convolutions[number] = torch.nn.Identity()
     changed = images.clone()
     changed[:, :, 1, 1] = 255 - changed[:, :, 1, 1]
     difference = (encoder._pixels(changed) - encoder._pixels(images)).abs().amax((0, 1))
