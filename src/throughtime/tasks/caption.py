@@ -49,7 +49,7 @@ class CaptionTask(WritingTask):
         "throughtime train caption --attention none --cell lstm",
     )
     defaults: ClassVar[Mapping[str, Any]] = {
-        "cell": "gru", "hidden": 128, "embedding": 64, "dropout": 0.15, "bptt": "full", "batch": 16, "epochs": 8.0, "lr": 3e-3,
+        "cell": "gru", "hidden": 128, "embedding": 64, "dropout": 0.05, "bptt": "full", "batch": 16, "epochs": 4.0, "lr": 3e-3,
     }  # fmt: skip
     without = ("pooling", "window", "bidirectional")
     columns = ("path",)
@@ -73,7 +73,7 @@ class CaptionTask(WritingTask):
     )  # fmt: skip
     color: bool = data_option(True, "Read images in color, else in gray.")
     scenes: int = data_option(
-        8000, "Scenes to draw, or to compose of digits; --validation and --test are fractions of them, at most 500.",
+        16_000, "Scenes to draw, or to compose of digits; --validation and --test are fractions of them, at most 500.",
         metavar="N", low=10, high=10_000_000,
     )  # fmt: skip
     tokens: str = data_option(

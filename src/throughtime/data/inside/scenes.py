@@ -23,8 +23,8 @@ COLORS: Mapping[str, tuple[float, float, float]] = {
     "white": (0.95, 0.95, 0.95),
 }
 RADII = {
-    "small": (3.8, 4.6),
-    "": (6.6, 7.6),
+    "small": (4.4, 5.0),
+    "": (7.0, 7.8),
     "large": (15.5, 18.5),
 }  # in pixels; most shapes have no adjective
 COUNTS = {1: "a", 2: "two", 3: "three"}
