@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
 import shlex
@@ -156,6 +157,26 @@ def write_series(folder: Path) -> None:
             (folder / "videos" / name / f"{step:04d}.pgm").write_bytes(b"P5 24 16 255\n" + pixels)
             labels.append(f"{name},{step},{'first' if step < 2 else 'last'}\n")
     (folder / "videos" / "labels.csv").write_text("".join(labels), encoding="utf-8")
+    write_photos(folder / "photos")
+
+
+def write_photos(folder: Path) -> None:
+    """Images of one color, named in a caption; as a table, and as COCO has them."""
+    folder.mkdir()
+    colors = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
+    rows, entries = ["path,caption\n"], []
+    for number in range(24):
+        name, color = list(colors.items())[number % 3]
+        (folder / f"{number}.ppm").write_bytes(b"P6 12 12 255\n" + bytes([*color, *([number] * 3)] * 72))
+        rows.append(f"{number}.ppm,a {name} wall\n")
+        entries.append(
+            {"id": number, "file_name": f"{number}.ppm", "caption": f"a {name} wall", "image_id": number}
+        )
+    (folder / "captions.csv").write_text("".join(rows), encoding="utf-8")
+    (folder / "captions.json").write_text(
+        json.dumps({"images": entries, "annotations": entries}), encoding="utf-8"
+    )
+    (folder / "asked.csv").write_text("path\nphotos/1.ppm\nphotos/2.ppm\n", encoding="utf-8")
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from throughtime.cli.app import app
 from throughtime.cli.app import command as whole_command
 from throughtime.cli.option_names import with_option_names
 from throughtime.errors import InputError
+from throughtime.tasks.registry import BUILT_IN
 
 Fails = Callable[..., str]
 
@@ -33,8 +34,7 @@ Fails = Callable[..., str]
         (["genrate"], "no such command 'genrate'. Did you mean 'generate'?"),
         (
             ["train", "txt"],
-            "task must be one of text, classify, intent, tag, fill, search, recommend, frames, forecast, write, adding, copy, "
-            "echo, or a file with a class, path/to/file.py:MyTask, got "
+            f"task must be one of {', '.join(BUILT_IN)}, or a file with a class, path/to/file.py:MyTask, got "
             "'txt'. Did you mean 'text'?",
         ),
         (["train"], "missing command; see 'throughtime train --help'"),

@@ -38,6 +38,7 @@ TASKS = (
     "frames",
     "forecast",
     "write",
+    "caption",
     "adding",
     "copy",
     "echo",

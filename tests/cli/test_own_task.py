@@ -14,6 +14,7 @@ import throughtime as tt
 from throughtime.errors import RunError
 from throughtime.runs import Run
 from throughtime.tasks import registry
+from throughtime.tasks.registry import BUILT_IN
 
 DOCS = Path(__file__).parents[2] / "docs" / "tasks.md"
 SIZES = ["--length", "5", "--hidden", "4", "--examples-held-out", "20", "--steps", "6", "--device", "cpu"]
@@ -107,10 +108,7 @@ def test_a_file_that_is_no_task(fails, run: Path, parity: Path, source: str, tmp
         f"{write('task.txt', source + '# text')}:ParityTask": "a task file must be Python, ending in .py",
         f"{write('lacks.py', source.replace('def metrics', 'def other'))}:ParityTask": "lacks metrics: see docs/tasks.md",
         f"{write('nameless.py', source.replace('name = ', 'title_ = '))}:ParityTask": 'needs a name: name = "..." in the class',
-        str(
-            parity
-        ): "task must be one of text, classify, intent, tag, fill, search, recommend, frames, forecast, write, adding, copy, "
-        "echo, or a file with a class",
+        str(parity): f"task must be one of {', '.join(BUILT_IN)}, or a file with a class",
     }
     for asked, line in cases.items():
         assert line in fails("train", asked, "--out", tmp_path / "new"), asked

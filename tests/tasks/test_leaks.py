@@ -368,6 +368,41 @@ def write_by_file(folder: Path) -> Case:
     return Case(find_task("write").kind(data=(files.pop("train"),), **files), texts_written)
 
 
+def images(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
+    """The pixels of each image."""
+    return sorted(image.numpy().tobytes() for batch in batches for image in batch.context)
+
+
+def captioned(folder: Path, name: str, seed: int) -> str:
+    """Images with two captions, each image three times under other names."""
+    pillow = pytest.importorskip(
+        "PIL.Image", reason="Pillow is not installed: pip install 'throughtime[images]'"
+    )
+    draws, rows = random.Random(seed), ["path,caption\n"]
+    (folder / name).mkdir()
+    for number in range(20):
+        pixels = bytes(draws.randrange(256) for _ in range(8 * 8 * 3))
+        for copy in range(3):
+            pillow.frombytes("RGB", (8, 8), pixels).save(folder / name / f"{number}-{copy}.png")
+            rows += [f"{number}-{copy}.png,{word} {number % 3}\n" for word in ("image", "picture")]
+    (folder / name / "captions.csv").write_text("".join(rows))
+    return str(folder / name)
+
+
+def caption_by_fraction(folder: Path) -> Case:
+    data = captioned(folder, "all", 1)
+    return Case(find_task("caption").kind(data=(data,), image_size=8, validation=0.2, test=0.2), images)
+
+
+def caption_by_file(folder: Path) -> Case:
+    files = {part: captioned(folder, part, seed) for seed, part in enumerate(("train", *SPLITS))}
+    return Case(find_task("caption").kind(data=(files.pop("train"),), image_size=8, **files), images)
+
+
+def caption_what_ships_inside(folder: Path) -> Case:
+    return Case(find_task("caption").kind(scenes=60, validation=0.2, test=0.2), images)
+
+
 CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
     "text": {"fraction": text_by_fraction, "file": text_by_file},
     "classify": {
@@ -396,6 +431,11 @@ CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
     "adding": {"generated": generated("adding", 5)},
     "copy": {"generated": generated("copy", 3)},
     "echo": {"generated": generated("echo", 60)},
+    "caption": {
+        "fraction": caption_by_fraction,
+        "file": caption_by_file,
+        "inside": caption_what_ships_inside,
+    },
     "recommend": {"fraction": recommend_by_fraction, "file": recommend_by_file},
 }
 

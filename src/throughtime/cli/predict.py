@@ -35,6 +35,10 @@ def predict(
     ] = None,
     task: OwnTask = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that cannot be read.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print what each prediction comes from.")] = False,
+    picture: Annotated[
+        str | None, typer.Option(metavar="OUT", help="Draw what one prediction comes from; PNG, SVG or PDF.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Predict for each line of a file, or of standard input as it comes.
@@ -65,6 +69,9 @@ def predict(
     if form is not None and own is None:
         one_of("format", form, (*trained.task.formats, *FORMATS))
     _ = trained.model  # before anything is read or written
+    if show or picture is not None:
+        _show(trained, file, own, form, picture)
+        return
     if own is not None:
         with Stream() if out == "-" else _written(out) as stream:
             written: Any = stream
@@ -91,6 +98,25 @@ def predict(
             write(record | added)
     if records.remark:
         print(f"throughtime: {records.remark}", file=sys.stderr)
+
+
+def _show(trained: Any, file: str, own: str | None, form: str | None, picture: str | None) -> None:
+    """Print what each prediction of a file comes from; a file in a format of the task's own is one record."""
+    from throughtime.data.readers.records import Records, open_source
+
+    task, columns = trained.task, list(trained.task.columns)
+    if own is not None:
+        print(task.show(trained.model, trained.assets, {columns[0]: file}, picture))
+        return
+    with open_source(file) as source:
+        records = Records(source, columns, format=form, name="standard input" if file == "-" else file)
+        for number, record in enumerate(records):
+            if number and picture is not None:
+                raise InputError(
+                    "--picture draws one prediction, and the input has more: leave it out, or give one"
+                )
+            asked = dict(zip(columns, records.texts(record), strict=True))
+            print(task.show(trained.model, trained.assets, record | asked, picture), flush=True)
 
 
 def _own_format(formats: Mapping[str, tuple[str, ...]], file: str, form: str | None) -> str | None:

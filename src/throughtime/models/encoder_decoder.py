@@ -31,7 +31,8 @@ class EncoderDecoder(nn.Module):
         encoded = encoder(context)                                     once
         s_0 = the encoder's final state if it has the decoder's form, else tanh(W summary + b)
         x_t = embedding(y_{t-1})                                       with input feeding [embedding(y_{t-1}), a_{t-1}],
-                                                                       without attention [embedding(y_{t-1}), summary]
+                                                                       [embedding(y_{t-1}), summary] without attention, and
+                                                                       where the encoder has `read_at_every_step`
         h_t, s_t = layers(x_t, s_{t-1})
         c_t = attention(h_t, encoder outputs);  a_t = tanh(W_c [c_t, h_t])        without attention a_t = h_t
         logits_t = W_o dropout(a_t) + b_o
@@ -85,6 +86,7 @@ class EncoderDecoder(nn.Module):
         self.layers = layers
         self.input_feeding, self.scheduled_sampling = input_feeding, scheduled_sampling
         self.initial = InitialState(layers, summary) if has_state(layers) and not self._same_form() else None
+        self.reads_summary = reads_summary(encoder, attention)
         self.attention: Attention | None = None
         if attention != "none":
             self.attention = Attention(attention, features, memory)
@@ -99,8 +101,8 @@ class EncoderDecoder(nn.Module):
         embedding: nn.Module, encoder: nn.Module, features: int, attention: str, feeding: bool
     ) -> int:
         """Features that the decoder's layers read."""
-        more = int(encoder.summary_features) if attention == "none" else features if feeding else 0  # type: ignore[arg-type]
-        return int(embedding.embedding_dim) + more  # type: ignore[arg-type]
+        summary = int(encoder.summary_features) if reads_summary(encoder, attention) else 0  # type: ignore[arg-type]
+        return int(embedding.embedding_dim) + summary + (features if feeding else 0)  # type: ignore[arg-type]
 
     def forward(
         self,
@@ -136,7 +138,7 @@ class EncoderDecoder(nn.Module):
             memory = self.attention.remember(encoded.outputs, encoded.lengths)
             if self.input_feeding:
                 fed = encoded.summary.new_zeros(len(encoded.summary), self.head.in_features)
-        else:
+        if self.reads_summary:
             summary = encoded.summary
         layers = encoded.state if has_state(self.layers) else None
         if self.initial is not None:
@@ -165,10 +167,10 @@ class EncoderDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor | None, DecoderState]:
         """Attentional vectors [T, B, H], attention weights [T, B, S], and the state."""
         x = self.dropout(self.embedding(inputs))
-        if self.input_feeding:
-            return self._step_by_step(x, state, lengths)
         if state.summary is not None:
             x = torch.cat([x, state.summary.expand(len(x), -1, -1)], dim=-1)
+        if self.input_feeding:
+            return self._step_by_step(x, state, lengths)
         extra = {} if lengths is None else {"lengths": lengths}
         y, layers = self.layers(x, state.layers, **extra)
         vectors, weights = self._attend(y, state.memory)
@@ -217,6 +219,11 @@ class EncoderDecoder(nn.Module):
         if layers is None or has_bidirectional(layers) or not has_state(layers):
             return False
         return bool(_form(layers) == _form(self.layers))
+
+
+def reads_summary(encoder: nn.Module, attention: str) -> bool:
+    """Whether every step of the decoder reads the encoder's summary: without attention, and where the encoder says so."""
+    return attention == "none" or bool(getattr(encoder, "read_at_every_step", False))
 
 
 def _form(layers: Any) -> tuple[Any, ...]:

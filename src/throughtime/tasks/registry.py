@@ -25,6 +25,7 @@ BUILT_IN = {
     "frames": "FramesTask",
     "forecast": "ForecastTask",
     "write": "WriteTask",
+    "caption": "CaptionTask",
     "adding": "AddingTask",
     "copy": "CopyTask",
     "echo": "EchoTask",

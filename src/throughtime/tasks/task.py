@@ -156,6 +156,13 @@ class Task(Settings, ABC):
         """
         raise NotImplementedError
 
+    def show(self, model: nn.Module, assets: Assets, record: Record, picture: str | None = None) -> str:
+        """A prediction for one record and what it comes from, as text; with `picture` also drawn, to a file of that name.
+
+        Raises: InputError where the task shows nothing, for what cannot be read, and for a picture that cannot be drawn.
+        """
+        raise InputError(f"predictions of {self.name} are not shown: leave --show and --picture out")
+
     def describe(self, assets: Assets) -> str:
         """The data in a line, before training."""
         return self.title

@@ -29,7 +29,8 @@ ALIASES = {  # what a column may be called when the caller asks for it by its us
     "query": ("question",),
     "passage": ("document", "answer", "code"),
     "answer": ("reply", "response"),
-    "path": ("file", "filename", "audio", "recording"),
+    "path": ("file", "filename", "file_name", "audio", "recording", "image"),
+    "caption": ("description",),
 }
 _FORMAT_OF_SUFFIX = {
     ".csv": "csv",
