@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from throughtime.data.assets import Assets
     from throughtime.data.batch import Batch
     from throughtime.data.readers.pairs import Pairs
-    from throughtime.data.sentences import Tokens
     from throughtime.data.text import Source
+    from throughtime.data.tokens import Tokens
     from throughtime.metrics import Metric
     from throughtime.models.encoder_decoder import EncoderDecoder
 
@@ -159,7 +159,7 @@ class TranslateTask(WritingTask):
 
     def prepare(self, like: Assets | None = None) -> Assets:
         from throughtime.data.assets import Assets
-        from throughtime.data.sentences import Tokens
+        from throughtime.data.tokens import Tokens
 
         assets = Assets()
         rows, assets.sources, parts, remarks = self._read()
@@ -211,7 +211,7 @@ class TranslateTask(WritingTask):
     ) -> Iterator[Batch] | None:
         """Teacher-forced pairs; the first of each source also carries the source and all its references as `Texts`."""
         from throughtime.data.examples import evaluation_batches
-        from throughtime.data.sentences import Texts, pack
+        from throughtime.data.tokens import Texts, pack
 
         inputs, targets = self._encoded(assets, split)
         if not inputs:
@@ -310,7 +310,7 @@ class TranslateTask(WritingTask):
 
     def tokens_of(self, assets: Assets) -> tuple[Tokens, Tokens]:
         """The symbols of source and target."""
-        from throughtime.data.sentences import Tokens
+        from throughtime.data.tokens import Tokens
 
         if set(assets.vocabularies) != {"source", "target"} or "ratio" not in assets.values:
             raise RunError("the run's assets.json is damaged: it lacks a vocabulary or the ratio of lengths")
@@ -419,7 +419,7 @@ class TranslateTask(WritingTask):
 
     def _usable(self, found: Pairs) -> list[tuple[str, str]]:
         """The pairs, normalized, without those that have too many words."""
-        from throughtime.data.sentences import normalized
+        from throughtime.data.tokens import normalized
 
         both = zip(found.sources, found.targets, strict=True)
         rows = [(normalized(a, self.lower), normalized(b, self.lower)) for a, b in both]
