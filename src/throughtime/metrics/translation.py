@@ -23,11 +23,12 @@ Translation = tuple[str, Sequence[str]]  # a text that was written, and its refe
 class Translations:
     """The model's translations of each batch, made once for all metrics that count them.
 
-    Args: write: (model, batch) -> a translation and its references for each row that is to be counted.
+    Args: write: (model, batch) -> a translation and its references for each row that is to be counted. how: they
+    are made, in words for the model card.
     """
 
-    def __init__(self, write: Callable[[nn.Module, Batch], Iterable[Translation]]) -> None:
-        self._write = write
+    def __init__(self, write: Callable[[nn.Module, Batch], Iterable[Translation]], how: str = "") -> None:
+        self._write, self.how = write, how
         self._model: nn.Module | None = None
         self._last: tuple[Batch, list[Translation]] | None = None
 
@@ -92,9 +93,10 @@ class ChrF(TranslationMetric):
 
     def __init__(self, translations: Translations | None = None, *, lower: bool = False) -> None:
         super().__init__(translations, lower=lower)
+        how = f"; {translations.how}" if translations is not None and translations.how else ""
         self.convention = (  # type: ignore[misc]  # depends on the settings
             f"chrF2 of the corpus as sacrebleu computes it, case:{'lc' if lower else 'mixed'}|eff:yes|nc:{ORDER}|nw:0|space:no; "
-            "of several references the best for each sentence"
+            f"of several references the best for each sentence{how}"
         )
 
     def value(self) -> float:

@@ -241,7 +241,9 @@ class TranslateTask(WritingTask):
             found = Translator(self, model, assets)([source for source, _ in rows], beam=beam)
             return ((best[0].text, others) for best, (_, others) in zip(found, rows, strict=True))
 
-        return [*translation_metrics(Translations(write), **self._scoring(assets))]
+        how = f"by beam search, {beam} hypotheses" if beam > 1 else "greedily"
+        translations = Translations(write, f"translated {how}")
+        return [*translation_metrics(translations, **self._scoring(assets))]
 
     def baseline(self, assets: Assets, split: str) -> dict[str, dict[str, float] | str]:
         from throughtime.metrics.translation import translation_metrics
