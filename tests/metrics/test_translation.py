@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 import sys
@@ -152,6 +153,7 @@ def test_a_batch_is_translated_once_for_all_metrics() -> None:
             metric.update(None, batch, torch.zeros(()))
     assert [each.size for each in calls] == [2, 1]
     assert metrics[2].totals.tolist() == [3, 3]
+    assert copy.deepcopy(metrics[0]).translations is metrics[0].translations  # which holds the model
     with pytest.raises(RuntimeError, match="begin"):
         Translations(write).of(batches[0])
 

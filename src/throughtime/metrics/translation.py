@@ -36,6 +36,9 @@ class Translations:
         """Before the first batch of an evaluation."""
         self._model, self._last = model, None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Translations:
+        return self  # a metric that is copied for its totals does not copy the model
+
     def of(self, batch: Batch) -> list[Translation]:
         """Those of a batch."""
         if self._model is None:
@@ -107,7 +110,8 @@ class ChrF(TranslationMetric):
         for text, references in pairs:
             own = _grams(text)
             counts = [_matches(own, _grams(each)) for each in references]
-            total = [a + b for a, b in zip(total, max(counts, key=_f_score), strict=True)]
+            best = max(counts, key=lambda each: _f_score(each))
+            total = [a + b for a, b in zip(total, best, strict=True)]
         return total
 
 

@@ -144,7 +144,7 @@ class TranslateTask(WritingTask):
         return super().title if self.data else f"{self.from_}-{self.to}"
 
     def with_full_paths(self) -> Self:
-        parts = {
+        parts: dict[str, Any] = {
             name: ",".join(map(full_path, _files(value)))
             for name in PARTS[1:]
             if isinstance(value := getattr(self, name), str)
@@ -224,11 +224,13 @@ class TranslateTask(WritingTask):
         if assets.cache.get("training") and split == "validation" and self.translated < len(chosen):
             chosen = random.Random("translated").sample(chosen, self.translated)
         texts = {first[source]: [source, *references[source]] for source in chosen}
-        context = self._context(assets, split)
-        return (
-            each._replace(context=Texts(*each.context, pack([texts.get(n, ()) for n in numbers.tolist()])))
-            for each, numbers in evaluation_batches(inputs, targets, batch, context)
-        )
+
+        def with_texts(each: Batch, numbers: Tensor) -> Batch:
+            packed = pack([texts.get(number, ()) for number in numbers.tolist()])
+            return each._replace(context=Texts(each.context.values, each.context.lengths, packed))
+
+        found = evaluation_batches(inputs, targets, batch, self._context(assets, split))
+        return (with_texts(each, numbers) for each, numbers in found)
 
     def metrics(self, assets: Assets) -> list[Metric]:
         from throughtime.metrics.translation import Translations, translation_metrics

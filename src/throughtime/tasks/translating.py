@@ -53,8 +53,8 @@ class Translator:
         limits = Limits(self.target.end, longest, banned=banned)
         found = task.decode(self.model, context, limits, self.target.start, beam=beam, n_best=n_best)
         return [
-            [self._translation(*each, hypothesis) for hypothesis in hypotheses]
-            for *each, hypotheses in zip(sentences, context, found, strict=True)
+            [self._translation(sentence, source, hypothesis) for hypothesis in hypotheses]
+            for sentence, source, hypotheses in zip(sentences, context, found, strict=True)
         ]
 
     def record(self, sentence: str) -> dict[str, Any]:

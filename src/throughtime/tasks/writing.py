@@ -35,7 +35,7 @@ class WritingTask(ExamplesTask):
 
     defaults: ClassVar[Mapping[str, Any]] = {"bptt": "full"}
     without = ("pooling", "window")
-    predict_options = ("beam", "length_penalty", "coverage_penalty", "max_length")
+    predict_options: ClassVar[tuple[str, ...]] = ("beam", "length_penalty", "coverage_penalty", "max_length")
 
     attention: str = option(
         "general",

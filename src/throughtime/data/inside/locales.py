@@ -118,7 +118,7 @@ def _duration(draws: random.Random) -> Value:
     """Hours ago, in so many hours, or so many hours; all three have one key."""
     from babel.dates import format_timedelta
 
-    unit = draws.choice(tuple(_SPANS))
+    unit: Any = draws.choice(tuple(_SPANS))
     number = draws.randint(1, _SPANS[unit])
     sign = draws.choice((-1, 0, 1))
     span = timedelta(seconds=(sign or 1) * number * _SECONDS[unit])
@@ -132,7 +132,7 @@ def _quantity(draws: random.Random) -> Value:
     from babel.units import format_unit
 
     number, unit = _number(draws, 5_000), draws.choice(UNITS)
-    length = draws.choice(("long", "long", "short"))
+    length: Any = draws.choice(("long", "long", "short"))
     return Value(f"quantity {number} {unit}", lambda locale: format_unit(number, unit, length, locale=locale))
 
 
@@ -140,7 +140,8 @@ def _money(draws: random.Random) -> Value:
     from babel.numbers import format_currency
 
     number = draws.randint(1, 10 ** draws.randint(1, 6)) / draws.choice((1, 1, 100))
-    currency, form = draws.choice(CURRENCIES), draws.choice(("name", "standard"))
+    currency = draws.choice(CURRENCIES)
+    form: Any = draws.choice(("name", "standard"))
     return Value(
         f"money {number} {currency}",
         lambda locale: format_currency(number, currency, locale=locale, format_type=form),
@@ -153,7 +154,7 @@ def _rounded(draws: random.Random) -> Value:
     number = draws.randint(1, 999) * 10 ** draws.randint(3, 9)
 
     def write(locale: Any) -> str:
-        form = "long" if locale.compact_decimal_formats.get("long") else "short"
+        form: Any = "long" if locale.compact_decimal_formats.get("long") else "short"
         return str(format_compact_decimal(number, format_type=form, locale=locale, fraction_digits=1))
 
     return Value(f"rounded {number}", write)
@@ -172,7 +173,7 @@ def _list(draws: random.Random) -> Value:
 
     kind = draws.choice(("languages", "territories"))
     codes = draws.sample(LANGUAGES if kind == "languages" else TERRITORIES, draws.choice((1, 2, 2, 3, 3, 4)))
-    style = draws.choice(("standard", "standard", "or"))
+    style: Any = draws.choice(("standard", "standard", "or"))
 
     def write(locale: Any) -> str:
         return str(
