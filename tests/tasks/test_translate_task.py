@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import throughtime
+from throughtime.cli import main
 from throughtime.data.batch import Batch, Source
 from throughtime.data.tokens import normalized
 from throughtime.errors import InputError, RunError
@@ -356,11 +357,29 @@ def test_a_damaged_run_is_refused(folder: Path, tmp_path: Path) -> None:
         throughtime.load(path.parent).predict("one")
 
 
-@pytest.mark.parametrize("bptt", ["truncated:3", "checkpointed:2"])
-def test_strategies_that_cut_the_target(file: str, tmp_path: Path, bptt: str) -> None:
-    one_way = ModelConfig(hidden=12, embedding=8, cell="gru")
-    task, run, training = made(file, tmp_path / "run", one_way, bptt=bptt, steps=3)
-    assert train(task, training, run).loss > 0
+def test_strategies_cut_the_target_and_never_the_source(file: str, tmp_path: Path) -> None:
+    """The encoder reads both ways; what cuts nothing is full, what recomputes too, and a cut is another gradient."""
+    weights = {}
+    for bptt in ("full", "truncated:50", "checkpointed:2", "truncated:2"):
+        task, run, training = made(file, tmp_path / bptt.replace(":", ""), bptt=bptt, steps=3)
+        train(task, training, run)
+        weights[bptt] = run.load_model()
+    full = weights.pop("full")
+    for bptt, found in weights.items():
+        same = all(torch.allclose(found[name], value, atol=1e-5) for name, value in full.items())
+        assert same == (bptt != "truncated:2"), bptt
+
+
+def test_flow_and_influence_are_those_of_the_decoder(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(shutil.copytree(folder, tmp_path / "run"))
+    assert main(["flow", run, "--no-products"]) == 0
+    assert "layers.l0  gru   12" in (out := capsys.readouterr().out) and "encoder.layers" not in out
+    assert main(["influence", run]) == 0
+    assert "rows: outputs; columns: inputs" in capsys.readouterr().out
+    assert main(["influence", run, "--prompt", "one two"]) == 2
+    assert "a translator writes from a source: leave it out" in capsys.readouterr().err
 
 
 def test_other_data_is_evaluated_with_the_runs_vocabulary(trained, tmp_path: Path) -> None:
@@ -379,6 +398,8 @@ def test_what_ships_inside(tmp_path: Path) -> None:
     }
     assert not values["train"] & values["test"]
     assert task._scoring(assets)["tokens"] == "char"
+    other = task.on((write(tmp_path / "other.tsv", rows_of(3)),))
+    assert len(other._rows(assets, "all")) == 3 and other._scoring(assets)["tokens"] == "char"
     assert task.title == "de-zh" and task.describe(assets).startswith("Unicode locale data, de to zh: ")
 
 

@@ -90,10 +90,11 @@ def flow(
     found_batch, symbols = _sample(trained, data, steps, lags, batch)
     task: Any = trained.task
     with ProgressBar("measuring") as progress:
+        whole = found_batch.per_sequence or found_batch.context is not None
         found = measure(
             trained.model,
-            found_batch if found_batch.per_sequence else (found_batch.inputs, found_batch.targets),
-            lengths=None if found_batch.per_sequence else found_batch.lengths,
+            found_batch if whole else (found_batch.inputs, found_batch.targets),
+            lengths=None if whole else found_batch.lengths,
             loss=task.flow_loss(),
             lags=lags,
             ends=task.flow_ends(getattr(trained.model, "bidirectional", False)),
@@ -161,6 +162,7 @@ def influence(
             f"influence needs an output for each step, and a model of {task.name} has one for a whole sequence: use "
             f"'throughtime flow {run}'"
         )
+    source: Any = None
     if prompt is not None:
         inputs, unknown = task.text_input(trained.assets, prompt)
     elif (
@@ -171,6 +173,7 @@ def influence(
     else:
         first = next(found)
         inputs = first.inputs if first.lengths is None else first.inputs[: int(first.lengths[0])]
+        source = first if first.context is not None else None
     if not 1 <= len(inputs) <= _READ:
         what = f"a sequence of {task.name}" if prompt is None else "--prompt"
         raise InputError(f"{what} must be 1 to {_READ} symbols, got {len(inputs)}")
@@ -181,7 +184,8 @@ def influence(
         directions = _DIRECTIONS
     symbols = task.step_names(trained.assets, inputs[:, 0])
     with ProgressBar("measuring") as progress:
-        result = measure(trained.model, inputs, directions=directions, symbols=symbols, progress=progress)
+        read = inputs if source is None else source
+        result = measure(trained.model, read, directions=directions, symbols=symbols, progress=progress)
     print(result.text(width=shutil.get_terminal_size().columns))
     if directions is not None:
         print(f"estimated from {directions} random directions of the output")

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from throughtime.errors import InputError
 from throughtime.layers import CausalCNN, FeedForward
@@ -31,7 +31,8 @@ class InitialState(nn.Module):
             raise InputError(
                 f"{type(layers).__name__} has no recurrent state to start from a vector: use a recurrent cell"
             )
-        tensors, self._form = tree_flatten(example_state(layers))
+        tensors, form = tree_flatten(example_state(layers))
+        self._form = tree_unflatten(list(range(len(tensors))), form)  # plain values, which can be copied
         self._shapes = [tuple(tensor.shape) for tensor in tensors]
         self.maps = nn.ModuleList(nn.Linear(features, tensor.numel()) for tensor in tensors)
 
@@ -41,7 +42,7 @@ class InitialState(nn.Module):
         for linear, shape in zip(self.maps, self._shapes, strict=True):
             values = linear(vector).tanh().view(len(vector), *shape[:-2], shape[-1])
             found.append(values.movedim(0, -2).contiguous())
-        return tree_unflatten(found, self._form)
+        return tree_map(found.__getitem__, self._form)
 
 
 def has_state(layers: nn.Module) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from throughtime.models.encoder_decoder import EncoderDecoder
 
 PARTS = ("train", "validation", "test")
+PAIRS = 12_000  # drawn of the locale data
 _NO_SPACES = ("zh", "ja", "th", "lo", "km", "my", "bo")  # languages whose words no spaces separate
 
 
@@ -74,7 +76,7 @@ class TranslateTask(WritingTask):
     )
     to: str = data_option("fr", "Locale to translate to, without --data.", metavar="LOCALE")
     pairs: int = data_option(
-        12_000, "Pairs that are drawn, without --data.", metavar="N", low=10, high=10_000_000
+        PAIRS, "Pairs that are drawn, without --data.", metavar="N", low=10, high=10_000_000
     )
     source: str | None = data_option(
         None, "Column of the source, by name or by number from 1. Default: source, or the first of lines with tabs.",
@@ -118,7 +120,7 @@ class TranslateTask(WritingTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        own = {"from_": "en", "to": "fr", "pairs": 12_000}
+        own = {"from_": "en", "to": "fr", "pairs": PAIRS}
         changed = [name.rstrip("_") for name, default in own.items() if getattr(self, name) != default]
         if self.data and changed:
             raise InputError(f"{changed[0]} is of the data without files, and data names some: leave one out")
@@ -152,10 +154,13 @@ class TranslateTask(WritingTask):
         return replace(self, data=tuple(map(full_path, self.data)), **parts)
 
     def on(self, files: tuple[str, ...]) -> Self:
-        return replace(super().on(files), most_words=None, from_="en", to="fr", pairs=12_000)
+        return replace(self.moved(files), validation=0.0, test=0.0, limit=None, most_words=None)
 
     def moved(self, files: tuple[str, ...]) -> Self:
-        return replace(super().moved(files), from_="en", to="fr", pairs=12_000)
+        # In one step: what says how the locale data is drawn is refused beside files.
+        return replace(
+            self, data=tuple(map(full_path, files)), bleu_tokens=self._bleu_tokens, from_="en", to="fr", pairs=PAIRS
+        )  # fmt: skip
 
     def prepare(self, like: Assets | None = None) -> Assets:
         from throughtime.data.assets import Assets
@@ -297,11 +302,11 @@ class TranslateTask(WritingTask):
 
     def next_steps(self, path: str, config: ModelConfig, assets: Assets) -> list[str]:
         rows = self._rows(assets, "validation") or self._rows(assets, "train")
-        shortest = min(rows[:200], key=lambda row: abs(len(row[0]) - 20))[0]
-        return [
-            f"throughtime predict {path} --show <<< {shortest!r}",
-            f"throughtime evaluate {path} --split test",
-        ]
+        example = shlex.quote(min(rows[:200], key=lambda row: abs(len(row[0]) - 20))[0])
+        found = [f"echo {example} | throughtime predict {path}"]
+        if self.attention != "none":
+            found.append(f"echo {example} | throughtime predict {path} --show")
+        return found
 
     def step_names(self, assets: Assets, inputs: Tensor) -> list[str]:
         _, target = self.tokens_of(assets)
@@ -373,9 +378,12 @@ class TranslateTask(WritingTask):
 
     def _scoring(self, assets: Assets) -> dict[str, Any]:
         """How the metrics count."""
-        language = "" if self.data else self.to.partition("_")[0].partition("-")[0]
-        tokens = self.bleu_tokens or ("char" if language in _NO_SPACES else "13a")
-        return {"lower": self.lower, "tokens": tokens, "several": assets.values["several"]}
+        return {"lower": self.lower, "tokens": self._bleu_tokens, "several": assets.values["several"]}
+
+    @property
+    def _bleu_tokens(self) -> str:
+        language = "" if self.data else re.split("[_-]", self.to)[0]
+        return self.bleu_tokens or ("char" if language in _NO_SPACES else "13a")
 
     def _read(self) -> tuple[list[tuple[str, str]], tuple[Source, ...], dict[str, list[int]], list[str]]:
         """All pairs, the files they are from, the numbers of each part, and what the user should know.
