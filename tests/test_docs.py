@@ -117,6 +117,7 @@ def write_data(folder: Path) -> None:
         for thing in ("book", "film", "map", "record")
     )
     (folder / "faq.csv").write_text(f"question,answer\n{pairs}", encoding="utf-8")
+    write_sentences(folder)
     (folder / "asked.csv").write_text("question\nhow do I return a book\n", encoding="utf-8")
     (folder / "notes").mkdir()
     (folder / "notes" / "desk.txt").write_text(SENTENCE * 3 + "\n" + SENTENCE, encoding="utf-8")
@@ -136,6 +137,23 @@ def write_words(folder: Path) -> None:
             file.setsampwidth(2)
             file.setframerate(8000)
             file.writeframes(struct.pack("<1000h", *samples))
+
+
+def write_sentences(folder: Path) -> None:
+    """Pairs of sentences, with tabs and as aligned files."""
+    numbers, colors = ({"one": "un", "two": "deux", "three": "trois"}, {"red": "rouge", "green": "vert"})
+    things = {"books": "livres", "pens": "stylos", "maps": "plans", "cups": "verres", "doors": "portes"}
+    pairs = [
+        (f"{number} {color} {thing}", f"{numbers[number]} {things[thing]} {colors[color]}")
+        for number in numbers
+        for color in colors
+        for thing in things
+    ]
+    (folder / "pairs.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in pairs), encoding="utf-8")
+    for place, name in enumerate(("train.en", "train.fr")):
+        (folder / name).write_text("".join(f"{pair[place]}\n" for pair in pairs), encoding="utf-8")
+    (folder / "sentences.txt").write_text("two red pens\none green map\n", encoding="utf-8")
+    (folder / "sentences.csv").write_text("source\ntwo red pens\n", encoding="utf-8")
 
 
 def write_series(folder: Path) -> None:

@@ -35,6 +35,7 @@ TASKS = (
     "fill",
     "search",
     "recommend",
+    "translate",
     "frames",
     "forecast",
     "write",

@@ -218,3 +218,22 @@ def test_refusals():
     for search in (greedy, beam):
         with pytest.raises(InputError, match="NaN"):
             search(bad, state, start, Limits(END, 3))
+
+
+@pytest.mark.parametrize("width", [2, 3, 5])
+def test_many_bad_short_sequences_do_not_end_the_search_for_a_longer_one(width):
+    """Eight symbols in a row are nearly certain; at each step something else could end, as `width` hypotheses soon have."""
+
+    def step(state, symbols):
+        place = state[0, :, 0].long()
+        logits = torch.full((len(symbols), 6), -9.0)
+        logits[:, END] = 1.0
+        logits[torch.arange(len(symbols)), torch.where(place < 8, 2 + place % 2, END)] = 6.0
+        return logits, state + 1
+
+    start = torch.tensor([START])
+    (found,) = beam(step, torch.zeros(1, 1, 1), start, Limits(END, 30), width=width, n_best=2)
+    assert found[0].symbols == [2, 3] * 4
+    assert found[0].score > -0.2 > found[1].score
+    (alone,) = greedy(step, torch.zeros(1, 1, 1), start, Limits(END, 30))
+    assert found[0].symbols == alone.symbols

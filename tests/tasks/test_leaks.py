@@ -403,6 +403,40 @@ def caption_what_ships_inside(folder: Path) -> Case:
     return Case(find_task("caption").kind(scenes=60, validation=0.2, test=0.2), images)
 
 
+def translated(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
+    """The sources, in lower case and without spaces: what counts as one text."""
+    source, _ = task.tokens_of(assets)
+    return sorted(
+        "".join(source.decode(values[: length - 1].tolist()).lower().split())
+        for batch in batches
+        for values, length in zip(batch.context[0], batch.context[1].tolist(), strict=True)
+    )
+
+
+def write_pairs(path: Path, rows: list[tuple[str, str]]) -> str:
+    path.write_text("".join(f"{text}\ttext {number}\n" for number, (text, _) in enumerate(rows)))
+    return str(path)
+
+
+def translate_by_fraction(folder: Path) -> Case:
+    data = write_pairs(folder / "all.tsv", rows_of_a_table(60, 1))
+    return Case(
+        find_task("translate").kind(data=(data,), validation=0.2, test=0.2, tokens="char"), translated
+    )
+
+
+def translate_by_file(folder: Path) -> Case:
+    tables = {part: rows_of_a_table(30, seed) for seed, part in enumerate(("train", *SPLITS), start=1)}
+    files = {part: write_pairs(folder / f"{part}.tsv", rows) for part, rows in tables.items()}
+    task = find_task("translate").kind(data=(files.pop("train"),), **files, tokens="char", min_count=1)
+    own = {part: sorted("".join(text.lower().split()) for text, _ in rows) for part, rows in tables.items()}
+    return Case(task, translated, own)
+
+
+def translate_what_ships_inside(folder: Path) -> Case:
+    return Case(find_task("translate").kind(pairs=400, validation=0.2, test=0.2), translated)
+
+
 CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
     "text": {"fraction": text_by_fraction, "file": text_by_file},
     "classify": {
@@ -425,6 +459,11 @@ CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
         "borders": series_by_time(borders=(120, 160, 200)),
     },
     "intent": {"fold": intent_by_fold, "inside": intent_what_ships_inside},
+    "translate": {
+        "fraction": translate_by_fraction,
+        "file": translate_by_file,
+        "inside": translate_what_ships_inside,
+    },
     "search": {"fraction": search_by_fraction, "file": search_by_file},
     "write": {"fraction": write_by_fraction, "file": write_by_file},
     # Long enough that two sequences drawn apart are never equal by chance: of 2^60 or 8^10.

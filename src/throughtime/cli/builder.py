@@ -91,8 +91,8 @@ def typed_values(kinds: Sequence[type[Settings]], typed: Mapping[str, Any]) -> T
 
 
 def option_name(name: str) -> str:
-    """--name-of-a-field."""
-    return f"--{name.replace('_', '-')}"
+    """--name-of-a-field; of a field whose name Python keeps for itself, such as from_, without the last _."""
+    return f"--{name.rstrip('_').replace('_', '-')}"
 
 
 def make_command(
@@ -143,17 +143,16 @@ def _parameter(field: Field) -> inspect.Parameter:
     shown = default_text(field)
     text = _escaped(rule.help) + (rf" [dim]\[default: {_escaped(shown)}][/dim]" if shown else "")
     details: dict[str, Any] = {"help": text, "rich_help_panel": rule.panel, "show_default": False}
-    many = "tuple[str" in str(field.hint)
+    many, name = "tuple[str" in str(field.hint), option_name(field.name)
     annotation: Any
     if _is_flag(field):
-        name = option_name(field.name)
         # What a task sets by default can be switched off.
         form = name if field.default is False else f"{name}/--no-{name.removeprefix('--')}"
         annotation = Annotated[bool | None, typer.Option(form, **details)]
     elif many:
-        annotation = Annotated[list[str] | None, typer.Option(metavar=rule.metavar, **details)]
+        annotation = Annotated[list[str] | None, typer.Option(name, metavar=rule.metavar, **details)]
     else:
-        annotation = Annotated[str | None, typer.Option(metavar=rule.metavar, **details)]
+        annotation = Annotated[str | None, typer.Option(name, metavar=rule.metavar, **details)]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

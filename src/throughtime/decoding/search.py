@@ -155,8 +155,9 @@ def beam(
         score(y) = log P(y) / ((5 + |y|) / 6)^length_penalty + coverage_penalty sum_s log(min(sum_t a_ts, 1))
 
     |y| counts the end symbol. At each step the best `width` extensions of a row's hypotheses stay; those that end are put
-    aside. A row is done when it has `width` ended hypotheses, or when nothing that still goes on could be better than the
-    n_best-th of them. Width 1 is `greedy`, and with a width beyond the number of sequences the search is exhaustive.
+    aside. A row is done when nothing that still goes on could be better than the n_best-th of those that ended. That `width` of
+    them have ended is not enough: bad short ones end before a good one that is longer. Without a length penalty width 1 is
+    `greedy`, and with a width beyond the number of sequences the search is exhaustive.
 
     Args: state, start, limits: as of `greedy`. length_penalty: 0 prefers short sequences, larger values longer ones.
     coverage_penalty: for states with a tensor `attention` [N, S], the weights of the last step: lowers the score where parts of
@@ -250,7 +251,7 @@ class _Beam:
             # Scores only fall and the divisor only grows, so this is the most that a longer one can reach.
             most = score / self._divisor(int(self.longest[number]) + 1)
             enough = len(ended) >= self.n_best and ended[self.n_best - 1].score >= most
-            if score > _NEVER and not closing[place] and len(ended) < self.width and not enough:
+            if score > _NEVER and not closing[place] and not enough:
                 kept.append(place)
         return torch.tensor(kept, dtype=torch.int64)
 
@@ -262,6 +263,7 @@ class _Beam:
             score += self.coverage_penalty * float(weights.clamp(max=1).log().sum())
         self.ended[row].append(Hypothesis(symbols, score, ended))
         self.ended[row].sort(key=lambda each: -each.score)
+        del self.ended[row][self.width :]
 
     def _divisor(self, length: int) -> float:
         return float(((5 + length) / 6) ** self.length_penalty)

@@ -33,6 +33,8 @@ class SequenceEncoder(nn.Module):
     Call: `encoder(Source) -> Encoded`; `encoder(Source, state)` continues from a state, where the layers run in one direction.
     """
 
+    inside_step = True  # it has steps of its own: no strategy cuts them, and they are none of the decoder's
+
     def __init__(
         self, embedding: nn.Module, layers: nn.Module, features: int, *, dropout: float = 0.0
     ) -> None:

@@ -17,6 +17,7 @@ from throughtime.tasks.search import SearchTask
 from throughtime.tasks.tag import TagTask
 from throughtime.tasks.task import Task, data_option
 from throughtime.tasks.text import TextTask
+from throughtime.tasks.translate import TranslateTask
 
 __all__ = [
     "AddingTask",
@@ -35,6 +36,7 @@ __all__ = [
     "TagTask",
     "Task",
     "TextTask",
+    "TranslateTask",
     "data_option",
     "find_task",
 ]

@@ -22,6 +22,7 @@ BUILT_IN = {
     "fill": "FillTask",
     "search": "SearchTask",
     "recommend": "RecommendTask",
+    "translate": "TranslateTask",
     "frames": "FramesTask",
     "forecast": "ForecastTask",
     "write": "WriteTask",

@@ -21,8 +21,8 @@ from throughtime.flow.result import NOTHING
 if TYPE_CHECKING:
     from throughtime.flow.measurement.influence import Influence
 
-_BLOCKS = "·░▒▓█"
-_PLAIN = ".:+x#"
+BLOCKS = "·░▒▓█"
+PLAIN = ".:+x#"
 _FLOOR = 1e-4  # of the largest entry: what is smaller has no mark
 
 _MEANING = (
@@ -39,8 +39,8 @@ def text(found: Influence, *, width: int = 80, encoding: str | None = None) -> s
     Columns of wide characters (Chinese, Japanese, Korean) are two columns of the terminal wide.
     `encoding` (default: stdout's) decides between blocks and plain characters.
     """
-    marks = _BLOCKS if _encodes(encoding or sys.stdout.encoding or "ascii") else _PLAIN
-    matrix, symbols = found.matrix, [_one(symbol, marks) for symbol in found.symbols]
+    marks = BLOCKS if encodes(encoding or sys.stdout.encoding or "ascii") else PLAIN
+    matrix, symbols = found.matrix, [shown(symbol, marks) for symbol in found.symbols]
     rows = [_name(name, marks) for name in found.outputs] or symbols
     label = max(map(columns, rows), default=0) or len(str(len(matrix) - 1))
     # Symbols stand above their columns where all of them fit into one or two.
@@ -163,20 +163,22 @@ def _words(limits: list[float]) -> list[str]:
     return [f"below {limits[0]:g}", *between]
 
 
-def _one(symbol: str, marks: str) -> str:
-    if marks == _PLAIN:
+def shown(symbol: str, marks: str) -> str:
+    """A symbol as it can be printed beside these marks."""
+    if marks == PLAIN:
         return "".join(c if " " < c <= "~" else "_" if c == " " else "?" for c in symbol)
     return drawing.visible(symbol)
 
 
 def _name(name: str, marks: str) -> str:
     """The name of a row; spaces stay."""
-    return " ".join("".join(_one(c, marks) if c != "_" else c for c in word) for word in name.split())
+    return " ".join("".join(shown(c, marks) if c != "_" else c for c in word) for word in name.split())
 
 
-def _encodes(encoding: str) -> bool:
+def encodes(encoding: str) -> bool:
+    """Whether an encoding has the blocks."""
     try:
-        (_BLOCKS + "␣↵").encode(encoding)
+        (BLOCKS + "␣↵").encode(encoding)
     except (UnicodeEncodeError, LookupError):
         return False
     return True
