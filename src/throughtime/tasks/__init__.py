@@ -1,6 +1,7 @@
 """Applications, one in each file: options, data, model, loss, metrics, baselines. Importing this imports no torch."""
 
 from throughtime.tasks.adding import AddingTask
+from throughtime.tasks.chat import ChatTask
 from throughtime.tasks.classify import ClassifyTask
 from throughtime.tasks.copy import CopyTask
 from throughtime.tasks.echo import EchoTask
@@ -19,6 +20,7 @@ from throughtime.tasks.text import TextTask
 
 __all__ = [
     "AddingTask",
+    "ChatTask",
     "ClassifyTask",
     "CopyTask",
     "EchoTask",
