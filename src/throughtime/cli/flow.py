@@ -90,10 +90,12 @@ def flow(
     found_batch, symbols = _sample(trained, data, steps, lags, batch)
     task: Any = trained.task
     with ProgressBar("measuring") as progress:
+        # What has a context is passed as a batch, which holds it.
+        whole = found_batch.per_sequence or found_batch.context is not None
         found = measure(
             trained.model,
-            found_batch if found_batch.per_sequence else (found_batch.inputs, found_batch.targets),
-            lengths=None if found_batch.per_sequence else found_batch.lengths,
+            found_batch if whole else (found_batch.inputs, found_batch.targets),
+            lengths=None if whole else found_batch.lengths,
             loss=task.flow_loss(),
             lags=lags,
             ends=task.flow_ends(getattr(trained.model, "bidirectional", False)),

@@ -41,8 +41,9 @@ def row_log_likelihoods(logits: Tensor, batch: Batch, end: int) -> Tensor:
     written = torch.cat([batch.inputs[1:], batch.inputs[:1]])
     written = torch.where(place == lengths - 1, end, written)
     inside = place < lengths
+    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
     chosen = logits.gather(-1, torch.where(inside, written, 0).unsqueeze(-1))[..., 0]
-    each = chosen.double() - logits.double().logsumexp(-1)
+    each = (chosen - logits.logsumexp(-1)).double()
     return torch.where(inside, each, 0).sum(0) / lengths.clamp(min=1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -87,3 +88,15 @@ def reply_model(config: ModelConfig, symbols: int, *, memory: int | None, **opti
     model = encoder_decoder(config, encoder, embedding, symbols, **options)
     model.confidence = ReplyConfidence()
     return model
+
+
+def mean_log_likelihood(model: EncoderDecoder, state: Any, symbols: Sequence[int], start: int, end: int) -> float:
+    """The mean log-probability of a reply's symbols and its end, of one row.
+
+    Args: state, before the first symbol; start, the symbol that is read first.
+    """
+    device = model.head.weight.device
+    logits, _ = model(torch.tensor([start, *symbols], device=device)[:, None], state)
+    written = torch.tensor([*symbols, end], device=device)
+    each = logits[:, 0].float().log_softmax(-1).gather(1, written[:, None])
+    return float(each.double().mean())

@@ -212,7 +212,12 @@ class ChatTask(WritingTask):
 
     def predict(self, model: nn.Module, assets: Assets, records: Iterable[Record]) -> Iterator[Record]:
         """The reply to each text, as the first turn of a dialogue, or to all of a record's "turns"; and its confidence."""
+        import torch
+
+        from throughtime.data.batch import Source
         from throughtime.data.exchanges import Turn
+        from throughtime.layers.eval_mode import evaluating
+        from throughtime.models.dialogue import mean_log_likelihood
 
         replier: Any = model
         for record in records:
@@ -223,7 +228,10 @@ class ChatTask(WritingTask):
             own = [(len(turns) - place) % 2 == 0 for place in range(len(turns))]
             source = self.source(assets, [Turn(*each) for each in zip(own, turns, strict=True)])
             ((best, *_),) = self.decode(replier, [source], self.limits(assets), marks(assets).own)
-            mean = log_likelihood(self, best) / (len(best.symbols) + 1)
+            with evaluating(model), torch.inference_mode():
+                device = next(model.parameters()).device
+                state = replier.begin(Source(source[None].to(device), torch.tensor([len(source)])))
+                mean = mean_log_likelihood(replier, state, best.symbols, marks(assets).own, marks(assets).end)
             yield {"reply": self.text(assets, best.symbols), "confidence": round(replier.confidence(mean), 6)}
 
     def describe(self, assets: Assets) -> str:
@@ -409,13 +417,6 @@ def marks(assets: Assets) -> Marks:
     """The symbols behind those of the vocabulary."""
     size = len(assets.vocabulary)
     return Marks(size, size + 1, size + 2)
-
-
-def log_likelihood(task: ChatTask, found: Any) -> float:
-    """The log-probability of a hypothesis, of which beam search gives the score divided by its length penalty."""
-    if task.beam == 1:
-        return float(found.score)
-    return float(found.score * ((6 + len(found.symbols)) / 6) ** task.length_penalty)
 
 
 def last_turns(batch: Batch, both: Marks) -> tuple[Tensor, Batch]:
