@@ -8,7 +8,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from throughtime.cli import bench, chat, compare, demo, evaluate, flow, generate, help, predict, runs, search, tasks
+from throughtime.cli import (
+    bench,
+    chat,
+    compare,
+    demo,
+    evaluate,
+    flow,
+    generate,
+    help,
+    predict,
+    runs,
+    search,
+    tasks,
+)
 from throughtime.cli.builder import Command, bare_flags, help_text
 from throughtime.cli.train import TrainGroup
 

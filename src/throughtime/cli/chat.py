@@ -27,22 +27,29 @@ def chat(
     ] = None,
     temperature: Annotated[
         float | None,
-        typer.Option(metavar="T", help="Draw the reply; below 1: likelier words. Default: the best one found."),
+        typer.Option(
+            metavar="T", help="Draw the reply; below 1: likelier words. Default: the best one found."
+        ),
     ] = None,
     top_p: Annotated[
         float | None,
         typer.Option(metavar="P", help="Draw from the likeliest words that together have probability P."),
     ] = None,
     beam: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Hypotheses of beam search; 1: greedy. Default: the run's.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Hypotheses of beam search; 1: greedy. Default: the run's."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Of what is drawn. Default: another each time, named on stderr.")
+        int | None,
+        typer.Option(metavar="N", help="Of what is drawn. Default: another each time, named on stderr."),
     ] = None,
     min_confidence: Annotated[
         float | None,
         typer.Option(
-            metavar="P", min=0, max=1, help="Say that the answer is not known where it is less likely to be right than P."
+            metavar="P",
+            min=0,
+            max=1,
+            help="Say that the answer is not known where it is less likely to be right than P.",
         ),
     ] = None,
     task: OwnTask = None,
@@ -50,9 +57,9 @@ def chat(
 ) -> None:
     """Talk with a trained model of dialogues; its state is kept from turn to turn.
 
-    On a terminal each line is a turn. In a pipe each line that comes gives one line, written at once, so that a program can hold a
-    dialogue. /reset forgets what was said; /save FILE writes the state and /load FILE goes on from it, for the same weights; /quit
-    or Ctrl-D ends.
+    On a terminal each line is a turn. In a pipe each line that comes gives one line, written at once, so that a program can
+    hold a dialogue. /reset forgets what was said; /save FILE writes the state and /load FILE goes on from it, for the same
+    weights; /quit or Ctrl-D ends.
 
     Examples:
     throughtime chat runs/chat
@@ -64,16 +71,20 @@ def chat(
 
     drawn = temperature is not None or top_p is not None
     if seed is not None and not drawn:
-        raise InputError("--seed is for replies that are drawn: give --temperature or --top-p too, or leave it out")
+        raise InputError(
+            "--seed is for replies that are drawn: give --temperature or --top-p too, or leave it out"
+        )
     dialogue = load(run, task=task, device=device).chat()
-    if drawn and seed is None:
-        seed = secrets.randbits(32)
-        print(f"throughtime: seed {seed}", file=sys.stderr)
+    number = secrets.randbits(32) if drawn and seed is None else seed
 
     def reply(text: str) -> str:
-        return dialogue.say(
-            text, temperature=temperature, top_p=top_p, beam=beam, seed=seed, min_confidence=min_confidence
+        first = not dialogue.turns
+        found = dialogue.say(
+            text, temperature=temperature, top_p=top_p, beam=beam, seed=number, min_confidence=min_confidence
         )
+        if first and number != seed:
+            print(f"throughtime: seed {number}", file=sys.stderr)
+        return found
 
     if say:
         with Stream() as stream:

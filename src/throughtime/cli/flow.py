@@ -80,8 +80,10 @@ def flow(
     throughtime flow runs/demo --html flow.html --png flow.png
     """
     from throughtime.cli.chart import lag_chart
+    from throughtime.data.batch import Source
     from throughtime.files import write_output
     from throughtime.flow import measure
+    from throughtime.models.encoder_decoder import DecoderAlone, EncoderDecoder
     from throughtime.progress import ProgressBar
     from throughtime.runtime import load
 
@@ -90,10 +92,15 @@ def flow(
     found_batch, symbols = _sample(trained, data, steps, lags, batch)
     task: Any = trained.task
     with ProgressBar("measuring") as progress:
-        # What has a context is passed as a batch, which holds it.
+        model = trained.model
+        if isinstance(model, EncoderDecoder) and isinstance(found_batch.context, Source):
+            # Encoder and decoder run over other steps: what is measured is the decoder, after what the encoder read.
+            found_batch = found_batch.rows(slice(batch))
+            model = DecoderAlone(model, found_batch.context)
+            found_batch = found_batch._replace(context=None)
         whole = found_batch.per_sequence or found_batch.context is not None
         found = measure(
-            trained.model,
+            model,
             found_batch if whole else (found_batch.inputs, found_batch.targets),
             lengths=None if whole else found_batch.lengths,
             loss=task.flow_loss(),

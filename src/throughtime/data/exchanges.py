@@ -37,8 +37,8 @@ def exchanges_of(
 ) -> list[Exchange]:
     """The replies of a dialogue with what was said before them.
 
-    Args: speaker, the one who replies; None: whoever did not begin. both_sides: every turn but the first is a reply. turns: so many
-    of the last turns are the history; None: all.
+    Args: speaker, the one who replies; None: whoever did not begin. both_sides: every turn but the first is a reply. turns: so
+    many of the last turns are the history; None: all.
     """
     found = []
     for place in range(1, len(dialogue.turns)):

@@ -50,7 +50,7 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
 
 
 def fit_logistic(scores: Tensor, right: Tensor) -> tuple[float, float]:
-    """Slope and offset for which sigmoid(slope score + offset) is the likeliest probability of being right; the slope is 0 or more.
+    """Slope, 0 or more, and offset for which sigmoid(slope score + offset) is the likeliest probability of being right.
 
     The targets are (n + 1) / (n + 2) for the n that are right and 1 / (m + 2) for the m others, so that neither grows beyond all
     bounds where scores tell them apart. The loss is convex: Newton's method with halved steps.

@@ -6,6 +6,7 @@ masked; see `throughtime.data.exchanges.candidate_batches`.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -61,12 +62,12 @@ class OnceForEachBatch:
 
 
 def candidate_scores(end: int) -> OnceForEachBatch:
-    """A function that gives the scores of each group, [G, M] with -infinity where there are fewer candidates; the first is true."""
+    """Gives the scores of each group, [G, M], the true reply first, and -infinity where there are fewer candidates."""
 
     def scores(logits: Tensor, batch: Batch) -> Tensor:
         values = row_log_likelihoods(logits, batch, end).cpu()
         starts = [*first_rows(batch).tolist(), batch.size]
-        groups = [values[start:stop] for start, stop in zip(starts, starts[1:], strict=False)]
+        groups = [values[start:stop] for start, stop in itertools.pairwise(starts)]
         groups = [each for each in groups if len(each) > 1]
         if not groups:
             return values.new_zeros(0, 1)
@@ -82,8 +83,8 @@ class CandidateRecall(Recall):
     """
 
     convention: ClassVar[str] = (
-        "fraction of true replies that the model finds likelier, in mean log-likelihood for each symbol, than 9 others, drawn from "
-        "the same part with a fixed seed; ties count against it"
+        "fraction of true replies that the model finds likelier, in mean log-likelihood for each symbol, than 9 others, drawn "
+        "from the same part with a fixed seed; ties count against it"
     )
 
     def __init__(self, k: int, scores: OnceForEachBatch) -> None:
@@ -197,10 +198,13 @@ class HistoryGain(Metric):
 
     name: ClassVar[str] = "history_gain"
     convention: ClassVar[str] = (
-        "nats for each symbol by which replies with more than one turn before them are likelier after all turns than after the last"
+        "nats for each symbol by which replies with more than one turn before them are likelier after all turns than after the "
+        "last one"
     )
 
-    def __init__(self, last_turn: Callable[[Batch], tuple[Tensor, Batch]], loss: Callable[[Any, Batch], Tensor]) -> None:
+    def __init__(
+        self, last_turn: Callable[[Batch], tuple[Tensor, Batch]], loss: Callable[[Any, Batch], Tensor]
+    ) -> None:
         super().__init__(3)  # losses with the history, without it, symbols
         self.last_turn, self.loss = last_turn, loss
 
@@ -225,5 +229,6 @@ class HistoryGain(Metric):
             return ""
         return (
             f"Replies with more than one turn before them ({count:,.0f} symbols): perplexity "
-            f"{math.exp(min(700, whole / count)):.4g} after all turns, {math.exp(min(700, cut / count)):.4g} after the last turn alone."
+            f"{math.exp(min(700, whole / count)):.4g} after all turns, {math.exp(min(700, cut / count)):.4g} after the "
+            "last turn alone."
         )

@@ -24,14 +24,21 @@ class HistoryEncoder(SequenceEncoder):
     """
 
     def __init__(
-        self, embedding: nn.Module, layers: nn.Module, features: int, *, memory: int | None = None, dropout: float = 0.0
+        self,
+        embedding: nn.Module,
+        layers: nn.Module,
+        features: int,
+        *,
+        memory: int | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(embedding, layers, features, dropout=dropout)
         self.memory = memory
 
     def forward(self, source: Source, state: Any = None) -> Encoded:
         found = super().forward(source, state)
-        assert found.outputs is not None and found.lengths is not None
+        assert found.outputs is not None
+        assert found.lengths is not None
         outputs, lengths = last_steps(found.outputs, found.lengths, self.memory)
         return found._replace(outputs=outputs, lengths=lengths)
 
@@ -90,7 +97,9 @@ def reply_model(config: ModelConfig, symbols: int, *, memory: int | None, **opti
     return model
 
 
-def mean_log_likelihood(model: EncoderDecoder, state: Any, symbols: Sequence[int], start: int, end: int) -> float:
+def mean_log_likelihood(
+    model: EncoderDecoder, state: Any, symbols: Sequence[int], start: int, end: int
+) -> float:
     """The mean log-probability of a reply's symbols and its end, of one row.
 
     Args: state, before the first symbol; start, the symbol that is read first.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from throughtime.errors import InputError, one_of
+from throughtime.layers.eval_mode import evaluating
 from throughtime.models.attention import ATTENTIONS, Attention, Memory
 from throughtime.models.encoders import Encoded
 from throughtime.models.initial_state import InitialState, example_state, has_state
@@ -217,6 +219,34 @@ class EncoderDecoder(nn.Module):
         if layers is None or has_bidirectional(layers) or not has_state(layers):
             return False
         return bool(_form(layers) == _form(self.layers))
+
+
+class DecoderAlone(nn.Module):
+    """A model's decoder that starts from what its encoder made of one context: for measuring the decoder by itself.
+
+    Call: `(inputs [T, B], state None, lengths) -> (logits [T, B, V], state)`; B is that of the context.
+    """
+
+    def __init__(self, model: EncoderDecoder, context: Any) -> None:
+        super().__init__()
+        with evaluating(model), torch.no_grad():
+            leaves, self._form = tree_flatten(model.begin(context))
+        for number, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor):
+                self.register_buffer(f"state_{number}", leaf.detach().clone())
+        self._leaves = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        self.decoder = copy(model)
+        self.decoder._modules = {name: each for name, each in model._modules.items() if name != "encoder"}
+
+    def forward(
+        self, inputs: Tensor, state: DecoderState | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, DecoderState]:
+        """Predict with teacher forcing."""
+        if state is None:
+            leaves = [getattr(self, f"state_{n}", leaf) for n, leaf in enumerate(self._leaves)]
+            state = tree_unflatten(leaves, self._form)
+        found: tuple[Tensor, DecoderState] = self.decoder(inputs, state, lengths)
+        return found
 
 
 def _form(layers: Any) -> tuple[Any, ...]:

@@ -80,7 +80,9 @@ class Chat:
         if not text.strip():
             raise InputError("expected something said, got an empty text")
         if beam is not None and (temperature is not None or top_p is not None):
-            raise InputError("a reply is drawn (temperature, top_p) or searched for (beam), got both: keep one")
+            raise InputError(
+                "a reply is drawn (temperature, top_p) or searched for (beam), got both: keep one"
+            )
         if min_confidence is not None and not self.model.confidence.fitted:
             raise InputError(
                 "min_confidence needs a run whose training has ended and that has a validation part: leave it out, or train "
@@ -164,7 +166,13 @@ class Chat:
         return ChatState(encoded.state, outputs, turns), encoded._replace(outputs=outputs, lengths=lengths)
 
     def _reply(
-        self, start: Any, temperature: float | None, top_p: float | None, width: int | None, seed: int | None, place: int
+        self,
+        start: Any,
+        temperature: float | None,
+        top_p: float | None,
+        width: int | None,
+        seed: int | None,
+        place: int,
     ) -> Hypothesis:
         """A reply that is drawn or searched for. Args: start, the decoder's state; place, of the reply in the dialogue."""
         limits = self.task.limits(self.assets)
@@ -172,7 +180,9 @@ class Chat:
         if temperature is not None or top_p is not None:
             number = secrets.randbits(32) if seed is None else seed + place
             chance = 1.0 if temperature is None else temperature
-            return sample(self.model.step, start, first, limits, seeds=[number], temperature=chance, top_p=top_p)[0]
+            return sample(
+                self.model.step, start, first, limits, seeds=[number], temperature=chance, top_p=top_p
+            )[0]
         width = self.task.beam if width is None else width
         if width == 1:
             return greedy(self.model.step, start, first, limits)[0]

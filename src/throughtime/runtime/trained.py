@@ -154,7 +154,9 @@ class Trained:
 
         Raises: InputError for a bidirectional model, or one that does not predict the next symbol.
         """
-        if len(self.assets.vocabularies) != 1 or isinstance(self.model, ManyToOne | FillBlank | EncoderDecoder):
+        if len(self.assets.vocabularies) != 1 or isinstance(
+            self.model, ManyToOne | FillBlank | EncoderDecoder
+        ):
             raise InputError(
                 f"only models of the next symbol can generate, and {self.path} is a run of {self.task.name}: use predict"
             )

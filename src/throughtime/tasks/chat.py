@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -47,8 +47,8 @@ class ChatTask(WritingTask):
 
     The source of a reply is all that was said before it, each turn with a mark of its side; the encoder reads it from left to
     right, so that its state can be kept while a dialogue goes on: 'throughtime chat RUN'. Reads TSV (dialogue, speaker, text; or
-    prompt, reply), YAML as in the ChatterBot corpus, and JSON lines with "turns". Whole dialogues are held out, and dialogues that
-    begin with the same turn stay in one part. Without --data it learns dialogues about throughtime itself.
+    prompt, reply), YAML as in the ChatterBot corpus, and JSON lines with "turns". Whole dialogues are held out, and dialogues
+    that begin with the same turn stay in one part. Without --data it learns dialogues about throughtime itself.
     """
 
     name = "chat"
@@ -61,7 +61,7 @@ class ChatTask(WritingTask):
         "throughtime train chat --data chinese --tokens char --category greetings",
     )
     defaults: ClassVar[Mapping[str, Any]] = {
-        "cell": "gru", "hidden": 256, "embedding": 128, "dropout": 0.3, "bptt": "full", "batch": 32, "epochs": 20.0, "lr": 3e-3,
+        "cell": "gru", "hidden": 256, "embedding": 128, "dropout": 0.2, "bptt": "full", "batch": 16, "epochs": 10.0, "lr": 5e-3,
     }  # fmt: skip
 
     test: float | str = data_option(
@@ -91,8 +91,19 @@ class ChatTask(WritingTask):
     split_seed: int = data_option(
         0, "Another seed divides the data into other parts.", metavar="N", low=0, high=2**63 - 1
     )
+    attention: str = option(
+        "none",
+        "none, dot, general (multiplicative) or additive. none: every step reads the summary of the history.",
+        metavar="KIND",
+        choices=("none", "dot", "general", "additive"),
+        panel="Model",
+    )
     memory: int | None = option(
-        200, "Attend to the last N symbols that were said; the state has read all.", metavar="N", low=1, panel="Model"
+        200,
+        "Of attention: the last N symbols that were said; the state has read all.",
+        metavar="N",
+        low=1,
+        panel="Model",
     )
     beam: int = option(
         1, "Hypotheses of beam search; 1 is greedy.", metavar="N", low=1, high=1000, panel="Decoding"
@@ -115,9 +126,13 @@ class ChatTask(WritingTask):
         assets.cache["dialogues"] = rows
         train = [rows[number] for number in assets.splits["train"]]
         # What is read in lower case and written as it is: both are symbols.
-        texts = [self._normalized(turn, read) for each in train for turn in each.turns for read in (False, True)]
+        texts = [
+            self._normalized(turn, read) for each in train for turn in each.turns for read in (False, True)
+        ]
         glue = "" if self.tokens == "char" else "\n"
-        vocabulary = like.vocabulary if like else Vocabulary.build(self.tokens, glue.join(texts), self.vocab_size)
+        vocabulary = (
+            like.vocabulary if like else Vocabulary.build(self.tokens, glue.join(texts), self.vocab_size)
+        )
         assets.vocabularies = {"symbols": vocabulary}
         assets.values["remarks"] = remarks
         if not self._exchanges(assets, "train"):
@@ -223,7 +238,9 @@ class ChatTask(WritingTask):
         for record in records:
             turns = record["turns"] if "turns" in record else [text_of(record, "text")]
             if not isinstance(turns, list) or not turns or not all(isinstance(each, str) for each in turns):
-                raise InputError(f"'turns' must be a list of texts, the last of them to be replied to, got {turns!r:.60}")
+                raise InputError(
+                    f"'turns' must be a list of texts, the last of them to be replied to, got {turns!r:.60}"
+                )
             # The last turn is the other side's.
             own = [(len(turns) - place) % 2 == 0 for place in range(len(turns))]
             source = self.source(assets, [Turn(*each) for each in zip(own, turns, strict=True)])
@@ -259,7 +276,10 @@ class ChatTask(WritingTask):
 
         found, both = [], marks(assets)
         for each in turns:
-            found += [torch.tensor([both.own if each.own else both.other]), self._ids(assets, each.text, read=True)]
+            found += [
+                torch.tensor([both.own if each.own else both.other]),
+                self._ids(assets, each.text, read=True),
+            ]
         return torch.cat(found)
 
     def text(self, assets: Assets, symbols: Sequence[int]) -> str:
@@ -330,7 +350,9 @@ class ChatTask(WritingTask):
             assets.cache[key] = [
                 each
                 for dialogue in self._dialogues(assets, split)
-                for each in exchanges_of(dialogue, self.speaker, both_sides=self.both_sides, turns=self.history)
+                for each in exchanges_of(
+                    dialogue, self.speaker, both_sides=self.both_sides, turns=self.history
+                )
             ]
         found: list[Exchange] = assets.cache[key]
         return found
@@ -366,9 +388,7 @@ class ChatTask(WritingTask):
             rows = [rows[number] for number in sorted(chosen)]
         own = [0.0 if isinstance(value, str) else value for value in (self.validation, self.test)]
         groups = group_keys([each.turns[0] for each in rows])
-        split = split_examples(
-            len(rows), validation=own[0], test=own[1], seed=self.split_seed, groups=groups
-        )
+        split = split_examples(len(rows), validation=own[0], test=own[1], seed=self.split_seed, groups=groups)
         parts = {part: list(getattr(split, part)) for part in PARTS}
         sources = found.sources
         for part in PARTS[1:]:
@@ -401,16 +421,17 @@ class ChatTask(WritingTask):
         from throughtime.data.split import group_keys
 
         keys = {
-            part: group_keys([each.history[-1].text for each in self._exchanges(assets, part)]) for part in PARTS
+            part: group_keys([each.history[-1].text for each in self._exchanges(assets, part)])
+            for part in PARTS
         }
-        known, said = set(keys["train"]), []
-        for part in PARTS[1:]:
-            if shared := sum(key in known for key in keys[part]):
-                said.append(
-                    f"{shared:,} of the {len(keys[part]):,} {part} replies answer a turn that training answers too, after other "
-                    "turns or in another dialogue"
-                )
-        return said
+        known = set(keys["train"])
+        shared = {part: sum(key in known for key in keys[part]) for part in PARTS[1:]}
+        return [
+            f"{count:,} of the {len(keys[part]):,} {part} replies answer a turn that training answers too, after other turns or "
+            "in another dialogue"
+            for part, count in shared.items()
+            if count
+        ]
 
 
 def marks(assets: Assets) -> Marks:
@@ -420,7 +441,7 @@ def marks(assets: Assets) -> Marks:
 
 
 def last_turns(batch: Batch, both: Marks) -> tuple[Tensor, Batch]:
-    """The rows of a batch whose targets count and that have more than one turn before them, and these with the last turn alone."""
+    """The rows whose targets count and that have more than one turn before them, and these with the last turn alone."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
 

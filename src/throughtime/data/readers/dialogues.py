@@ -26,9 +26,7 @@ _HEADERS = (  # what the columns of a header may be called
     ({"dialogue", "dialog", "conversation", "id", "dialogue_id"}, {"speaker", "role", "who"}, {"text", "turn", "utterance"}),
     ({"prompt", "question", "context", "input"}, {"reply", "answer", "response", "output"}),
 )  # fmt: skip
-_EXPECTED = (
-    "expected TSV (dialogue, speaker, text; or prompt, reply), YAML with 'conversations', or JSON lines with 'turns'"
-)
+_EXPECTED = "expected TSV (dialogue, speaker, text; or prompt, reply), YAML with 'conversations', or JSON lines with 'turns'"
 
 
 class Dialogue(NamedTuple):
@@ -60,8 +58,8 @@ _Found = Iterator[Dialogue | _Bad]
 def read_dialogues(files: Sequence[str | Path], *, skip_bad: bool = False) -> Dialogues:
     """Read files, and folders with all files of the known suffixes in them, one after the other.
 
-    Turns of one speaker after each other are joined with a space. A dialogue of fewer than two turns, one with an empty turn, or a
-    row of another form is refused with its file and row; with `skip_bad` such dialogues are left out and counted.
+    Turns of one speaker after each other are joined with a space. A dialogue of fewer than two turns, one with an empty turn, or
+    a row of another form is refused with its file and row; with `skip_bad` such dialogues are left out and counted.
     Raises: InputError for these, for a file that cannot be read, or when no dialogue is left; for YAML without PyYAML.
     """
     found: list[Dialogue] = []
@@ -70,7 +68,9 @@ def read_dialogues(files: Sequence[str | Path], *, skip_bad: bool = False) -> Di
     for file in files:
         paths = [Path(file)]
         if paths[0].is_dir():
-            paths = sorted(path for path in paths[0].rglob("*") if path.suffix.lower() in FORMS and path.is_file())
+            paths = sorted(
+                path for path in paths[0].rglob("*") if path.suffix.lower() in FORMS and path.is_file()
+            )
             if not paths:
                 raise InputError(f"{file}: {_EXPECTED}, found no such file in the folder")
         for path in paths:
@@ -151,7 +151,9 @@ def _of_json(text: str, name: str) -> _Found:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            yield _Bad(f"{here}: expected one JSON object on a line, got {shortened(ascii(line.strip()))} ({error})")
+            yield _Bad(
+                f"{here}: expected one JSON object on a line, got {shortened(ascii(line.strip()))} ({error})"
+            )
             continue
         turns = record.get("turns") if isinstance(record, dict) else None
         if not isinstance(turns, list):
@@ -165,7 +167,7 @@ def _of_json(text: str, name: str) -> _Found:
                 own.append(("ab"[place % 2], turn, number))
             else:
                 problem = f'turn {place + 1} must be a text, or an object with "speaker" and "text"'
-                yield _Bad(f"{here}: {problem}, got {shortened(ascii(json.dumps(turn)))}")
+                yield _Bad(f"{here}: {problem}, got {shortened(json.dumps(turn))}")
                 break
         else:
             yield _checked(own, name, str(record.get("category", "")))
@@ -183,25 +185,35 @@ def _of_yaml(text: str, name: str) -> _Found:
     except (yaml.YAMLError, UnicodeEncodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         what = getattr(error, "problem", None) or str(error)
-        raise InputError(f"{name}:{mark.line + 1 if mark else 1}: this is no YAML: {shortened(what, 100)}") from None
+        raise InputError(
+            f"{name}:{mark.line + 1 if mark else 1}: this is no YAML: {shortened(what, 100)}"
+        ) from None
     fields = {key.value: value for key, value in root.value} if isinstance(root, yaml.MappingNode) else {}
     conversations = fields.get("conversations")
     if not isinstance(conversations, yaml.SequenceNode):
         line = conversations.start_mark.line + 1 if conversations is not None else 1
-        raise InputError(f"{name}:{line}: expected 'conversations', a list of lists of turns, as in the ChatterBot corpus")
+        raise InputError(
+            f"{name}:{line}: expected 'conversations', a list of lists of turns, as in the ChatterBot corpus"
+        )
     named = fields.get("categories")
     names = [each.value for each in named.value] if isinstance(named, yaml.SequenceNode) else []
     category = next((each for each in names if isinstance(each, str)), "") or Path(name).stem
     for each in conversations.value:
         row = each.start_mark.line + 1
-        if not isinstance(each, yaml.SequenceNode) or not all(isinstance(turn, yaml.ScalarNode) for turn in each.value):
-            yield _Bad(f"{name}:{row}: expected a list of turns, each a text, got something else")
+        if not isinstance(each, yaml.SequenceNode) or not all(
+            isinstance(turn, yaml.ScalarNode) for turn in each.value
+        ):
+            yield _Bad(
+                f"{name}:{row}: expected a list of turns, each a text (in quotes where it holds a colon)"
+            )
             continue
         own = [
             ("ab"[place % 2], "" if turn.tag.endswith(":null") else turn.value, turn.start_mark.line + 1)
             for place, turn in enumerate(each.value)
         ]
-        yield _checked(own, name, category) if own else _Bad(f"{name}:{row}: expected turns, got an empty list")
+        yield (
+            _checked(own, name, category) if own else _Bad(f"{name}:{row}: expected turns, got an empty list")
+        )
 
 
 def _checked(turns: Sequence[tuple[str, str, int]], name: str, category: str) -> Dialogue | _Bad:
@@ -219,5 +231,7 @@ def _checked(turns: Sequence[tuple[str, str, int]], name: str, category: str) ->
             speakers.append(speaker)
     row = turns[0][2] if turns else 1
     if len(texts) < 2:
-        return _Bad(f"{name}:{row}: expected a dialogue of at least two turns of two speakers, got {len(texts)}")
+        return _Bad(
+            f"{name}:{row}: expected a dialogue of at least two turns of two speakers, got {len(texts)}"
+        )
     return Dialogue(tuple(texts), tuple(speakers), category.strip(), f"{name}:{row}")

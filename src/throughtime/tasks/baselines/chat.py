@@ -19,7 +19,10 @@ Symbols = Callable[[str], Sequence[int]]
 
 
 def reply_baselines(
-    train: Sequence[Exchange], found: Sequence[Exchange], candidates: Sequence[Sequence[int]], symbols: Symbols
+    train: Sequence[Exchange],
+    found: Sequence[Exchange],
+    candidates: Sequence[Sequence[int]],
+    symbols: Symbols,
 ) -> dict[str, dict[str, float]]:
     """Recall@1 and MRR among the same candidates as the model, and what a baseline replies: exact, distinct_1, distinct_2.
 
@@ -39,10 +42,14 @@ def reply_baselines(
     before = [" ".join(turn.text for turn in each.history) for each in found]
     chance = {
         "recall@1": _mean([1 / len(group) for group in ranked]),
-        "mrr": _mean([math.fsum(1 / rank for rank in range(1, len(group) + 1)) / len(group) for group in ranked]),
+        "mrr": _mean(
+            [math.fsum(1 / rank for rank in range(1, len(group) + 1)) / len(group) for group in ranked]
+        ),
     }
     counts = Counter(group_keys([each.reply for each in train]))
-    frequent = next(each.reply for each in train if group_keys([each.reply])[0] == counts.most_common(1)[0][0])
+    frequent = next(
+        each.reply for each in train if group_keys([each.reply])[0] == counts.most_common(1)[0][0]
+    )
     keys = group_keys(replies)
     index = BM25([_spaced(reply) for reply in replies])
     results = {
@@ -55,7 +62,10 @@ def reply_baselines(
     }
     prompts = [each.history[-1].text for each in train]
     histories = [" ".join(turn.text for turn in each.history) for each in train]
-    for name, known, asked in (("BM25, retrieved", prompts, last), ("BM25, retrieved by history", histories, before)):
+    for name, known, asked in (
+        ("BM25, retrieved", prompts, last),
+        ("BM25, retrieved by history", histories, before),
+    ):
         retrieval = BM25([_spaced(text) for text in known])
         taken = [train[int(retrieval.scores(_spaced(text)).argmax())].reply for text in asked]
         results[name] = {
