@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 from throughtime.errors import InputError, one_of
 from throughtime.layers.eval_mode import evaluating
@@ -230,11 +230,7 @@ class DecoderAlone(nn.Module):
     def __init__(self, model: EncoderDecoder, context: Any) -> None:
         super().__init__()
         with evaluating(model), torch.no_grad():
-            leaves, self._form = tree_flatten(model.begin(context))
-        for number, leaf in enumerate(leaves):
-            if isinstance(leaf, Tensor):
-                self.register_buffer(f"state_{number}", leaf.detach().clone())
-        self._leaves = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            self._state = model.begin(context)
         self.decoder = copy(model)
         self.decoder._modules = {name: each for name, each in model._modules.items() if name != "encoder"}
 
@@ -243,8 +239,10 @@ class DecoderAlone(nn.Module):
     ) -> tuple[Tensor, DecoderState]:
         """Predict with teacher forcing."""
         if state is None:
-            leaves = [getattr(self, f"state_{n}", leaf) for n, leaf in enumerate(self._leaves)]
-            state = tree_unflatten(leaves, self._form)
+            weight = self.decoder.head.weight  # of a copy in another precision
+            state = tree_map_only(
+                Tensor, lambda leaf: leaf.to(weight) if leaf.is_floating_point() else leaf, self._state
+            )
         found: tuple[Tensor, DecoderState] = self.decoder(inputs, state, lengths)
         return found
 
