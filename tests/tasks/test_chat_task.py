@@ -19,6 +19,7 @@ from throughtime.models.dialogue import last_steps
 from throughtime.runs import Run
 from throughtime.runtime.chat import UNSURE, ChatState
 from throughtime.tasks import ChatTask
+from throughtime.tasks.baselines.chat import _ranking
 from throughtime.tasks.chat import last_turns, marks
 from throughtime.tasks.recorded import task_of
 from throughtime.training import TrainingConfig
@@ -350,6 +351,13 @@ def test_baselines_rank_the_same_candidates(file):
     ]  # fmt: skip
     sizes = [1 + len(each) for each in task._candidates(assets, "validation")]
     assert found["random order"]["recall@1"] == pytest.approx(sum(1 / size for size in sizes) / len(sizes))
+    assert found["random order"]["mrr"] == pytest.approx(
+        sum(sum(1 / rank for rank in range(1, size + 1)) / size for size in sizes) / len(sizes)
+    )
+    assert _ranking([[2.0, 1.0, 3.0], [0.0, 0.0, 0.0, 0.0]]) == {
+        "recall@1": 1 / 8,
+        "mrr": (1 / 2 + 25 / 48) / 2,
+    }
     # The name of the animal is in the history alone, and the prompt of the second reply is always the same.
     assert found["BM25, retrieved by history"]["exact"] > found["BM25, retrieved"]["exact"]
     assert found["most frequent reply"]["exact"] < 0.3

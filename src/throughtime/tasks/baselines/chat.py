@@ -7,11 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-import torch
-
 from throughtime.data.exchanges import Exchange
 from throughtime.data.split import group_keys
-from throughtime.metrics.ranking import ranks, recall_at, reciprocal_rank
 from throughtime.tasks.baselines.search import BM25
 
 _WIDE = re.compile(r"([\u2e80-\uffef])")
@@ -29,7 +26,7 @@ def reply_baselines(
     Random order, in expectation. The most frequent reply of the training part, candidates ranked by how frequent they are there.
     BM25, prompt and reply: candidates ranked by their score for the last turn. BM25, retrieved: the reply in training to the most
     similar last turn, or to the most similar history, and candidates ranked by their score for that reply. Scripts without
-    spaces are compared by character.
+    spaces are compared by character. Candidates with equal scores, as those that share no word, count as in random order.
     Args: candidates, for each exchange the numbers of the others whose replies are beside its own; symbols, of a text.
     Cost: one pass over both parts, and for each exchange the texts that share a word with it.
     """
@@ -40,12 +37,6 @@ def reply_baselines(
         return {}
     last = [each.history[-1].text for each in found]
     before = [" ".join(turn.text for turn in each.history) for each in found]
-    chance = {
-        "recall@1": _mean([1 / len(group) for group in ranked]),
-        "mrr": _mean(
-            [math.fsum(1 / rank for rank in range(1, len(group) + 1)) / len(group) for group in ranked]
-        ),
-    }
     counts = Counter(group_keys([each.reply for each in train]))
     frequent = next(
         each.reply for each in train if group_keys([each.reply])[0] == counts.most_common(1)[0][0]
@@ -53,7 +44,7 @@ def reply_baselines(
     keys = group_keys(replies)
     index = BM25([_spaced(reply) for reply in replies])
     results = {
-        "random order": chance,
+        "random order": _ranking([[0.0] * len(group) for group in ranked]),
         "most frequent reply": {
             **_ranking([[float(counts[keys[number]]) for number in group] for group in ranked]),
             **_written([frequent] * len(found), replies, symbols),
@@ -89,9 +80,13 @@ def _among(index: BM25, queries: Sequence[str], groups: Sequence[Sequence[int]])
 
 
 def _ranking(scores: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Recall@1 and MRR of groups whose first is the right one."""
-    found = torch.cat([ranks(torch.tensor([each]), torch.tensor([0])) for each in scores])
-    return {"recall@1": float(recall_at(found, 1).mean()), "mrr": float(reciprocal_rank(found).mean())}
+    """Recall@1 and MRR of groups whose first is the right one, in expectation over the order of those with equal scores."""
+    first, reciprocal = [], []
+    for own, *others in scores:
+        better, equal = sum(each > own for each in others), sum(each == own for each in others)
+        first.append(0.0 if better else 1 / (1 + equal))
+        reciprocal.append(_mean([1 / (better + 1 + place) for place in range(equal + 1)]))
+    return {"recall@1": _mean(first), "mrr": _mean(reciprocal)}
 
 
 def _written(own: Sequence[str], true: Sequence[str], symbols: Symbols) -> dict[str, float]:
