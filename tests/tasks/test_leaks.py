@@ -248,14 +248,15 @@ def openings(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
         for b in range(batch.size):
             ids = batch.context.values[b, 1 : batch.context.lengths[b]].tolist()
             ends = [place for place, number in enumerate(ids) if number >= size]
-            found.append("".join(assets.vocabulary.decode(ids[: ends[0] if ends else None]).lower().split()))
+            found.append(" ".join(assets.vocabulary.decode(ids[: ends[0] if ends else None]).lower().split()))
     return sorted(found)
 
 
 def chat_by_fraction(folder: Path) -> Case:
     rows = [(text, f"reply {number}") for number, (text, _) in enumerate(rows_of_a_table(60, 1))]
     (folder / "all.tsv").write_text("".join(f"{text}\t{reply}\n" for text, reply in rows))
-    return Case(find_task("chat").kind(data=(str(folder / "all.tsv"),), validation=0.2, test=0.2), openings)
+    task = find_task("chat").kind(data=(str(folder / "all.tsv"),), tokens="char", validation=0.2, test=0.2)
+    return Case(task, openings)
 
 
 def chat_by_file(folder: Path) -> Case:

@@ -64,7 +64,7 @@ def chat(
     Examples:
     throughtime chat runs/chat
     throughtime chat runs/chat --say "what is truncated BPTT?" --say "and in Python?"
-    throughtime chat runs/chat --temperature 0.7 --seed 1 < turns.txt
+    cat turns.txt | throughtime chat runs/chat --temperature 0.7 --seed 1
     """
     from throughtime.cli.output import Stream
     from throughtime.runtime import load
