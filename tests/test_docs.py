@@ -118,6 +118,14 @@ def write_data(folder: Path) -> None:
     )
     (folder / "faq.csv").write_text(f"question,answer\n{pairs}", encoding="utf-8")
     write_sentences(folder)
+    desk = [("do you have the {}?", "Yes, on shelf {}."), ("and where is it?", "On floor {}.")]
+    turns = [
+        f"{number}\t{who}\t{text.format(thing if who == 'visitor' else number % 4)}\n"
+        for number, thing in enumerate(f"{kind} {name}" for kind in ("old", "new", "big") for name in ("map", "record", "book"))
+        for asked, reply in desk
+        for who, text in (("visitor", asked), ("desk", reply))
+    ]  # fmt: skip
+    (folder / "dialogues.tsv").write_text("dialogue\tspeaker\ttext\n" + "".join(turns), encoding="utf-8")
     (folder / "asked.csv").write_text("question\nhow do I return a book\n", encoding="utf-8")
     (folder / "notes").mkdir()
     (folder / "notes" / "desk.txt").write_text(SENTENCE * 3 + "\n" + SENTENCE, encoding="utf-8")

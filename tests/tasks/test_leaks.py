@@ -241,6 +241,37 @@ def search_by_file(folder: Path) -> Case:
     return Case(find_task("search").kind(data=(files.pop("train"),), **files), asked, own)
 
 
+def openings(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
+    """The first turn before each reply; candidates, whose targets are masked, have that of the reply that they stand beside."""
+    size, found = len(assets.vocabulary), []
+    for batch in batches:
+        for b in range(batch.size):
+            ids = batch.context.values[b, 1 : batch.context.lengths[b]].tolist()
+            ends = [place for place, number in enumerate(ids) if number >= size]
+            found.append(" ".join(assets.vocabulary.decode(ids[: ends[0] if ends else None]).lower().split()))
+    return sorted(found)
+
+
+def chat_by_fraction(folder: Path) -> Case:
+    rows = [(text, f"reply {number}") for number, (text, _) in enumerate(rows_of_a_table(60, 1))]
+    (folder / "all.tsv").write_text("".join(f"{text}\t{reply}\n" for text, reply in rows))
+    task = find_task("chat").kind(data=(str(folder / "all.tsv"),), tokens="char", validation=0.2, test=0.2)
+    return Case(task, openings)
+
+
+def chat_by_file(folder: Path) -> Case:
+    files, own = {}, {}
+    for part in ("train", *SPLITS):
+        own[part] = [f"{part}{number}" for number in range(20)]
+        files[part] = str(folder / f"{part}.tsv")
+        Path(files[part]).write_text("".join(f"{text}\tyes {text}\n" for text in own[part]))
+    return Case(find_task("chat").kind(data=(files.pop("train"),), tokens="bpe", **files), openings, own)
+
+
+def chat_inside(folder: Path) -> Case:
+    return Case(find_task("chat").kind(tokens="bpe", validation=0.2, test=0.2), openings)
+
+
 def generated(name: str, length: int) -> Callable[[Path], Case]:
     def case(folder: Path) -> Case:
         return Case(find_task(name).kind(length=length, validation=40, test=30, epoch=200), sequences)
@@ -466,6 +497,7 @@ CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
     },
     "search": {"fraction": search_by_fraction, "file": search_by_file},
     "write": {"fraction": write_by_fraction, "file": write_by_file},
+    "chat": {"fraction": chat_by_fraction, "file": chat_by_file, "inside": chat_inside},
     # Long enough that two sequences drawn apart are never equal by chance: of 2^60 or 8^10.
     "adding": {"generated": generated("adding", 5)},
     "copy": {"generated": generated("copy", 3)},

@@ -8,7 +8,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from throughtime.cli import bench, compare, demo, evaluate, flow, generate, help, predict, runs, search, tasks
+from throughtime.cli import (
+    bench,
+    chat,
+    compare,
+    demo,
+    evaluate,
+    flow,
+    generate,
+    help,
+    predict,
+    runs,
+    search,
+    tasks,
+)
 from throughtime.cli.builder import Command, bare_flags, help_text
 from throughtime.cli.train import TrainGroup
 
@@ -20,6 +33,7 @@ _ORDER = (
     "evaluate",
     "predict",
     "search",
+    "chat",
     "generate",
     "runs",
     "flow",
@@ -86,6 +100,7 @@ _add(app, "tasks", tasks.tasks)
 _add(app, "evaluate", evaluate.evaluate)
 _add(app, "predict", predict.predict)
 _add(app, "search", search.search)
+_add(app, "chat", chat.chat)
 _add(app, "generate", generate.generate)
 _add(app, "runs", runs.runs)
 _add(app, "flow", flow.flow)

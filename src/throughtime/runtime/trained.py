@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -15,6 +15,7 @@ from throughtime.data.text import END
 from throughtime.errors import InputError, one_of
 from throughtime.kernels.native.generation.generator import State
 from throughtime.models.config import ModelConfig
+from throughtime.models.encoder_decoder import EncoderDecoder
 from throughtime.models.fill_blank import FillBlank
 from throughtime.models.many_to_one import ManyToOne
 from throughtime.models.styled import Styled
@@ -29,6 +30,9 @@ from throughtime.training.config import TrainingConfig
 from throughtime.training.evaluation import Evaluation, evaluate
 from throughtime.training.loop import window_of
 from throughtime.training.processes import Processes
+
+if TYPE_CHECKING:
+    from throughtime.runtime.chat import Chat
 
 
 def load(path: str | Path, *, task: str | None = None, device: str = "cpu") -> Trained:
@@ -165,11 +169,28 @@ class Trained:
             raise InputError(
                 f"only runs of write have styles, and {self.path} is a run of {self.task.name}: leave --style out"
             )
-        if len(self.assets.vocabularies) != 1 or isinstance(self.model, ManyToOne | FillBlank):
+        if len(self.assets.vocabularies) != 1 or isinstance(
+            self.model, ManyToOne | FillBlank | EncoderDecoder
+        ):
             raise InputError(
                 f"only models of the next symbol can generate, and {self.path} is a run of {self.task.name}: use predict"
             )
         return Session(self.model, self.assets.vocabulary)
+
+    def chat(self) -> Chat:
+        """A dialogue with a model of the task chat: say, snapshot, restore, reset, save, load.
+
+        Raises: InputError for a run of another task.
+        """
+        from throughtime.runtime.chat import Chat
+        from throughtime.tasks import ChatTask
+
+        if not isinstance(self.task, ChatTask):
+            raise InputError(
+                f"chat is for runs of the task chat, and {self.path} is one of {self.task.name}: train one with "
+                "'throughtime train chat'"
+            )
+        return Chat(self.model, self.task, self.assets)
 
     def generate(self, prompt: str = "", *, style: str | None = None, **options: Any) -> Generation:
         """Continue a text, chunk by chunk; see `throughtime.runtime.generate`.

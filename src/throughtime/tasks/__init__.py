@@ -2,6 +2,7 @@
 
 from throughtime.tasks.adding import AddingTask
 from throughtime.tasks.caption import CaptionTask
+from throughtime.tasks.chat import ChatTask
 from throughtime.tasks.classify import ClassifyTask
 from throughtime.tasks.copy import CopyTask
 from throughtime.tasks.echo import EchoTask
@@ -22,6 +23,7 @@ from throughtime.tasks.translate import TranslateTask
 __all__ = [
     "AddingTask",
     "CaptionTask",
+    "ChatTask",
     "ClassifyTask",
     "CopyTask",
     "EchoTask",

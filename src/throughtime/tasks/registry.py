@@ -21,6 +21,7 @@ BUILT_IN = {
     "tag": "TagTask",
     "fill": "FillTask",
     "search": "SearchTask",
+    "chat": "ChatTask",
     "recommend": "RecommendTask",
     "translate": "TranslateTask",
     "frames": "FramesTask",
