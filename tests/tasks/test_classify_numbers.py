@@ -125,7 +125,7 @@ def test_one_part_is_a_value_of_a_column(file):
         ({"permute": 1}, "permute needs sequences of one length, got 2 to 7 steps"),
         ({"features": ("hieght",)}, "expected a column 'hieght'.*Did you mean 'height'"),
         ({"scale": "al"}, "scale must be one of each, all, none, got 'al'. Did you mean 'all'"),
-        ({"kind": "number"}, "kind must be one of text, numbers, got 'number'. Did you mean 'numbers'"),
+        ({"kind": "number"}, "kind must be one of text, numbers, audio, got 'number'. Did you mean 'numbers'"),
         ({"class_weights": "balance"}, "Did you mean 'balanced'"),
     ],
 )  # fmt: skip

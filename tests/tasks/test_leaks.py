@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import array
 import itertools
 import random
+import wave
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -161,6 +163,28 @@ def numbers_by_file(name: str) -> Callable[[Path], Case]:
         return Case(find_task(name).kind(data=(train,), validation=validation, test=test), steps)
 
     return case
+
+
+def recordings_by_speaker(folder: Path) -> Case:
+    """Recordings of noise, each twice."""
+    draws = random.Random(7)
+    (folder / "recordings").mkdir()
+    for number in range(40):
+        samples = array.array("h", (draws.randrange(-9000, 9000) for _ in range(draws.randint(300, 900))))
+        for copy in "ab":
+            speaker = ("anna", "ben", "carla", "dan")[number % 4]
+            name = f"{'yes' if number % 8 < 4 else 'no'}_{speaker}_{number}{copy}.wav"
+            with wave.open(str(folder / "recordings" / name), "wb") as file:
+                file.setparams((1, 2, 8000, 0, "NONE", ""))
+                file.writeframes(samples.tobytes())
+    task = find_task("classify").kind(
+        data=(str(folder / "recordings"),),
+        label_from=r"(?P<label>[a-z]+)_(?P<group>[a-z]+)_\w+",
+        fold="2/4",
+        validation=0.3,
+        mels=5,
+    )
+    return Case(task, steps)
 
 
 def frames_inside(folder: Path) -> Case:
@@ -476,6 +500,7 @@ CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
         "inside": classify_what_ships_inside,
         "numbers": numbers_by_fraction("classify"),
         "numbers by file": numbers_by_file("classify"),
+        "recordings": recordings_by_speaker,
     },
     "frames": {
         "fraction": numbers_by_fraction("frames"),

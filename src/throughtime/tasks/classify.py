@@ -127,7 +127,11 @@ class ClassifyTask(LabelledTask):
     @property
     def _inputs(self) -> Texts | Numbers | Sounds:
         """What is done with the data: asked for, recorded in the run, or found in the data."""
-        kinds = {"text": Texts, "numbers": Numbers, "audio": Sounds}
+        kinds: dict[str, type[Texts | Numbers | Sounds]] = {
+            "text": Texts,
+            "numbers": Numbers,
+            "audio": Sounds,
+        }
         if self.kind is not None or not self.data:
             return kinds[self.kind or "text"](self)
         from throughtime.data.readers.labelled_audio import holds_audio

@@ -73,8 +73,9 @@ class Texts:
 
     def _with_vectors(self, assets: Assets, vocabulary: Any) -> Vocabulary:
         """With words behind the training part's own that have a vector: of all texts, and the most frequent of the file."""
+        found: Vocabulary = vocabulary
         if getattr(self.task, "vectors", None) is None:
-            return vocabulary
+            return found
         task: Any = self.task
         pieces = dict.fromkeys(
             piece
@@ -90,7 +91,7 @@ class Texts:
 
         there = set(words)
         seen = [piece for piece in pieces if there.intersection(vector_forms(piece.strip()))]
-        found: Vocabulary = vocabulary.with_symbols([*seen, *(f" {word}" for word in words)])
+        found = vocabulary.with_symbols([*seen, *(f" {word}" for word in words)])
         return found
 
     def describe(self, assets: Assets) -> str:

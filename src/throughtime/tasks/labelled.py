@@ -13,7 +13,7 @@ from throughtime.errors import InputError, RunError
 from throughtime.models.config import ModelConfig
 from throughtime.tasks.files import ExamplesTask, check_part, check_sources, condition, reading_again
 from throughtime.tasks.task import Record, cross_entropy, data_option, run_one
-from throughtime.tasks.word_vectors import WordVectorsTask
+from throughtime.tasks.word_vectors import WordVectors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -251,7 +251,7 @@ class LabelledData(ExamplesTask):
 
 
 @dataclass(frozen=True)
-class LabelledTask(WordVectorsTask, LabelledData):
+class LabelledTask(WordVectors, LabelledData):
     """A task that gives one label to each text, or to each sequence of numbers."""
 
     shape = "many to one"

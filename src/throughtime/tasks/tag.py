@@ -14,7 +14,7 @@ from throughtime.models.config import LARGEST, ModelConfig
 from throughtime.options import option
 from throughtime.tasks.files import ExamplesTask, check_part, check_sources, reading_again
 from throughtime.tasks.task import Record, cross_entropy, data_option
-from throughtime.tasks.word_vectors import WordVectorsTask
+from throughtime.tasks.word_vectors import WordVectors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ _model_option = partial(option, panel="Model")
 
 
 @dataclass(frozen=True)
-class TagTask(WordVectorsTask, ExamplesTask):
+class TagTask(WordVectors, ExamplesTask):
     """Train a tagger: a label for each token.
 
     Reads CoNLL columns, CoNLL-U, or JSON lines with spans or tags. Tags such as B-PER and I-PER are spans, whatever scheme they

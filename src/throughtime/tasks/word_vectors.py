@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from throughtime.options import option
-from throughtime.tasks.files import FileTask, full_path
+from throughtime.tasks.files import full_path
 
 if TYPE_CHECKING:
     from throughtime.data.assets import Assets
@@ -18,8 +18,8 @@ _model_option = partial(option, panel="Model")
 
 
 @dataclass(frozen=True)
-class WordVectorsTask(FileTask):
-    """A task that may read words with vectors from a file."""
+class WordVectors:
+    """The options of a task that may read words with vectors from a file: a base beside that of its data."""
 
     vectors: str | None = _model_option(
         None, "Pretrained word vectors: the text format of word2vec, GloVe or fastText, also .gz.", metavar="FILE"
@@ -31,7 +31,8 @@ class WordVectorsTask(FileTask):
 
     def with_full_paths(self) -> Self:
         vectors = full_path(self.vectors) if self.vectors is not None else None
-        return replace(super().with_full_paths(), vectors=vectors)
+        found: Self = replace(super().with_full_paths(), vectors=vectors)  # type: ignore[misc]
+        return found
 
     def read_vectors(
         self, assets: Assets, words: Iterable[str], remarks: list[str]
