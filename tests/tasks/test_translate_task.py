@@ -370,6 +370,32 @@ def test_strategies_cut_the_target_and_never_the_source(file: str, tmp_path: Pat
         assert same == (bptt != "truncated:2"), bptt
 
 
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({"cell": "lstm", "layers": 2, "dropout": 0.2, "zoneout": 0.1}, {"input_feeding": True}),
+        ({"cell": "mingru"}, {"scheduled_sampling": 0.3}),
+        ({"cell": "cnn", "layers": 2, "bidirectional": True}, {"label_smoothing": 0.1}),
+        ({"cell": "none"}, {"attention": "additive", "coverage_penalty": 0.2}),
+        ({"cell": "rnn", "tied": True, "embedding": 12}, {"attention": "none"}),
+    ],
+)
+def test_cells_and_options(file: str, tmp_path: Path, settings: dict, options: dict) -> None:
+    model = ModelConfig(**{"hidden": 12, "embedding": 8} | settings)
+    task, run, training = made(file, tmp_path / "run", model, options, steps=2)
+    train(task, training, run)
+    assert throughtime.load(run.path).predict("one two")["score"] < 0
+
+
+def test_it_starts_from_another_runs_weights_and_symbols(folder: Path, tmp_path: Path) -> None:
+    other = write(tmp_path / "other.tsv", [*rows_of(30, 5), ("eleven", "onze")])
+    task, run, training = made(other, tmp_path / "run", steps=1, lr=1e-9, init_from=str(folder))
+    train(task, training, run)
+    before, after = throughtime.load(folder), throughtime.load(run.path)
+    assert after.assets.vocabularies == before.assets.vocabularies
+    assert after.predict("six two one")["translation"] == before.predict("six two one")["translation"]
+
+
 def test_flow_and_influence_are_those_of_the_decoder(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
