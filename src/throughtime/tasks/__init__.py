@@ -2,6 +2,7 @@
 
 from throughtime.tasks.adding import AddingTask
 from throughtime.tasks.classify import ClassifyTask
+from throughtime.tasks.compose import ComposeTask
 from throughtime.tasks.copy import CopyTask
 from throughtime.tasks.echo import EchoTask
 from throughtime.tasks.files import FileTask
@@ -20,6 +21,7 @@ from throughtime.tasks.text import TextTask
 __all__ = [
     "AddingTask",
     "ClassifyTask",
+    "ComposeTask",
     "CopyTask",
     "EchoTask",
     "FileTask",
