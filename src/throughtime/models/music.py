@@ -154,7 +154,7 @@ class FrameEmbedding(nn.Module):
 class MusicModel(nn.Module):
     """Notes, or sets of notes, from those before them and from a vector c that says what is written.
 
-        s_0 = tanh(A c + a);   x_t = dropout(embedding(y_{t-1})) + B c;   h_t, s_t = layers(x_t, s_{t-1})
+        s_0 = tanh(A c + a);   x_t = embedding(y_{t-1}) + B c;   h_t, s_t = layers(x_t, s_{t-1})
 
     and the head reads dropout(h_t). y_0 is the start: no note. The zero vector stands for nothing known. Convolutions and
     layers without recurrence have no s_0 and read c at every step all the same.
@@ -185,7 +185,7 @@ class MusicModel(nn.Module):
         context, vectors [B, C], None for zeros.
         Returns: the outputs, and the state after each row's last step.
         """
-        x = self.dropout(self.embedding(inputs))
+        x = self.embedding(inputs)
         if self.condition is not None and context is not None:
             x = x + self.condition(context.to(x.dtype))
         if state is None and self.initial is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from throughtime.data.assets import Assets
+from throughtime.data.music import Tune
 from throughtime.errors import InputError, one_of
 from throughtime.models.config import ModelConfig
 from throughtime.models.fill_blank import FillBlank
@@ -159,6 +160,15 @@ class Trained:
     def generate(self, prompt: str = "", **options: Any) -> Generation:
         """Continue a text, chunk by chunk; see `throughtime.runtime.generate`."""
         return generate(self.session(), prompt, **options)
+
+    def compose(self, **options: Any) -> Tune:
+        """Write a piece of music; see `throughtime.tasks.compose_write.write`, and `throughtime.runtime.save_music` for files.
+
+        Options: genre, start, key, metre, length, temperature, seed.
+        Raises: InputError for a run of another task, or what the model does not know.
+        """
+        found: Tune = self.task.write(self.model, self.assets, **options)
+        return found
 
     def __repr__(self) -> str:
         sizes = " + ".join(map(str, self.config.sizes))

@@ -52,6 +52,7 @@ class ComposeTask(ExamplesTask):
     }  # fmt: skip
     without = ("pooling", "bidirectional", "tied", "window")
     columns = ("abc",)
+    writes_music = True
     formats: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "abc": (".abc",), "midi": (".mid", ".midi"), "mat": (".mat",),
     }  # fmt: skip
