@@ -359,7 +359,7 @@ def _joined(sounds: list[_Sound]) -> tuple[tuple[Note, ...], Fraction]:
             now[pitch] = number
         held = {pitch: number for pitch, number in now.items() if pitch in sound.tied}
         time += sound.length
-    return tuple(sorted(notes)), time
+    return tuple(sorted(notes, key=lambda note: (note.start, note.pitch))), time
 
 
 def write_tune(tune: Tune, number: int = 1) -> str:
