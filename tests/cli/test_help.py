@@ -37,6 +37,7 @@ TASKS = (
     "recommend",
     "frames",
     "forecast",
+    "compose",
     "adding",
     "copy",
     "echo",

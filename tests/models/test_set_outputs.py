@@ -116,7 +116,7 @@ def test_pairs_of_pitch_and_length():
     head = NotePairs(3, 6, 4)
     torch.nn.init.normal_(head.of_pitch.weight)
     hidden = torch.randn(3)
-    chances = head.probabilities(hidden)
+    chances = head.probabilities(hidden).detach()
     assert chances.shape == (6, 4) and float(chances.sum()) == pytest.approx(1, abs=1e-6)
     pairs = torch.tensor([[pitch, length] for pitch in range(6) for length in range(4)])
     losses = head.nll(hidden.expand(24, 3), pairs)
