@@ -33,8 +33,8 @@ Fails = Callable[..., str]
         (["genrate"], "no such command 'genrate'. Did you mean 'generate'?"),
         (
             ["train", "txt"],
-            "task must be one of text, classify, intent, tag, fill, search, recommend, frames, forecast, compose, adding, copy, echo, "
-            "or a file with a class, path/to/file.py:MyTask, got "
+            "task must be one of text, classify, intent, tag, fill, search, recommend, frames, forecast, compose, adding, copy, "
+            "echo, or a file with a class, path/to/file.py:MyTask, got "
             "'txt'. Did you mean 'text'?",
         ),
         (["train"], "missing command; see 'throughtime train --help'"),

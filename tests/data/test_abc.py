@@ -120,9 +120,11 @@ def test_chords_and_ties_inside_them() -> None:
 
 
 def test_a_file_of_tunes_with_headers_and_free_text() -> None:
-    text = "% mine\nM:3/4\nR:Waltz\n\nX:1\nT:One\nT:also called\nK:G\nG6|\n\nfree text\n\nX:2\nM:6/8\nR:jig\nK:Em\nw:la\nE|E3E2|]\n"
+    head = "% mine\nM:3/4\nR:Waltz\n\nX:1\nT:One\nT:also called\nK:G\nG6|\n\nfree text\n\n"
+    text = head + "X:2\nM:6/8\nR:jig\nK:Em\nw:la\nE|E3E2|]\n"
     one, two = read_tunes(text)
     assert (one.title, one.genre, one.metre, one.key) == ("One", "waltz", "3/4", Key("G", "maj"))
+    assert read_tunes("M:4/4\nL:1/4\nK:C\nCDE")[0].pickup == 0  # a bar that is not yet full
     assert (two.genre, two.metre, two.pickup) == ("jig", "6/8", F(1, 8))
     assert one.notes == (Note(F(0), F(3, 4), 67),)
 
@@ -190,6 +192,8 @@ def test_every_bar_of_the_melodies_inside_is_full() -> None:
         assert set(inner) == {bar}, (title, bars)
         assert bars[0] == bar or bars[0] + bars[-1] == bar, title
     for tune in tunes:
-        assert tune.genre and tune.key is not None and len(tune.notes) == len([p for p, _ in tune.melody() if p])
+        assert (
+            tune.genre and tune.key is not None and len(tune.notes) == len([p for p, _ in tune.melody() if p])
+        )
         (again,) = read_tunes(write_tune(tune))
         assert (again.notes, again.pickup) == (tune.notes, tune.pickup), tune.title

@@ -69,7 +69,10 @@ def test_tracks_are_joined_drums_left_out_and_times_moved_to_the_grid():
         (b"", "x.mid: expected a Standard MIDI File"),
         (b"MThd\0\0\0\6\0\0\0\1", "x.mid: expected a Standard MIDI File"),
         (b"RIFF and more of it", "x.mid: expected a Standard MIDI File"),
-        (file_of(on(38, 0, 99, 9), on(38, 9, 0, 9)), "x.mid: expected a MIDI file with notes, got one without"),
+        (
+            file_of(on(38, 0, 99, 9), on(38, 9, 0, 9)),
+            "x.mid: expected a MIDI file with notes, got one without",
+        ),
         (file_of(mido.MetaMessage("text", text="a")), "x.mid: expected a MIDI file with notes"),
         (file_of(on(60), on(60, 9, 0))[:-9], "x.mid: expected a Standard MIDI File"),
     ],
@@ -99,6 +102,9 @@ def roll(steps=3, notes=(40, 44)):
     return found
 
 
+OTHERS = {"validdata": cells(roll()), "testdata": cells(roll())}
+
+
 def test_piano_rolls_keep_their_parts(tmp_path):
     data = mat(traindata=cells(roll(3), roll(5)), validdata=cells(roll(2)), testdata=cells(roll(4), roll(1)))
     found = read_piano_rolls(data, "x.mat")
@@ -116,8 +122,8 @@ def test_piano_rolls_keep_their_parts(tmp_path):
         (b"no matlab", "x.mat: expected a MATLAB file, got one that cannot be read"),
         (b"", "x.mat: expected a MATLAB file, got one that cannot be read"),
         (mat(traindata=cells(roll()), validdata=cells(roll())), "got none of the name testdata"),
-        (mat(traindata=cells(np.ones((3, 87))), validdata=cells(roll()), testdata=cells(roll())), "traindata[0] must be numbers [T, 88]"),
-        (mat(traindata=cells(2 * roll()), validdata=cells(roll()), testdata=cells(roll())), "must hold zeros and ones, got 2"),
+        (mat(traindata=cells(np.ones((3, 87))), **OTHERS), "traindata[0] must be numbers [T, 88]"),
+        (mat(traindata=cells(2 * roll()), **OTHERS), "must hold zeros and ones, got 2"),
         (mat(traindata=cells(roll()), validdata="text", testdata=cells(roll())), "validdata[0] must be numbers"),
     ],
 )  # fmt: skip
@@ -143,7 +149,10 @@ def test_folders_name_genres_and_bad_files_are_left_out(tmp_path):
     assert not is_polyphonic(pieces.items)
     (tmp_path / "x.txt").write_text("CDE")
     (tmp_path / "empty").mkdir()
-    for wrong, problem in (("x.txt", "music must be in a file ending in .abc"), ("empty", "expected a folder with files")):
+    for wrong, problem in (
+        ("x.txt", "music must be in a file ending in .abc"),
+        ("empty", "expected a folder with files"),
+    ):
         with pytest.raises(InputError, match=problem):
             read_pieces([str(tmp_path / wrong)])
 
@@ -160,6 +169,8 @@ def test_frames_and_back():
 
 def test_the_same_music_in_another_key():
     tune = tune_of_melody([(60, F(1, 4)), (64, F(1, 4))])
-    moved, other = (tune_of_melody([(low, F(1, 4)), (low + step, F(1, 4))]) for low, step in ((65, 4), (60, 3)))
+    moved, other = (
+        tune_of_melody([(low, F(1, 4)), (low + step, F(1, 4))]) for low, step in ((65, 4), (60, 3))
+    )
     assert same_music(tune) == same_music(moved) != same_music(other)
     assert same_music(roll(3, (40, 44))) == same_music(roll(3, (50, 54))) != same_music(roll(3, (50, 53)))

@@ -79,7 +79,9 @@ def test_subsets_are_drawn_as_often_as_they_are_likely(make):
     numbers = (drawn.long() * 2 ** torch.arange(NOTES)).sum(1)
     often = torch.bincount(numbers, minlength=2**NOTES) / len(drawn)
     chances = (-head.nll(hidden.expand(len(SUBSETS), 3), SUBSETS)).exp()
-    wanted = torch.zeros(2**NOTES).index_put(((SUBSETS * 2 ** torch.arange(NOTES)).sum(1),), chances.float().detach())
+    wanted = torch.zeros(2**NOTES).index_put(
+        ((SUBSETS * 2 ** torch.arange(NOTES)).sum(1),), chances.float().detach()
+    )
     assert (often - wanted).abs().max() < 0.015  # four standard errors of a probability of 1/2
     cold = head.sample(hidden.expand(9, 3), temperature=0)
     assert (cold == cold[0]).all()
@@ -125,9 +127,9 @@ def test_pairs_of_pitch_and_length():
     found = head.nll(hidden.expand(2, 3), end)
     assert torch.allclose(found[0], -chances[5].sum().log()) and found[1] == 0
     generator = torch.Generator().manual_seed(1)
-    drawn = [head.sample(hidden, 1.0, generator) for _ in range(4000)]
+    drawn = [head.sample(hidden, 1.0, generator) for _ in range(1500)]
     for pitch, length in ((0, 1), (4, 3)):
-        assert drawn.count((pitch, length)) / 4000 == pytest.approx(float(chances[pitch, length]), abs=0.03)
+        assert drawn.count((pitch, length)) / 1500 == pytest.approx(float(chances[pitch, length]), abs=0.05)
     assert all(head.sample(hidden, 1.0, generator, without=[0, 1, 2])[0] > 2 for _ in range(50))
     assert head.sample(hidden, 1.0, generator, pitch=3)[0] == 3
 
@@ -138,7 +140,9 @@ def model(layers=None, context=4, head=None):
     return MusicModel(FrameEmbedding(NOTES, 6), layers, head or ChainedNotes(7, NOTES, 8), context=context)
 
 
-@pytest.mark.parametrize("make", [lambda: LSTM(6, 7, num_layers=2), lambda: GRU(6, 7), lambda: CausalCNN(6, 7, 2)])
+@pytest.mark.parametrize(
+    "make", [lambda: LSTM(6, 7, num_layers=2), lambda: GRU(6, 7), lambda: CausalCNN(6, 7, 2)]
+)
 def test_a_state_that_is_carried_equals_no_cut_and_padding_is_not_read(make):
     music = model(make()).eval()
     inputs, context = torch.rand(7, 3, NOTES).round(), torch.randn(3, 4)

@@ -74,7 +74,9 @@ def generate(
     out: Annotated[
         str,
         typer.Option(
-            metavar="FILE", help="Music: .mid, .abc, or .png, a piano roll; -: ABC to standard output.", rich_help_panel=MUSIC
+            metavar="FILE",
+            help="Music: .mid, .abc, or .png, a piano roll; -: ABC to standard output.",
+            rich_help_panel=MUSIC,
         ),
     ] = "-",
     genre: Annotated[
@@ -83,7 +85,9 @@ def generate(
     start: Annotated[
         str,
         typer.Option(
-            metavar="NOTE", help="Music: the first note, C4; of polyphony also several, C3,E4,G4.", rich_help_panel=MUSIC
+            metavar="NOTE",
+            help="Music: the first note, C4; of polyphony also several, C3,E4,G4.",
+            rich_help_panel=MUSIC,
         ),
     ] = "",
     key: Annotated[
@@ -91,10 +95,13 @@ def generate(
     ] = "",
     metre: Annotated[
         str,
-        typer.Option(metavar="M/N", help="Music: 6/8. Default: the genre's usual one.", rich_help_panel=MUSIC),
+        typer.Option(
+            metavar="M/N", help="Music: 6/8. Default: the genre's usual one.", rich_help_panel=MUSIC
+        ),
     ] = "",
     roll: Annotated[
-        bool, typer.Option("--roll", help="Music: also draw the piano roll, on stderr.", rich_help_panel=MUSIC)
+        bool,
+        typer.Option("--roll", help="Music: also draw the piano roll, on stderr.", rich_help_panel=MUSIC),
     ] = False,
     task: OwnTask = None,
 ) -> None:
@@ -164,7 +171,9 @@ def _refuse(options: dict[str, Any], what: str, trained: Any) -> None:
     """Raise InputError for an option of another kind of run."""
     if given := [name for name, value in options.items() if value]:
         name = given[0].replace("_", "-")
-        raise InputError(f"--{name} is for runs that write {what}, and this is one of {trained.task.name}: leave it out")
+        raise InputError(
+            f"--{name} is for runs that write {what}, and this is one of {trained.task.name}: leave it out"
+        )
 
 
 def _write_music(trained: Any, out: str, roll: bool, *, seed: int | None, **options: Any) -> None:
@@ -178,7 +187,10 @@ def _write_music(trained: Any, out: str, roll: bool, *, seed: int | None, **opti
     tune = trained.compose(seed=seed, **options)
     save_music(tune, out)
     sampled = "greedy" if options["temperature"] == 0 else f"seed {seed}"
-    print(f"throughtime: {len(tune.notes)} notes, {float(tune.length * 4):g} quarter notes long, {sampled}", file=sys.stderr)
+    print(
+        f"throughtime: {len(tune.notes)} notes, {float(tune.length * 4):g} quarter notes long, {sampled}",
+        file=sys.stderr,
+    )
     if roll:
         print(roll_text(tune, shutil.get_terminal_size().columns), end="", file=sys.stderr)
 

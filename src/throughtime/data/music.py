@@ -14,7 +14,18 @@ LOWEST, KEYS = 21, 88  # the keys of a piano, as MIDI numbers from A0 on
 STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}  # semitones above C
 ACCIDENTALS = {"": 0, "#": 1, "b": -1, "##": 2, "bb": -2}
 # Steps on the circle of fifths that the signature of a mode lies from that of the major key on the same tonic.
-MODES = {"maj": 0, "ion": 0, "min": -3, "m": -3, "aeo": -3, "mix": -1, "dor": -2, "phr": -4, "lyd": 1, "loc": -5}
+MODES = {
+    "maj": 0,
+    "ion": 0,
+    "min": -3,
+    "m": -3,
+    "aeo": -3,
+    "mix": -1,
+    "dor": -2,
+    "phr": -4,
+    "lyd": 1,
+    "loc": -5,
+}
 _FIFTHS = "FCGDAEB"
 _KEY = re.compile(r"([A-Ga-g])([#b]?)\s*([A-Za-z]*)$")
 _NOTE = re.compile(r"([A-Ga-g])(##|#|bb|b|)(-?\d)$")
@@ -78,7 +89,9 @@ def key_of(text: str) -> Key:
     mode = {"ion": "maj", "aeo": "min"}.get(mode, mode)
     key = Key(letter.upper() + accidental, mode)
     if abs(key.sharps) > 7:
-        raise InputError(f"a key must have at most 7 sharps or flats, got {text!r}, which has {abs(key.sharps)}")
+        raise InputError(
+            f"a key must have at most 7 sharps or flats, got {text!r}, which has {abs(key.sharps)}"
+        )
     return key
 
 
@@ -146,7 +159,9 @@ class Tune:
         for note in sorted(self.notes, key=lambda each: (each.start, -each.pitch)):
             if line:
                 last = line[-1]
-                if note.start == last.start or (note.start < last.start + last.length and note.pitch <= last.pitch):
+                if note.start == last.start or (
+                    note.start < last.start + last.length and note.pitch <= last.pitch
+                ):
                     continue
                 line[-1] = last._replace(length=min(last.length, note.start - last.start))
             line.append(note)
@@ -182,7 +197,7 @@ def tune_of_melody(line: Iterable[tuple[int | None, Fraction]], **header: object
 
 
 def tune_of_frames(frames: Iterable[Iterable[int]], step: Fraction, **header: object) -> Tune:
-    """A tune of frames; a note that sounds in successive ones is one long note, since frames do not say where it is struck again."""
+    """A tune of frames; a note in successive ones is one long note, since frames do not say where it is struck again."""
     notes: list[Note] = []
     open_: dict[int, int] = {}  # the frame in which each sounding note began
     number = 0

@@ -47,7 +47,8 @@ def read_pieces(files: Sequence[str], *, skip_bad: bool = False) -> Pieces:
     Args: skip_bad: leave out tunes and files that cannot be read, and say so in `remarks`.
     Raises: InputError for what cannot be read, with its file, for ABC also its line.
     """
-    found, problems = Pieces(), []
+    found = Pieces()
+    problems: list[str] = []
     if not files:
         data, source = read_bytes(MELODIES)
         found.items += read_tunes(data.decode(), MELODIES.name)
@@ -68,7 +69,11 @@ def read_pieces(files: Sequence[str], *, skip_bad: bool = False) -> Pieces:
             found.sources += (source,)
     found.parts += [""] * (len(found.items) - len(found.parts))
     if problems:
-        what = "1 piece that cannot be read" if len(problems) == 1 else f"{len(problems)} pieces that cannot be read"
+        what = (
+            "1 piece that cannot be read"
+            if len(problems) == 1
+            else f"{len(problems)} pieces that cannot be read"
+        )
         found.remarks += (f"{what} left out; the first is {problems[0]}",)
     if not found.items:
         raise InputError(problems[0] if problems else "expected music, got none")
@@ -80,7 +85,9 @@ def _files(file: str) -> list[tuple[Path, str]]:
     path = Path(file)
     if not path.is_dir():
         if path.exists() and path.suffix.lower() not in SUFFIXES:
-            raise InputError(f"{file}: music must be in a file ending in {', '.join(SUFFIXES)}, or a folder of such files")
+            raise InputError(
+                f"{file}: music must be in a file ending in {', '.join(SUFFIXES)}, or a folder of such files"
+            )
         return [(path, "")]
     found = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES)
     if not found:

@@ -42,7 +42,8 @@ def _flatten(outputs: NoteOutputs) -> tuple[list[Tensor], Any]:
 
 
 def _unflatten(leaves: Any, head: Any) -> NoteOutputs:
-    return NoteOutputs(*leaves, head)
+    (hidden,) = leaves
+    return NoteOutputs(hidden, head)
 
 
 register_pytree_node(NoteOutputs, _flatten, _unflatten)
@@ -76,7 +77,7 @@ class NotePairs(nn.Module):
 
     def probabilities(self, hidden: Tensor) -> Tensor:
         """[..., P, lengths] of each pair; that of the end is spread over its lengths."""
-        pitches = self.pitch(hidden).softmax(-1)
+        pitches: Tensor = self.pitch(hidden).softmax(-1)
         lengths = (self.length(hidden).unsqueeze(-2) + self.of_pitch.weight).softmax(-1)
         return pitches.unsqueeze(-1) * lengths
 
@@ -169,7 +170,9 @@ class MusicModel(nn.Module):
     ) -> None:
         super().__init__()
         if has_bidirectional(layers):
-            raise InputError("a bidirectional model reads the notes that it is to write: leave bidirectional out")
+            raise InputError(
+                "a bidirectional model reads the notes that it is to write: leave bidirectional out"
+            )
         self.embedding, self.layers, self.head = embedding, layers, head
         self.dropout = nn.Dropout(dropout)
         self.context = context

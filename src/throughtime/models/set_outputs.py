@@ -27,7 +27,9 @@ class IndependentNotes(nn.Module):
         losses = F.binary_cross_entropy_with_logits(self.linear(rows), wanted, reduction="none").sum(-1)
         return _placed(losses, kept)
 
-    def sample(self, hidden: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+    def sample(
+        self, hidden: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
         """A set for each row, bool [..., N], of hidden [..., H]; temperature 0: the likeliest set. Drawn on the CPU."""
         return _drawn(self.linear(hidden), temperature, generator)
 
@@ -38,8 +40,8 @@ class ChainedNotes(nn.Module):
         P(v_1 .. v_N) = prod_i P(v_i | v_<i),   P(v_i = 1 | v_<i) = sigmoid(b_i + V_i a_i)
         a_i = relu(c + sum_{j<i} v_j W_j),   b = B h + b_0,   c = C h + c_0
 
-    The chain goes from the highest note to the lowest. a_i changes only behind a note that sounds, so all N conditionals of a step
-    with K notes follow from K + 1 vectors, and those of all steps are computed at once, exactly.
+    The chain goes from the highest note to the lowest. a_i changes only behind a note that sounds, so all N conditionals of a
+    step with K notes follow from K + 1 vectors, and those of all steps are computed at once, exactly.
     Args: features, of h; notes, N; units, of a.
     Cost: for each step (K + 1) * units * N multiplications, where K is the most notes of any step in the batch, and memory for
     (K + 1) * (units + N) numbers.
@@ -74,7 +76,9 @@ class ChainedNotes(nn.Module):
         losses = F.binary_cross_entropy_with_logits(logits, on.to(logits.dtype), reduction="none").sum(-1)
         return _placed(losses, kept)
 
-    def sample(self, hidden: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+    def sample(
+        self, hidden: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
         """A set for each row, bool [..., N], of hidden [..., H], drawn note by note on the CPU.
 
         Temperature 0 takes the likelier value of each note given those before it, which need not be the likeliest set.
@@ -103,4 +107,6 @@ def _drawn(logits: Tensor, temperature: float, generator: torch.Generator | None
     logits = logits.detach().cpu().double()
     if temperature == 0:
         return logits > 0
-    return torch.rand(logits.shape, generator=generator, dtype=torch.float64) < (logits / temperature).sigmoid()
+    return (
+        torch.rand(logits.shape, generator=generator, dtype=torch.float64) < (logits / temperature).sigmoid()
+    )

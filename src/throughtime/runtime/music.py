@@ -105,7 +105,10 @@ def roll_text(tune: Tune, columns: int = 80) -> str:
     for pitch in range(max(n.pitch for n in tune.notes), min(n.pitch for n in tune.notes) - 1, -1):
         rows[pitch] = ["." if pitch % 12 == 0 else " "] * min(count, room)
     for note in tune.notes:
-        first, last = int(note.start / step), max(int((note.start + note.length) / step), int(note.start / step) + 1)
+        first, last = (
+            int(note.start / step),
+            max(int((note.start + note.length) / step), int(note.start / step) + 1),
+        )
         for place in range(first, min(last, room, count)):
             rows[note.pitch][place] = "#" if place == first else "="
     lines = [f"{name_of(pitch):>4} {''.join(row)}".rstrip() for pitch, row in rows.items()]

@@ -119,7 +119,9 @@ class ComposeTask(ExamplesTask):
         if not train:
             raise InputError("no piece is left to train on: hold out less")
         if form == "melody" and any(not isinstance(item, Tune) for item in pieces.items):
-            raise InputError("a .mat holds frames, and no lengths of notes: leave form out, or give it as polyphony")
+            raise InputError(
+                "a .mat holds frames, and no lengths of notes: leave form out, or give it as polyphony"
+            )
         tunes = [item for item in train if isinstance(item, Tune)]
         assets.labels, genres = labels_of(tunes, form)
         assets.values["music"] = {
@@ -137,7 +139,9 @@ class ComposeTask(ExamplesTask):
         from throughtime.tasks.compose_steps import PITCHES, PLAYED, context_size
 
         if config.bidirectional:
-            raise InputError("a bidirectional model reads the notes that it is to write: leave bidirectional out")
+            raise InputError(
+                "a bidirectional model reads the notes that it is to write: leave bidirectional out"
+            )
         embedding: Any
         head: Any
         if kept_of(assets)["form"] == "melody":
@@ -148,7 +152,9 @@ class ComposeTask(ExamplesTask):
             embedding = FrameEmbedding(KEYS, config.embedding)
             chained = self.notes == "chained"
             head = (
-                ChainedNotes(config.outputs, KEYS, self.chain) if chained else IndependentNotes(config.outputs, KEYS)
+                ChainedNotes(config.outputs, KEYS, self.chain)
+                if chained
+                else IndependentNotes(config.outputs, KEYS)
             )
         recurrent = layers(config, embedding.embedding_dim)
         return MusicModel(embedding, recurrent, head, context=context_size(assets), dropout=config.dropout)
@@ -296,7 +302,9 @@ class ComposeTask(ExamplesTask):
             assets.cache["pieces"] = pieces
         items, numbers = assets.cache["pieces"].items, assets.splits.get(split, ())
         if max(numbers, default=0) >= len(items):
-            raise RunError(f"the split in assets.json is damaged: it has piece {max(numbers)} of {len(items)}")
+            raise RunError(
+                f"the split in assets.json is damaged: it has piece {max(numbers)} of {len(items)}"
+            )
         return [items[number] for number in numbers]
 
     def _read(self) -> tuple[Pieces, dict[str, list[int]]]:
@@ -309,10 +317,13 @@ class ComposeTask(ExamplesTask):
         if self.limit is not None and self.limit < len(used):
             used = sorted(random.Random(f"limit/{self.split_seed}").sample(used, self.limit))
         free = [number for number in used if not pieces.parts[number]]
-        fractions = {part: 0.0 if isinstance(value := getattr(self, part), str) else value for part in PARTS[1:]}
+        fractions = {
+            part: 0.0 if isinstance(value := getattr(self, part), str) else value for part in PARTS[1:]
+        }
         split = split_examples(
             len(free),
-            **fractions,
+            validation=float(fractions["validation"]),
+            test=float(fractions["test"]),
             seed=self.split_seed,
             groups=[same_music(pieces.items[number]) for number in free],
             labels=[getattr(pieces.items[number], "genre", "") for number in free],

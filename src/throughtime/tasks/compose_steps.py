@@ -25,7 +25,9 @@ from throughtime.data.transposed import (
 from throughtime.errors import InputError
 
 # Pitches are counted from the tonic, so that a tune has the same numbers in every key; where no key is known, from C.
-PLAYED = KEYS + 11  # from the lowest key of a piano under the highest tonic, B, to the highest over the lowest, C
+PLAYED = (
+    KEYS + 11
+)  # from the lowest key of a piano under the highest tonic, B, to the highest over the lowest, C
 REST, END, PITCHES = PLAYED, PLAYED + 1, PLAYED + 2  # of what is written: also a rest, and the end
 START = END  # of what is read: an end is never read, so its number is the start's
 LATER = "later"  # in a bar: a place that no training note starts at, or no bar is known
@@ -58,7 +60,8 @@ def _places(tune: Tune) -> list[Fraction | None]:
     bar = bar_of(tune.metre)
     if bar is None:
         return [None] * (len(tune.melody()) + 1)
-    time, found = first_place(tune), []
+    time = first_place(tune)
+    found: list[Fraction | None] = []
     for _, length in [*tune.melody(), (None, Fraction(0))]:
         found.append(time % bar)
         time += length
@@ -81,7 +84,9 @@ def encode(assets: Assets, item: Any, step: Fraction) -> tuple[Tensor, Tensor]:
     if assets.values["music"]["form"] == "polyphony":
         roll = torch.from_numpy(roll_of(item, step))
         if not len(roll):
-            raise InputError("a piece must have at least one frame, got one that is shorter than half a frame")
+            raise InputError(
+                "a piece must have at least one frame, got one that is shorter than half a frame"
+            )
         return torch.cat([torch.zeros_like(roll[:1]), roll[:-1]]), roll.to(torch.int8)
     if not isinstance(item, Tune):
         raise InputError("the model reads melodies, got frames: give ABC or MIDI")

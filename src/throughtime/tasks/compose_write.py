@@ -12,7 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.data.assets import Assets
-from throughtime.data.music import KEYS, LOWEST, Key, Tune, bar_of, key_of, name_of, pitch_of, tune_of_frames, tune_of_melody
+from throughtime.data.music import (
+    KEYS,
+    LOWEST,
+    Key,
+    Tune,
+    bar_of,
+    key_of,
+    name_of,
+    pitch_of,
+    tune_of_frames,
+    tune_of_melody,
+)
 from throughtime.data.pieces import read_pieces
 from throughtime.errors import InputError, one_of
 from throughtime.layers.eval_mode import evaluating
@@ -109,7 +120,8 @@ class _Writer:
         """What the head reads [H], after one more step."""
         inputs = torch.tensor(row, device=self.device)[None, None]
         outputs, self.state = self.model(inputs, self.state, context=self.context)
-        return outputs.hidden[0, 0]
+        found: Tensor = outputs.hidden[0, 0]
+        return found
 
     def notes(
         self, most: int | None, first: Sequence[int], temperature: float, generator: torch.Generator
@@ -183,7 +195,10 @@ def answer(task: ComposeTask, model: nn.Module, assets: Assets, tune: Tune) -> d
             for chance, place in zip(best.tolist(), places.tolist(), strict=True)
         ]
         pairs = sorted([*pairs, ("end", ends)], key=lambda pair: -pair[1])[:NEXT]
-        following = {"next": [name for name, _ in pairs], "probability": [round(chance, 4) for _, chance in pairs]}
+        following = {
+            "next": [name for name, _ in pairs],
+            "probability": [round(chance, 4) for _, chance in pairs],
+        }
     else:
         known = losses
         with torch.inference_mode():
@@ -220,5 +235,6 @@ def _names(assets: Assets, targets: Tensor, item: Any) -> list[str]:
     key: Key | None = item.key
     lengths = assets.labels["length"]
     return [
-        pitch_name(pitch, key) + (f" {lengths[length]}" if pitch != END else "") for pitch, length in targets.tolist()
+        pitch_name(pitch, key) + (f" {lengths[length]}" if pitch != END else "")
+        for pitch, length in targets.tolist()
     ]

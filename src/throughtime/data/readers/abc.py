@@ -1,7 +1,7 @@
 """ABC notation: tunes read from text, and written.
 
-Read: the fields X T C R M L K (others are passed over), notes with accidentals that hold to the end of the bar, octaves, lengths,
-broken rhythm, tuplets, ties, rests, chords, repeats with first and second endings (written out), inline fields. Passed over, since
+Read: the fields X T R M L K (others are passed over), notes with accidentals that hold to the end of the bar, octaves,
+lengths, broken rhythm, tuplets, ties, rests, chords, repeats with first and second endings (written out), inline fields. Passed over, since
 they say nothing of pitch and length: grace notes, slurs, decorations, chord symbols, lyrics, comments. Not read: more than one
 voice (V:), overlays (&), transposing clefs. Source: the ABC standard 2.1 (abcnotation.com, 2011).
 """
@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 
 from throughtime.data.music import STEPS, Key, Note, Tune, bar_of, key_of
 from throughtime.errors import InputError
@@ -111,7 +112,7 @@ def _tune(first: int, lines: list[str], above: list[str], name: str) -> Tune:
     if not any(sound.pitches for sound in sounds):
         raise state.fail("expected notes, got none: a tune is a header and, after the line K:, its notes")
     bar = bar_of(state.header.get("M", ""))
-    pickup = bars[0] if bar is not None and bars and bars[0] < bar else Fraction(0)
+    pickup = bars[0] if bar is not None and len(bars) > 1 and bars[0] < bar else Fraction(0)
     notes, time = _joined(sounds)
     return Tune(
         notes,
@@ -136,25 +137,33 @@ def _field(state: _State, letter: str, value: str) -> None:
             state.metre = value
         elif letter == "L":
             found = re.fullmatch(r"(\d+)\s*(?:/\s*(\d+))?", value)
-            if not found or not int(found[1]) or found[2] and not int(found[2]):
+            if not found or not int(found[1]) or (found[2] and not int(found[2])):
                 raise InputError(f"a note length must be like 1/8, got {value!r}")
             state.unit = Fraction(int(found[1]), int(found[2] or 1))
         elif letter == "V":
             state.voices.add(value.split()[0] if value else "")
             if len(state.voices) > 1:
-                raise InputError("expected one voice, got a second one (V:): put each voice into a tune of its own")
+                raise InputError(
+                    "expected one voice, got a second one (V:): put each voice into a tune of its own"
+                )
     except InputError as error:
         raise state.fail(str(error)) from None
-    if letter in "TRMK" and (letter not in state.header or not state.elements):
-        if letter != "T" or "T" not in state.header:
-            state.header[letter] = value
+    before_the_notes = letter != "T" and not state.elements  # where the last one counts
+    if letter in "TRMK" and (before_the_notes or letter not in state.header):
+        state.header[letter] = value
 
 
 def _set_key(state: _State, value: str) -> str:
     """Set the signature; the key as `key_of` reads it, or "" for none."""
     if re.search(r"\b(transpose|octave)=", value):
-        raise InputError(f"expected a key without transpose= or octave=, got {value!r}: write the notes as they sound")
-    words = [word for word in value.split() if "=" not in word[1:] and word not in ("treble", "bass", "alto", "tenor")]
+        raise InputError(
+            f"expected a key without transpose= or octave=, got {value!r}: write the notes as they sound"
+        )
+    words = [
+        word
+        for word in value.split()
+        if "=" not in word[1:] and word not in ("treble", "bass", "alto", "tenor")
+    ]
     extra = [found for word in words if (found := re.fullmatch(r"(\^\^|\^|__|_|=)([A-Ga-g])", word))]
     words = [word for word in words if not re.match(r"[\^_=]", word) and word != "exp"]
     text = " ".join(words)
@@ -250,10 +259,14 @@ def _pitch(state: _State, line: str, at: int) -> tuple[int, int]:
     name = letter.upper()
     if sign:
         state.altered[name] = _ACCIDENTAL[sign]
-    pitch = 60 + STEPS[name] + (12 if letter.islower() else 0) + 12 * (octaves.count("'") - octaves.count(","))
+    pitch = (
+        60 + STEPS[name] + (12 if letter.islower() else 0) + 12 * (octaves.count("'") - octaves.count(","))
+    )
     pitch += state.altered.get(name, state.signature.get(name, 0))
     if not 0 <= pitch <= 127:
-        raise state.fail(f"a note must lie in the range of MIDI, 0 to 127, got {found[0]!r}, which is {pitch}")
+        raise state.fail(
+            f"a note must lie in the range of MIDI, 0 to 127, got {found[0]!r}, which is {pitch}"
+        )
     return pitch, found.end()
 
 
@@ -264,7 +277,7 @@ def _length(state: _State, line: str, at: int) -> tuple[Fraction, int]:
     whole, slashes, below = found.groups()
     end = found.end() if slashes else found.end(1)
     divisor = (int(below) if below else 2 ** len(slashes)) if slashes else 1
-    if whole and not int(whole) or not divisor:
+    if (whole and not int(whole)) or not divisor:
         raise state.fail(f"a length must not be zero, got {found[0]!r}")
     return Fraction(int(whole or 1), divisor) * _unit(state), end
 
@@ -379,8 +392,10 @@ def write_tune(tune: Tune, number: int = 1) -> str:
             lines.append(line)
             line += bar
     edges |= set(lines)
-    body, altered, times, written = [], {}, sorted(edges), 0
-    for start, stop in zip(times, times[1:], strict=False):
+    body: list[str] = []
+    altered: dict[str, int] = {}
+    written = 0
+    for start, stop in pairwise(sorted(edges)):
         if start in lines:
             written += 1
             body.append("|\n" if written % 4 == 0 else "|")

@@ -11,7 +11,9 @@ from typing import Any
 from throughtime.data.music import KEYS, LOWEST, Key, Note, Tune, bar_of, key_of
 from throughtime.errors import InputError
 
-GRID = Fraction(1, 48)  # of a whole note: starts and ends are moved to the nearest multiple; triplet sixteenths fit
+GRID = Fraction(
+    1, 48
+)  # of a whole note: starts and ends are moved to the nearest multiple; triplet sixteenths fit
 _DRUMS = 9  # the channel whose notes are drums
 _TICKS = 480  # of a quarter note, in what is written
 
@@ -24,7 +26,9 @@ def _mido() -> Any:
     try:
         return import_module("mido")
     except ImportError:
-        raise InputError("MIDI files need mido, which is not installed: pip install 'throughtime[music]'") from None
+        raise InputError(
+            "MIDI files need mido, which is not installed: pip install 'throughtime[music]'"
+        ) from None
 
 
 def read_midi(data: bytes, name: str, genre: str = "") -> Tune:
@@ -39,9 +43,13 @@ def read_midi(data: bytes, name: str, genre: str = "") -> Tune:
         file = mido.MidiFile(file=io.BytesIO(data))
     except Exception as error:  # mido raises whatever a damaged byte leads to
         what = str(error) or type(error).__name__
-        raise InputError(f"{name}: expected a Standard MIDI File, got one that cannot be read ({what})") from None
+        raise InputError(
+            f"{name}: expected a Standard MIDI File, got one that cannot be read ({what})"
+        ) from None
     if file.ticks_per_beat <= 0 or file.ticks_per_beat >= 0x8000:
-        raise InputError(f"{name}: expected a MIDI file whose time is in ticks of a quarter note, got one in seconds (SMPTE)")
+        raise InputError(
+            f"{name}: expected a MIDI file whose time is in ticks of a quarter note, got one in seconds (SMPTE)"
+        )
     metre, key, title = "4/4", None, ""
     sounding: defaultdict[tuple[int, int, int], list[int]] = defaultdict(list)
     spans: set[tuple[Fraction, Fraction, int]] = set()
@@ -65,7 +73,9 @@ def read_midi(data: bytes, name: str, genre: str = "") -> Tune:
                     if LOWEST <= message.note < LOWEST + KEYS:
                         spans.add((start, end - start, message.note))
     if not spans:
-        raise InputError(f"{name}: expected a MIDI file with notes, got one without (drums, channel 10, are not read)")
+        raise InputError(
+            f"{name}: expected a MIDI file with notes, got one without (drums, channel 10, are not read)"
+        )
     notes = tuple(Note(*span) for span in sorted(spans, key=lambda span: (span[0], span[2], span[1])))
     length = max(note.start + note.length for note in notes)
     return Tune(notes, length, title=title, genre=genre, metre=metre if bar_of(metre) else "", key=key)
@@ -83,14 +93,14 @@ def write_midi(tune: Tune, tempo: int = 110) -> bytes:
     mido = _mido()
     track = mido.MidiTrack()
     if tune.title:  # what Latin-1, the file's encoding, cannot spell becomes "?"
-        track.append(mido.MetaMessage("track_name", name=tune.title.encode("latin-1", "replace").decode("latin-1")))
+        track.append(
+            mido.MetaMessage("track_name", name=tune.title.encode("latin-1", "replace").decode("latin-1"))
+        )
     track.append(mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(tempo)))
     if tune.metre and (bar := bar_of(tune.metre)):
         below = int(tune.metre.rpartition("/")[2])
         if below & (below - 1) == 0:
-            track.append(
-                mido.MetaMessage("time_signature", numerator=int(bar * below), denominator=below)
-            )
+            track.append(mido.MetaMessage("time_signature", numerator=int(bar * below), denominator=below))
     if tune.key is not None:
         track.append(mido.MetaMessage("key_signature", key=_signature(tune.key)))
     # A note that ends comes before one that starts at the same time, so that a repeated note is struck again.

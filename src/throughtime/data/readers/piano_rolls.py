@@ -25,7 +25,9 @@ def read_piano_rolls(data: bytes, name: str) -> list[tuple[str, Roll]]:
     try:
         loadmat: Any = import_module("scipy.io").loadmat
     except ImportError:
-        raise InputError(".mat files need scipy, which is not installed: pip install 'throughtime[music]'") from None
+        raise InputError(
+            ".mat files need scipy, which is not installed: pip install 'throughtime[music]'"
+        ) from None
     try:
         found = loadmat(
             io.BytesIO(data),
@@ -35,7 +37,9 @@ def read_piano_rolls(data: bytes, name: str) -> list[tuple[str, Roll]]:
             verify_compressed_data_integrity=True,
         )
     except NotImplementedError:
-        raise InputError(f'{name}: expected a MATLAB file up to version 7, got 7.3: save it with "-v7"') from None
+        raise InputError(
+            f'{name}: expected a MATLAB file up to version 7, got 7.3: save it with "-v7"'
+        ) from None
     except Exception as error:  # scipy raises whatever a damaged byte leads to
         what = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{name}: expected a MATLAB file, got one that cannot be read ({what})") from None
@@ -60,4 +64,5 @@ def _checked(cell: Any, where: str) -> Roll:
         raise InputError(f"{where} must be numbers [T, {KEYS}], a frame in each row, got {shape}")
     if not bool(((cell == 0) | (cell == 1)).all()):
         raise InputError(f"{where} must hold zeros and ones, got {cell[(cell != 0) & (cell != 1)].flat[0]}")
-    return cell.astype(np.uint8)
+    found: Roll = cell.astype(np.uint8)
+    return found

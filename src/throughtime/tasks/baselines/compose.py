@@ -25,7 +25,7 @@ ORDERS = (1, 2, 3)
 
 
 class Chain:
-    """A Markov chain whose orders are interpolated as Witten & Bell 1991 (IEEE Trans. IT 37(4)) did; order 0 is mixed with 1/size.
+    """A Markov chain whose orders are interpolated as Witten & Bell 1991 did (IEEE Trans. IT 37(4)); order 0 with 1/size.
 
         P(s | c) = (count(c, s) + kinds(c) P(s | c without its oldest)) / (count(c) + kinds(c))
 
@@ -106,9 +106,7 @@ def _column(tune: Sequence[tuple[int, int]], column: int) -> list[int]:
     return [note[column] for note in tune if note[column] >= 0 or not column]
 
 
-def frame_baselines(
-    train: Sequence[Tensor], test: Sequence[Tensor]
-) -> dict[str, dict[str, float] | str]:
+def frame_baselines(train: Sequence[Tensor], test: Sequence[Tensor]) -> dict[str, dict[str, float] | str]:
     """Each note's frequency; each note from its own last state; each from the whole last frame, by logistic regression.
 
     The notes of a frame are independent of each other in all of them. Before the first frame there is an empty one.
@@ -117,9 +115,7 @@ def frame_baselines(
     wanted = [each.numpy().astype(np.float64) for each in test]
     now, last = np.concatenate(rolls), np.concatenate([_shifted(roll) for roll in rolls])
     often = (now.sum(0) + 0.5) / (len(now) + 1)
-    kept = [
-        ((now * (last == state)).sum(0) + 0.5) / ((last == state).sum(0) + 1) for state in (0, 1)
-    ]
+    kept = [((now * (last == state)).sum(0) + 0.5) / ((last == state).sum(0) + 1) for state in (0, 1)]
     found: dict[str, dict[str, float] | str] = {
         "frequency of each note": _frame_scores(wanted, lambda before: np.tile(often, (len(before), 1))),
         "each note from its own last state": _frame_scores(
