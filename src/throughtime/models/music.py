@@ -78,7 +78,7 @@ class NotePairs(nn.Module):
     def probabilities(self, hidden: Tensor) -> Tensor:
         """[..., P, lengths] of each pair; that of the end is spread over its lengths."""
         pitches: Tensor = self.pitch(hidden).softmax(-1)
-        lengths = (self.length(hidden).unsqueeze(-2) + self.of_pitch.weight).softmax(-1)
+        lengths: Tensor = (self.length(hidden).unsqueeze(-2) + self.of_pitch.weight).softmax(-1)
         return pitches.unsqueeze(-1) * lengths
 
     def sample(
