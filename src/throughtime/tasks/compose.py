@@ -48,7 +48,7 @@ class ComposeTask(ExamplesTask):
         "throughtime train compose --data JSB_Chorales.mat --notes chained",
     )
     defaults: ClassVar[Mapping[str, Any]] = {
-        "cell": "gru", "hidden": 128, "embedding": 64, "dropout": 0.4, "bptt": "full", "batch": 8, "epochs": 60.0, "lr": 3e-3,
+        "cell": "gru", "hidden": 192, "embedding": 64, "dropout": 0.5, "bptt": "full", "batch": 8, "epochs": 120.0, "lr": 2e-3,
     }  # fmt: skip
     without = ("pooling", "bidirectional", "tied", "window")
     columns = ("abc",)

@@ -1,9 +1,9 @@
 """ABC notation: tunes read from text, and written.
 
 Read: the fields X T R M L K (others are passed over), notes with accidentals that hold to the end of the bar, octaves,
-lengths, broken rhythm, tuplets, ties, rests, chords, repeats with first and second endings (written out), inline fields. Passed over, since
-they say nothing of pitch and length: grace notes, slurs, decorations, chord symbols, lyrics, comments. Not read: more than one
-voice (V:), overlays (&), transposing clefs. Source: the ABC standard 2.1 (abcnotation.com, 2011).
+lengths, broken rhythm, tuplets, ties, rests, chords, repeats with first and second endings (written out), inline fields. Passed
+over, since they say nothing of pitch and length: grace notes, slurs, decorations, chord symbols, lyrics, comments. Not read:
+more than one voice (V:), overlays (&), transposing clefs. Source: the ABC standard 2.1 (abcnotation.com, 2011).
 """
 
 from __future__ import annotations
