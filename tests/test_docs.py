@@ -127,6 +127,12 @@ def write_data(folder: Path) -> None:
     ]  # fmt: skip
     (folder / "dialogues.tsv").write_text("dialogue\tspeaker\ttext\n" + "".join(turns), encoding="utf-8")
     (folder / "asked.csv").write_text("question\nhow do I return a book\n", encoding="utf-8")
+    scale = "".join(
+        f"X:{n}\nR:{'jig' if n % 2 else 'air'}\nM:4/4\nK:C\nC{'DEFG' * (n + 1)}|\n\n" for n in range(12)
+    )
+    (folder / "tunes.abc").write_text(scale, encoding="utf-8")
+    (folder / "music").mkdir()
+    (folder / "music" / "chords.abc").write_text(scale.replace("\nC", "\n[CE]"), encoding="utf-8")
     (folder / "notes").mkdir()
     (folder / "notes" / "desk.txt").write_text(SENTENCE * 3 + "\n" + SENTENCE, encoding="utf-8")
     (folder / "questions.txt").write_text("0110\n111\n00010\n", encoding="utf-8")

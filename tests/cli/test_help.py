@@ -41,6 +41,7 @@ TASKS = (
     "forecast",
     "write",
     "caption",
+    "compose",
     "adding",
     "copy",
     "echo",

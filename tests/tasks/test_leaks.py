@@ -7,6 +7,7 @@ import itertools
 import random
 import wave
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ import pytest
 import torch
 
 from throughtime.data import Assets, Batch
+from throughtime.data.music import key_of, tune_of_melody
+from throughtime.data.readers.abc import write_tune
 from throughtime.tasks import Task
 from throughtime.tasks.registry import BUILT_IN, find_task
 
@@ -490,6 +493,42 @@ def translate_by_file(folder: Path) -> Case:
 
 def translate_what_ships_inside(folder: Path) -> Case:
     return Case(find_task("translate").kind(pairs=400, validation=0.2, test=0.2), translated)
+def intervals(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
+    """Steps from note to note and lengths of each melody: the same in every key."""
+    found = []
+    for batch in batches:
+        for b in range(batch.size):
+            notes = batch.targets[: batch.lengths[b] - 1, b]
+            played = notes[notes[:, 0] < 99, 0]
+            found.append((tuple(played.diff().tolist()), tuple(notes[:, 1].tolist())))
+    return sorted(found)
+
+
+def tunes_of(path: Path, seed: int) -> str:
+    """Tunes, each in three keys."""
+    draws, tunes = random.Random(seed), []
+    for _ in range(16):
+        line = [(draws.randint(60, 72), Fraction(draws.randint(1, 3), 8)) for _ in range(8)]
+        for shift, key in ((0, "C"), (7, "G"), (-2, "Bb")):
+            moved = [(pitch + shift, length) for pitch, length in line]
+            tunes.append(write_tune(tune_of_melody(moved, metre="4/4", genre="jig", key=key_of(key))))
+    draws.shuffle(tunes)
+    path.write_text("\n".join(tunes))
+    return str(path)
+
+
+def compose_by_fraction(folder: Path) -> Case:
+    data = tunes_of(folder / "all.abc", 1)
+    return Case(find_task("compose").kind(data=(data,), validation=0.2, test=0.2), intervals)
+
+
+def compose_by_file(folder: Path) -> Case:
+    train, validation, test = (tunes_of(folder / f"{seed}.abc", seed) for seed in range(3))
+    return Case(find_task("compose").kind(data=(train,), validation=validation, test=test), intervals)
+
+
+def compose_what_ships_inside(folder: Path) -> Case:
+    return Case(find_task("compose").kind(), intervals)
 
 
 CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
@@ -531,6 +570,10 @@ CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
         "fraction": caption_by_fraction,
         "file": caption_by_file,
         "inside": caption_what_ships_inside,
+    "compose": {
+        "fraction": compose_by_fraction,
+        "file": compose_by_file,
+        "inside": compose_what_ships_inside,
     },
     "recommend": {"fraction": recommend_by_fraction, "file": recommend_by_file},
 }

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from throughtime.cli.builder import OwnTask, RunFolder
 from throughtime.errors import InputError
+
+MUSIC = "Music (runs of compose)"
 
 
 def generate(
@@ -23,8 +27,14 @@ def generate(
         ),
     ] = None,
     length: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Symbols to write: characters, words or byte pairs.")
-    ] = 500,
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Symbols to write: characters, words or byte pairs; notes, or frames of polyphony. Default: 500; "
+            "until a melody ends; 64 frames.",
+        ),
+    ] = None,
     temperature: Annotated[
         float | None,
         typer.Option(
@@ -68,9 +78,41 @@ def generate(
     allow_unknown: Annotated[
         bool, typer.Option("--allow-unknown", help="Let the model write its symbol for unknown ones.")
     ] = False,
+    out: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="Music: .mid, .abc, or .png, a piano roll; -: ABC to standard output.",
+            rich_help_panel=MUSIC,
+        ),
+    ] = "-",
+    genre: Annotated[
+        str, typer.Option(metavar="NAME", help="Music: one of the training data's.", rich_help_panel=MUSIC)
+    ] = "",
+    start: Annotated[
+        str,
+        typer.Option(
+            metavar="NOTE",
+            help="Music: the first note, C4; of polyphony also several, C3,E4,G4.",
+            rich_help_panel=MUSIC,
+        ),
+    ] = "",
+    key: Annotated[
+        str, typer.Option(metavar="KEY", help="Music: a melody's key, D, Em, Ddor.", rich_help_panel=MUSIC)
+    ] = "",
+    metre: Annotated[
+        str,
+        typer.Option(
+            metavar="M/N", help="Music: 6/8. Default: the genre's usual one.", rich_help_panel=MUSIC
+        ),
+    ] = "",
+    roll: Annotated[
+        bool,
+        typer.Option("--roll", help="Music: also draw the piano roll, on stderr.", rich_help_panel=MUSIC),
+    ] = False,
     task: OwnTask = None,
 ) -> None:
-    """Generate text with a trained model, symbol by symbol.
+    """Generate text, or write music, with a trained model, symbol by symbol.
 
     Nothing but the text goes to stdout; on a terminal a line end follows it, in a file or a pipe
     nothing does. A line on stderr says which backend runs, why if it is the reference, and with which
@@ -83,6 +125,7 @@ def generate(
     throughtime generate runs/demo --length 2000 --top-p 0.9 --seed 1 > text.txt
     throughtime generate runs/demo --weights int8
     throughtime generate runs/lines --style docstring --prompt "Return "
+    throughtime generate runs/melodies --genre jig --key D --out jig.mid
     """
     chosen = [
         name
@@ -97,12 +140,23 @@ def generate(
     from throughtime.cli.output import Stream
     from throughtime.runtime import load
 
+    trained = load(run, task=task)
     prompt = _as_utf8(prompt)
     temperature = 0.0 if greedy else 1.0 if temperature is None else temperature
-    chunks = load(run, task=task).generate(
+    music = {"genre": genre, "start": start, "key": key, "metre": metre}
+    if trained.task.writes_music:
+        text = {
+            "prompt": prompt, "top_k": top_k, "top_p": top_p, "stop": stop, "backend": backend, "allow_unknown": allow_unknown,
+            "weights": weights if weights != "float32" else None,
+        }  # fmt: skip
+        _refuse(text, "text", trained)
+        _write_music(trained, out, roll, length=length, temperature=temperature, seed=seed, **music)
+        return
+    _refuse({**music, "out": out if out != "-" else "", "roll": roll}, "music", trained)
+    chunks = trained.generate(
         prompt,
         style=style,
-        length=length,
+        length=500 if length is None else length,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
@@ -120,6 +174,34 @@ def generate(
         stream.write(prompt)
         for chunk in chunks:
             stream.write(chunk)
+
+
+def _refuse(options: dict[str, Any], what: str, trained: Any) -> None:
+    """Raise InputError for an option of another kind of run."""
+    if given := [name for name, value in options.items() if value]:
+        name = given[0].replace("_", "-")
+        raise InputError(
+            f"--{name} is for runs that write {what}, and this is one of {trained.task.name}: leave it out"
+        )
+
+
+def _write_music(trained: Any, out: str, roll: bool, *, seed: int | None, **options: Any) -> None:
+    """Write a piece of music, and on stderr what it is and with which seed."""
+    from throughtime.files import check_writable
+    from throughtime.runtime.music import check_suffix, roll_text, save_music
+
+    check_suffix(out)
+    check_writable(out)
+    seed = secrets.randbits(32) if seed is None else seed
+    tune = trained.compose(seed=seed, **options)
+    save_music(tune, out)
+    sampled = "greedy" if options["temperature"] == 0 else f"seed {seed}"
+    print(
+        f"throughtime: {len(tune.notes)} notes, {float(tune.length * 4):g} quarter notes long, {sampled}",
+        file=sys.stderr,
+    )
+    if roll:
+        print(roll_text(tune, shutil.get_terminal_size().columns), end="", file=sys.stderr)
 
 
 def _as_utf8(text: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from throughtime.data.assets import Assets
+from throughtime.data.music import Tune
 from throughtime.data.text import END
 from throughtime.errors import InputError, one_of
 from throughtime.kernels.native.generation.generator import State
@@ -200,6 +201,15 @@ class Trained:
         if isinstance(self.model, Styled):
             options = {"end": END, **options}
         return generate(self.session(style), prompt, **options)
+
+    def compose(self, **options: Any) -> Tune:
+        """Write a piece of music; see `throughtime.tasks.compose_write.write`, and `throughtime.runtime.save_music` for files.
+
+        Options: genre, start, key, metre, length, temperature, seed.
+        Raises: InputError for a run of another task, or what the model does not know.
+        """
+        found: Tune = self.task.write(self.model, self.assets, **options)
+        return found
 
     def __repr__(self) -> str:
         sizes = " + ".join(map(str, self.config.sizes))

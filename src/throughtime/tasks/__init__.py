@@ -4,6 +4,7 @@ from throughtime.tasks.adding import AddingTask
 from throughtime.tasks.caption import CaptionTask
 from throughtime.tasks.chat import ChatTask
 from throughtime.tasks.classify import ClassifyTask
+from throughtime.tasks.compose import ComposeTask
 from throughtime.tasks.copy import CopyTask
 from throughtime.tasks.echo import EchoTask
 from throughtime.tasks.files import FileTask
@@ -25,6 +26,7 @@ __all__ = [
     "CaptionTask",
     "ChatTask",
     "ClassifyTask",
+    "ComposeTask",
     "CopyTask",
     "EchoTask",
     "FileTask",

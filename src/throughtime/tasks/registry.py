@@ -28,6 +28,7 @@ BUILT_IN = {
     "forecast": "ForecastTask",
     "write": "WriteTask",
     "caption": "CaptionTask",
+    "compose": "ComposeTask",
     "adding": "AddingTask",
     "copy": "CopyTask",
     "echo": "EchoTask",

@@ -53,6 +53,9 @@ class Task(Settings, ABC):
     formats: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Formats of the task's own that `predict_file` reads, by name, with the suffixes of their files: {"conll": (".conll",)}."""
 
+    writes_music: ClassVar[bool] = False
+    """Whether `write` writes music, which `throughtime generate` then asks for."""
+
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         if "name" in cls.__dict__:
@@ -165,6 +168,13 @@ class Task(Settings, ABC):
         Raises: InputError for what cannot be read, with its line.
         """
         raise NotImplementedError
+
+    def write(self, model: nn.Module, assets: Assets, **options: Any) -> Any:
+        """A new piece of music, a `throughtime.data.music.Tune`, where the task writes some.
+
+        Raises: InputError where it writes none.
+        """
+        raise InputError(f"runs of {self.name} write no music: that is for runs of compose")
 
     def describe(self, assets: Assets) -> str:
         """The data in a line, before training."""
