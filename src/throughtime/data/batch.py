@@ -13,6 +13,13 @@ from throughtime.errors import InputError
 IGNORE = -100  # a masked target, whole numbers: what torch's losses leave out; real numbers are masked by NaN
 
 
+class Source(NamedTuple):
+    """B sequences that are read whole and have no place in a batch's time: what a translation is made from."""
+
+    values: Tensor  # [B, S, ...], padded
+    lengths: Tensor  # int64 [B], 1 to S
+
+
 class Batch(NamedTuple):
     """B sequences of up to T steps, time first. Make one with `Batch.of`, which checks shapes and masks padding.
 
@@ -22,7 +29,7 @@ class Batch(NamedTuple):
     inputs: Any  # pytree of tensors [T, B, ...]
     targets: Any  # pytree of tensors [T, B, ...], or [B, ...] if `per_sequence`; None where there are none
     lengths: Tensor | None = None  # int64 [B], steps of each row, 0 to T; None: all T
-    context: Any = None  # pytree of tensors [B, ...]: what has no time (a class, an image, a speaker)
+    context: Any = None  # pytree of tensors [B, ...]: what has no time (a class, an image, a `Source`)
     reset: bool = True  # the sequences start here, from the initial state
     num_targets: int = 0  # unmasked targets of the whole batch, also in its windows: what a mean divides by
     per_sequence: bool = False  # one target for each sequence, at its last step

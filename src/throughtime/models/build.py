@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from throughtime.errors import InputError
 from throughtime.models.config import ModelConfig
 from throughtime.models.embeddings import OneHot
+from throughtime.models.encoder_decoder import EncoderDecoder
+from throughtime.models.encoders import SequenceEncoder
 from throughtime.models.fill_blank import FillBlank
 from throughtime.models.many_to_many import ManyToMany
 from throughtime.models.many_to_one import ManyToOne
@@ -66,6 +68,34 @@ def fill_blank(config: ModelConfig, embedding: Any, outputs: int) -> FillBlank:
         backward = layers(one_way, embedding.embedding_dim)
     return FillBlank(
         embedding, stack, backward, config.outputs, outputs, dropout=config.dropout, tied=config.tied
+    )
+
+
+def sequence_encoder(config: ModelConfig, embedding: Any) -> SequenceEncoder:
+    """The encoder of `config` for sequences, in both directions if it says so."""
+    recurrent = layers(replace(config, tied=False), embedding.embedding_dim)
+    return SequenceEncoder(embedding, recurrent, config.outputs, dropout=config.dropout)
+
+
+def encoder_decoder(
+    config: ModelConfig, encoder: nn.Module, embedding: Any, outputs: int, *, attention: str = "general",
+    input_feeding: bool = False, scheduled_sampling: float = 0.0,
+) -> EncoderDecoder:  # fmt: skip
+    """The model of `config` that writes from what `encoder` reads; `bidirectional` is the encoder's alone."""
+    one_way = replace(config, bidirectional=False, tied=False)
+    features = one_way.outputs
+    size = EncoderDecoder.input_size(embedding, encoder, features, attention, input_feeding)
+    return EncoderDecoder(
+        encoder,
+        embedding,
+        layers(one_way, size),
+        features,
+        outputs,
+        attention=attention,
+        input_feeding=input_feeding,
+        scheduled_sampling=scheduled_sampling,
+        dropout=config.dropout,
+        tied=config.tied,
     )
 
 

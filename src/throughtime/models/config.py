@@ -149,7 +149,8 @@ class ModelConfig(Settings):
             raise InputError(
                 "tied needs a learned embedding, got onehot: give embedding a size, or leave tied out"
             )
-        if self.embedding != self.outputs:
+        # A decoder runs in one direction, whatever its encoder does; where the sizes meet, they are compared once more.
+        if self.embedding not in (self.outputs, self.sizes[-1]):
             raise InputError(
                 f"tied needs an embedding as wide as the last layer's output, {self.outputs}, got {self.embedding}: "
                 f"set embedding to {self.outputs}"

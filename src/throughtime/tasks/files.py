@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from throughtime.data.assets import Assets
     from throughtime.data.batch import Batch
-    from throughtime.data.examples import Examples, Targets
+    from throughtime.data.examples import Context, Examples, Targets
     from throughtime.data.text import Source
 
 
@@ -99,13 +99,18 @@ class ExamplesTask(FileTask):
     def _encoded(self, assets: Assets, split: str) -> tuple[list[Tensor], Targets]:
         """The sequences of a split as the model reads them, and their targets, as `Examples` takes them."""
 
+    def _context(self, assets: Assets, split: str) -> Context | None:
+        """What the sequences of a split are written from, in the order of `_encoded`; None where there is nothing."""
+        return None
+
     def batches(
         self, assets: Assets, *, steps: int, batch: int, seed: int = 0, rank: int = 0, world: int = 1
     ) -> Examples:
         from throughtime.data.examples import Examples
 
         inputs, targets = self._encoded(assets, "train")
-        return Examples(inputs, targets, batch, seed=seed, rank=rank, world=world)
+        context = self._context(assets, "train")
+        return Examples(inputs, targets, batch, context=context, seed=seed, rank=rank, world=world)
 
     def evaluation_batches(
         self, assets: Assets, split: str, *, steps: int, batch: int
@@ -113,7 +118,10 @@ class ExamplesTask(FileTask):
         from throughtime.data.examples import evaluation_batches
 
         inputs, targets = self._encoded(assets, split)
-        return (each for each, _ in evaluation_batches(inputs, targets, batch)) if inputs else None
+        if not inputs:
+            return None
+        context = self._context(assets, split)
+        return (each for each, _ in evaluation_batches(inputs, targets, batch, context))
 
 
 def full_path(path: str) -> str:
