@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from throughtime.cli.builder import Device, OwnTask, RunFolder
-from throughtime.errors import one_of
+from throughtime.errors import InputError, nearest, one_of
+from throughtime.options import checked, fields_of, parse
+
+if TYPE_CHECKING:
+    from throughtime.runtime import Trained
+    from throughtime.tasks import Task
 
 
 def predict(
@@ -31,6 +37,23 @@ def predict(
     ] = None,
     task: OwnTask = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that cannot be read.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Another value for an option of the task, such as beam=10; repeat for more.",
+        ),
+    ] = None,
+    show: Annotated[
+        bool,
+        typer.Option(
+            "--show", help="Print, for each line, what the prediction was aligned with, as a heat map."
+        ),
+    ] = False,
+    picture: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Draw the same of the first line: PNG, SVG or PDF.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Predict for each line of a file, or of standard input as it comes.
@@ -41,6 +64,8 @@ def predict(
 
     Examples:
     echo "list index out of range" | throughtime predict runs/classify
+    echo "January 5, 2021" | throughtime predict runs/translate --show
+    echo "January 5, 2021" | throughtime predict runs/translate --set beam=10 --set n_best=3 --format jsonl
     throughtime predict runs/intents questions.csv --out answered.csv
     throughtime predict runs/book lines.txt --format lines
     """
@@ -49,11 +74,19 @@ def predict(
     from throughtime.runtime import load
 
     trained = load(run, task=task, device=device)
+    trained.task = with_options(trained.task, settings or [])
     columns = list(trained.task.columns)
     own = _own_format(trained.task.formats, file, form)
     if form is not None and own is None:
         one_of("format", form, (*trained.task.formats, *FORMATS))
     _ = trained.model  # before anything is read or written
+    if show or picture is not None:
+        if own is not None:  # the file itself is the record
+            _check_picture(picture)
+            print(trained.task.show(trained.model, trained.assets, {columns[0]: file}, picture))
+        else:
+            _show(trained, file, form, picture, skip_bad)
+        return
     if own is not None:
         with Stream() if out == "-" else _written(out) as stream:
             written: Any = stream
@@ -77,6 +110,51 @@ def predict(
             write(record | added)
     if records.remark:
         print(f"throughtime: {records.remark}", file=sys.stderr)
+
+
+def with_options(task: Task, typed: Sequence[str]) -> Task:
+    """The task with other values of its `predict_options`, typed as NAME=VALUE.
+
+    Raises: InputError for another name, or a value that does not fit.
+    """
+    values: dict[str, Any] = {}
+    for each in typed:
+        name, equals, text = each.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or name not in task.predict_options:
+            known = ", ".join(task.predict_options)
+            can = f"{known} of {task.name} can be set" if known else f"a run of {task.name} has none to set"
+            raise InputError(
+                f"--set must be NAME=VALUE: {can}, got {each!r}.{nearest(name, task.predict_options)}"
+            )
+        field = next(field for field in fields_of(type(task)) if field.name == name)
+        values[name] = checked(field, parse(field, [text.strip()], name), name)
+    return replace(task, **values)
+
+
+def _show(trained: Trained, file: str, form: str | None, picture: str | None, skip_bad: bool) -> None:
+    """Print what the task shows of each record; of the first also a picture."""
+    from throughtime.data.readers.records import Records, open_source
+
+    _check_picture(picture)
+    columns = list(trained.task.columns)
+    name = "standard input" if file == "-" else file
+    with open_source(file) as source:
+        records = Records(source, columns, format=form, name=name, skip_bad=skip_bad)
+        for record in records:
+            asked = record | dict(zip(columns, records.texts(record), strict=True))
+            print(trained.task.show(trained.model, trained.assets, asked, picture), end="\n\n", flush=True)
+            picture = None
+    if records.remark:
+        print(f"throughtime: {records.remark}", file=sys.stderr)
+
+
+def _check_picture(picture: str | None) -> None:
+    """Before the work, not after it."""
+    from throughtime.flow.drawing import check
+
+    if picture is not None:
+        check(picture, picture=True)
 
 
 def _own_format(formats: Mapping[str, tuple[str, ...]], file: str, form: str | None) -> str | None:

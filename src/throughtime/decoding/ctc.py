@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 from weakref import WeakValueDictionary
 
@@ -22,16 +22,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from throughtime.decoding.state import Step, select
 from throughtime.errors import InputError
 
 BLANK = 0
 _LEAST = -math.inf
 
 Numbers = NDArray[np.float64]
-LanguageModel = Callable[[Any, Tensor], tuple[Tensor, Any]]
-"""`step(state, symbols [N]) -> (logits [N, V], state)` over the symbols of the CTC model; see `Beam`."""
 
 
 class Symbol(NamedTuple):
@@ -55,6 +54,10 @@ class Transcript(NamedTuple):
 class Decoder(Protocol):
     """Frames in, symbols out: `Greedy` and `Beam`."""
 
+    @property
+    def score(self) -> float:
+        """log P of what was decoded so far: of the path, or of the best text with what is added to it."""
+
     def feed(self, log_probabilities: Any) -> list[Symbol]:
         """Read frames [t, V], and return the symbols that are now certain."""
 
@@ -77,7 +80,12 @@ class Greedy:
 
     def reset(self) -> None:
         """Go back to before the first frame."""
-        self._last, self._frames, self.score = self.blank, 0, 0.0
+        self._last, self._frames, self._score = self.blank, 0, 0.0
+
+    @property
+    def score(self) -> float:
+        """log P of the path so far."""
+        return self._score
 
     def feed(self, log_probabilities: Any) -> list[Symbol]:
         """Read frames [t, V]; the symbols that begin in them. Among equals the first symbol is taken."""
@@ -85,7 +93,7 @@ class Greedy:
         if not len(frames):
             return []
         path = frames.argmax(1)
-        self.score += float(frames.max(1).sum())
+        self._score += float(frames.max(1).sum())
         before = np.concatenate([[self._last], path[:-1]])
         begins = np.flatnonzero((path != self.blank) & (path != before))
         found = [Symbol(int(path[at]), self._frames + int(at)) for at in begins]
@@ -156,7 +164,7 @@ class Beam:
         *,
         blank: int = BLANK,
         prune: float = 0.0,
-        lm: LanguageModel | None = None,
+        lm: Step | None = None,
         alpha: float = 0.5,
         beta: float = 0.0,
     ) -> None:
@@ -218,6 +226,11 @@ class Beam:
             )
         return found
 
+    @property
+    def score(self) -> float:
+        """That of the best text."""
+        return float(self._scores().max())
+
     def _scores(self) -> Numbers:
         return np.logaddexp(self._blank, self._symbol) + self._bonus
 
@@ -278,11 +291,11 @@ class Beam:
     def _ask(self, old: NDArray[np.int64], rows: NDArray[np.int64], symbols: NDArray[np.int64]) -> None:
         """Keep the language model's rows of the texts that stay, and compute those of the new ones."""
         assert self.lm is not None and self._next is not None
-        kept = _select(self._state, torch.from_numpy(old))
+        kept = select(self._state, torch.from_numpy(old))
         if not len(rows):
             self._state, self._next = kept, self._next[old]
             return
-        logits, state = self.lm(_select(self._state, torch.from_numpy(rows)), torch.from_numpy(symbols))
+        logits, state = self.lm(select(self._state, torch.from_numpy(rows)), torch.from_numpy(symbols))
         new = self._bonuses(logits, self._next.shape[1])
         self._state, self._next = _joined(kept, state), np.concatenate([self._next[old], new])
 
@@ -399,11 +412,6 @@ def _frames(values: Any, blank: int) -> Numbers:
     if np.isnan(array).any():
         raise InputError("the outputs hold NaN: the model's training diverged, or it is damaged")
     return array
-
-
-def _select(state: Any, rows: Tensor) -> Any:
-    """Some rows of a state: axis -2 of every tensor."""
-    return tree_map_only(Tensor, lambda leaf: leaf.index_select(-2, rows.to(leaf.device)), state)
 
 
 def _joined(first: Any, second: Any) -> Any:

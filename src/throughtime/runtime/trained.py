@@ -156,6 +156,16 @@ class Trained:
             )
         return Session(self.model, self.assets.vocabulary)
 
+    def listen(self) -> Any:
+        """A transcription of sound that arrives piece by piece: `feed(samples)`, `flush()`, `snapshot`, `restore`, `reset`.
+
+        Raises: InputError for a run of another task than transcribe, and for a bidirectional model.
+        """
+        listen = getattr(self.task, "listen", None)
+        if listen is None:
+            raise InputError(f"only runs of transcribe listen, and {self.path} is a run of {self.task.name}: use predict")
+        return listen(self.model, self.assets)
+
     def generate(self, prompt: str = "", **options: Any) -> Generation:
         """Continue a text, chunk by chunk; see `throughtime.runtime.generate`."""
         return generate(self.session(), prompt, **options)

@@ -24,6 +24,7 @@ BUILT_IN = {
     "recommend": "RecommendTask",
     "frames": "FramesTask",
     "forecast": "ForecastTask",
+    "transcribe": "TranscribeTask",
     "adding": "AddingTask",
     "copy": "CopyTask",
     "echo": "EchoTask",

@@ -48,6 +48,8 @@ class Task(Settings, ABC):
     """The formats of the user's data in a few words, for the same list."""
     columns: ClassVar[tuple[str, ...]] = ("text",)
     """What `predict` reads of a record; the first is what a line of plain text is taken for."""
+    predict_options: ClassVar[tuple[str, ...]] = ()
+    """Fields that say how a trained model is used, not what it is: `predict --set NAME=VALUE` may give another value."""
     formats: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Formats of the task's own that `predict_file` reads, by name, with the suffixes of their files: {"conll": (".conll",)}."""
 
@@ -135,6 +137,14 @@ class Task(Settings, ABC):
         Raises: InputError where the task predicts nothing for a record, or the record lacks a column.
         """
         raise InputError(f"runs of {self.name} have no predictions: use evaluate")
+
+    def show(self, model: nn.Module, assets: Assets, record: Record, picture: str | None = None) -> str:
+        """What led to the prediction for a record, to be printed: attention, or an alignment; also drawn into a picture.
+
+        Args: picture, a path: PNG, SVG or PDF by its suffix.
+        Raises: InputError where the task has nothing to show.
+        """
+        raise InputError(f"runs of {self.name} have no alignment to show: leave out --show and --picture")
 
     def predict_file(
         self, model: nn.Module, assets: Assets, file: str, out: IO[str], *, form: str, skip_bad: bool
