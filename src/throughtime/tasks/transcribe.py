@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from throughtime.tasks.transcribe_predict import Listener
 
 PARTS = ("train", "validation", "test")
-MESSAGES = 2000  # of Morse code, where no data is given
+MESSAGES = 2600  # of Morse code, where no data is given
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 _sound_option = partial(option, panel="Sound")
 _decoding_option = partial(option, panel="Decoding")
@@ -65,7 +65,7 @@ class TranscribeTask(ExamplesTask):
         "throughtime train transcribe --bidirectional --cell gru",
     )
     defaults: ClassVar[Mapping[str, Any]] = {
-        "hidden": 128, "bptt": "full", "batch": 16, "epochs": 12.0, "lr": 4e-3, "dropout": 0.1,
+        "hidden": 128, "bptt": "full", "batch": 8, "epochs": 28.0, "lr": 4e-3,
     }  # fmt: skip
     without = ("tied", "pooling", "window", "embedding")
     columns = ("path",)
@@ -108,7 +108,7 @@ class TranscribeTask(ExamplesTask):
     frame: float = _sound_option(0.025, "Seconds of sound in a frame.", metavar="S", above=0, high=10)
     hop: float = _sound_option(0.010, "Seconds from a frame to the next.", metavar="S", above=0, high=10)
     mels: int | None = _sound_option(
-        None, "Frequency bands of a frame. Default: 40; of Morse code 24.", metavar="N", low=1, high=1000
+        None, "Frequency bands of a frame. Default: 40; of Morse code 8.", metavar="N", low=1, high=1000
     )
     low: float | None = _sound_option(
         None, "Lowest frequency in Hz. Default: 20; of Morse code 300.", metavar="HZ", low=0, high=96_000
@@ -117,7 +117,7 @@ class TranscribeTask(ExamplesTask):
         None, "Highest frequency in Hz. Default: half the rate; of Morse code 1000.", metavar="HZ", above=0, high=96_000
     )
     stack: int = _sound_option(
-        2, "Frames that the model reads at once: it takes one step for them.", metavar="N", low=1, high=100
+        3, "Frames that the model reads at once: it takes one step for them.", metavar="N", low=1, high=100
     )
     time_masks: int = _sound_option(
         0, "Spans of time that are masked in training (SpecAugment).", metavar="N", low=0, high=100
@@ -162,7 +162,7 @@ class TranscribeTask(ExamplesTask):
 
     def with_full_paths(self) -> Self:
         """Also with the frequency bands, so that the run's config.toml says what its model reads."""
-        mels, low, high = (40, 20.0, self.high) if self.data else (24, 300.0, self.high or 1000.0)
+        mels, low, high = (40, 20.0, self.high) if self.data else (8, 300.0, self.high or 1000.0)
         return replace(
             super().with_full_paths(),
             mels=self.mels or mels,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 RATE = 8000  # samples in a second
 SPEEDS = (10.0, 35.0)  # words per minute, of the word PARIS: a dot takes 1.2 / speed seconds
 PITCHES = (400.0, 900.0)  # Hz
-SNR = (-15.0, 15.0)  # dB: power of the unfaded tone over that of the noise between 0 and RATE / 2
+SNR = (-10.0, 20.0)  # dB: power of the unfaded tone over that of the noise between 0 and RATE / 2
 CODE = {
     "a": ".-", "b": "-...", "c": "-.-.", "d": "-..", "e": ".", "f": "..-.", "g": "--.", "h": "....", "i": "..", "j": ".---",
     "k": "-.-", "l": ".-..", "m": "--", "n": "-.", "o": "---", "p": ".--.", "q": "--.-", "r": ".-.", "s": "...", "t": "-",
@@ -47,14 +47,14 @@ def part_of(word: str) -> str:
 def messages(part: str, count: int, seed: int = 0, seconds: float = 6.0) -> list[Message]:
     """So many different messages of words, call signs, numbers, groups of letters, and what operators abbreviate.
 
-    All words are of one part (`part_of`). A message is as long as its speed allows in about so many seconds, at least one word.
+    Many are short, down to one character, as learners of the code practise it: a model, too, learns from these first. All words are of one part (`part_of`). A message is as long as its speed allows in so many seconds or less, at least one word.
     The same for the same arguments.
     """
     draws = np.random.default_rng([seed, zlib.crc32(part.encode())])
     found: dict[str, Message] = {}
     while len(found) < count:
         speed, snr = draws.uniform(*SPEEDS), draws.uniform(*SNR)
-        units, words = seconds * draws.uniform(0.6, 1.2) * speed / 1.2, list[str]()
+        units, words = seconds * draws.uniform() ** 2 * speed / 1.2, list[str]()
         for word in _words(draws, part):
             if words and _units(" ".join([*words, word])) > units:
                 break
@@ -115,7 +115,7 @@ def sound(
     tone = envelope * fading * np.sin(2 * np.pi * (np.cumsum(hertz) / RATE + draws.uniform()))
     if noise:
         tone += draws.standard_normal(n) * np.sqrt(0.5 / 10 ** (message.snr / 10))
-    level: float = draws.uniform(0.1, 0.9) / np.abs(tone).max()
+    level: float = draws.uniform(0.3, 0.9) / np.abs(tone).max()
     return (tone * level).astype(np.float32)
 
 
@@ -141,7 +141,7 @@ def _units(text: str) -> int:
 
 def _words(draws: np.random.Generator, part: str) -> Iterator[str]:
     """Words of a part without end."""
-    kinds = (_short, _word, _word, _call, _number, _group)
+    kinds = (_short, _word, _word, _call, _number, _group, _group)
     while True:
         word = kinds[draws.integers(len(kinds))](draws)
         if part_of(word) == part:
@@ -175,7 +175,8 @@ def _number(draws: np.random.Generator) -> str:
 
 
 def _group(draws: np.random.Generator) -> str:
-    return "".join(_one(draws, _CONSONANTS + _VOWELS) for _ in range(5))
+    """One to five characters."""
+    return "".join(_one(draws, "".join(CODE)) for _ in range(draws.integers(1, 6)))
 
 
 def _one(draws: np.random.Generator, letters: str) -> str:
