@@ -73,6 +73,7 @@ class TranscribeTask(ExamplesTask):
     formats: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "audio": (".wav", ".flac", ".ogg"),
         "folder": ("/",),
+        "table": (".csv", ".tsv", ".tab", ".jsonl", ".ndjson"),
         "pcm": (".pcm", ".raw"),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -14,8 +15,8 @@ from torch.utils._pytree import tree_map_only
 from throughtime.data.assets import Assets
 from throughtime.data.batch import Batch
 from throughtime.data.readers.audio import UnreadableError, mono, read_recording, resampled
-from throughtime.data.readers.records import open_source
-from throughtime.data.readers.transcripts import recordings_in
+from throughtime.data.readers.records import Records, open_source, write_records
+from throughtime.data.readers.transcripts import plain_text, recordings_in, spaced_text
 from throughtime.decoding.ctc import Beam, Decoder, Greedy, Symbol
 from throughtime.decoding.state import Step
 from throughtime.errors import InputError
@@ -119,6 +120,17 @@ class Listener:
         return written
 
 
+def _samples(values: Any) -> Tensor:
+    """Samples [n] as float32 of full scale 1; whole numbers are of 16 bits."""
+    found = torch.as_tensor(np.asarray(values) if not isinstance(values, Tensor) else values)
+    if found.dim() != 1 or found.is_complex():
+        raise InputError(f"samples must be [n], one channel, got {list(found.shape)}")
+    found = found.float() if found.is_floating_point() else found.float() / 32768
+    if not bool(found.isfinite().all()):
+        raise InputError("expected finite samples, got NaN or infinity")
+    return found
+
+
 def decoder_of(task: TranscribeTask, assets: Assets) -> Decoder:
     """The decoder that the task's options ask for."""
     if task.beam == 1:
@@ -209,6 +221,8 @@ def write_transcripts(
         raise InputError(
             f"{form} is not read from standard input: name a file, or use --format pcm for sound as it arrives"
         )
+    if form == "table":
+        return _write_table(task, model, assets, file, out, skip_bad)
     if form == "audio":
         found = next(transcripts(task, model, assets, [{"path": file}]))
         out.write(found["transcript"] + "\n")
@@ -227,6 +241,41 @@ def write_transcripts(
         out.write(f"{each.relative_to(file)}\t{found['transcript']}\n")
         out.flush()
     return f"{len(bad)} recordings skipped; the first: {bad[0]}" if bad else ""
+
+
+def _write_table(
+    task: TranscribeTask, model: nn.Module, assets: Assets, file: str, out: IO[str], skip_bad: bool
+) -> str:
+    """The rows of a table with their transcripts; paths are relative to the table's folder. With texts, also how good they are."""
+    plain = plain_text if task.symbols == "plain" else spaced_text
+    metrics: list[Any] = task.metrics(assets)
+    write, count, bad = None, 0, list[str]()
+    with open_source(file) as stream:
+        records = Records(stream, ("path",), name=file, skip_bad=skip_bad)
+        for record in records:
+            path = Path(file).parent / record[records.found["path"]]
+            try:
+                found = next(transcripts(task, model, assets, [{"path": str(path)}]))
+            except InputError as error:
+                if not skip_bad:
+                    raise InputError(f"{file}:{records.line}: {error}") from None
+                bad.append(f"{file}:{records.line}: {error}")
+                continue
+            if text := plain(str(record.get(task.text, ""))):
+                count += 1
+                for metric in metrics:
+                    metric.add(text, found["transcript"])
+            row = record | {f"predicted_{name}" if name in record else name: found[name] for name in found}
+            if write is None:
+                write = write_records(out, records.format, list(row))
+            write(row)
+    remarks = [records.remark] if records.remark else []
+    if bad:
+        remarks.append(f"{len(bad)} recordings skipped; the first: {bad[0]}")
+    if count:
+        values = ", ".join(f"{metric.name} {metric.value():.4g}" for metric in metrics)
+        remarks.append(f"{values}, over {count:,} rows with a text")
+    return "; ".join(remarks)
 
 
 def _write_stream(listener: Listener, file: str, out: IO[str]) -> None:
