@@ -493,6 +493,8 @@ def translate_by_file(folder: Path) -> Case:
 
 def translate_what_ships_inside(folder: Path) -> Case:
     return Case(find_task("translate").kind(pairs=400, validation=0.2, test=0.2), translated)
+
+
 def intervals(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
     """Steps from note to note and lengths of each melody: the same in every key."""
     found = []
@@ -570,6 +572,7 @@ CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
         "fraction": caption_by_fraction,
         "file": caption_by_file,
         "inside": caption_what_ships_inside,
+    },
     "compose": {
         "fraction": compose_by_fraction,
         "file": compose_by_file,

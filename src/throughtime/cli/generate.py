@@ -147,7 +147,7 @@ def generate(
     if trained.task.writes_music:
         text = {
             "prompt": prompt, "top_k": top_k, "top_p": top_p, "stop": stop, "backend": backend, "allow_unknown": allow_unknown,
-            "weights": weights if weights != "float32" else None,
+            "style": style, "weights": weights if weights != "float32" else None,
         }  # fmt: skip
         _refuse(text, "text", trained)
         _write_music(trained, out, roll, length=length, temperature=temperature, seed=seed, **music)

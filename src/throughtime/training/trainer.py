@@ -345,4 +345,9 @@ def check_strategy(model: nn.Module, strategy: bptt.Strategy, steps: int | None)
             f"{what} reads a whole sequence at once, and {strategy.describe().partition(':')[0]} BPTT cuts it: train with "
             "bptt = full"
         )
+    if (what := getattr(model, "whole_gradient", "")) and not isinstance(strategy, bptt.Checkpointed):
+        raise InputError(
+            f"{what} needs the gradient through whole sequences, and {strategy.describe().partition(':')[0]} BPTT cuts it: train "
+            "with bptt = full, or with checkpointed:N, which gives the same gradient in less memory"
+        )
     bptt.check_module(model, strategy, steps)
