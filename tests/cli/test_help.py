@@ -42,6 +42,7 @@ TASKS = (
     "write",
     "caption",
     "compose",
+    "transcribe",
     "adding",
     "copy",
     "echo",
