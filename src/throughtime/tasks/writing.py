@@ -34,7 +34,7 @@ class WritingTask(ExamplesTask):
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {"bptt": "full"}
-    without = ("pooling", "window")
+    without: ClassVar[tuple[str, ...]] = ("pooling", "window")
 
     attention: str = option(
         "general",
