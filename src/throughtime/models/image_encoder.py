@@ -21,8 +21,8 @@ class ImageEncoder(nn.Module):
         summary = relu(W_v [max over s of m_s, mean over s of m_s, relu(W_r m_s + b_r) of all s] + b_v)
 
     The row and the column are read, and all places, reduced to 16 numbers each, are part of the summary, because captions say
-    where things are ("left of"), which the maximum and the mean over places alone would lose. Group normalization, unlike that over a batch, gives an image the same numbers whatever is beside it, in
-    training and afterwards.
+    where things are ("left of"), which the maximum and the mean over places alone would lose. Group normalization, unlike that
+    over a batch, gives an image the same numbers whatever is beside it, in training and afterwards.
 
     Args: image, (C, H, W); memory, M; summary, E.
     Call: `encoder(images [B, C, H, W])`, bytes 0 to 255 or numbers 0 to 1, gives `Encoded` with outputs [S, B, M],

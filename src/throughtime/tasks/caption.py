@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Self
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from throughtime.data.batch import Batch
     from throughtime.data.readers.captions import Captioned
     from throughtime.metrics import Metric
-    from throughtime.metrics.captions import Written
+    from throughtime.metrics.captions import Tokens, Written
 
 PARTS = ("train", "validation", "test")
 START, END, UNKNOWN = range(3)
@@ -283,18 +283,18 @@ class CaptionTask(WritingTask):
         known: dict[bytes, list[list[str]]] = {}
         last: list[Any] = [None, []]
 
-        def written(model: nn.Module, batch: Batch) -> list[tuple[list[str], list[list[str]]]]:
+        def written(model: nn.Module, batch: Batch) -> list[tuple[Tokens, Sequence[Tokens]]]:
             if last[0] is not batch.context:
                 if not known:
                     data = self._data(assets)
-                    for image, captions in zip(data.images, data.captions, strict=True):
-                        known.setdefault(image_key(image), []).extend(map(self.split, captions))
+                    for image, texts in zip(data.images, data.captions, strict=True):
+                        known.setdefault(image_key(image), []).extend(map(self.split, texts))
                 captions = [
                     [words[number] for number in each] for each in self.written(model, assets, batch.context)
                 ]
                 references = [known[image_key(image)] for image in batch.context.numpy(force=True)]
                 last[:] = batch.context, list(zip(captions, references, strict=True))
-            found: list[tuple[list[str], list[list[str]]]] = last[1]
+            found: list[tuple[Tokens, Sequence[Tokens]]] = last[1]
             return found
 
         return written

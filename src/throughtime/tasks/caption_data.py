@@ -87,7 +87,8 @@ def _composed(task: CaptionTask) -> dict[str, Captioned]:
         )
     split = split_examples(
         len(images),
-        **_fractions(task),
+        validation=_fractions(task)["validation"],
+        test=_fractions(task)["test"],
         seed=task.split_seed,
         groups=[each.tobytes() for each in images],
         labels=labels,
@@ -109,7 +110,14 @@ def _of_files(task: CaptionTask) -> dict[str, Captioned]:
     if task.limit is not None and task.limit < len(used):
         used = sorted(random.Random(f"limit/{task.split_seed}").sample(used, task.limit))
     keys = [image_key(whole.images[number]) for number in used]
-    split = split_examples(len(used), **_fractions(task), seed=task.split_seed, groups=keys)
+    fractions = _fractions(task)
+    split = split_examples(
+        len(used),
+        validation=fractions["validation"],
+        test=fractions["test"],
+        seed=task.split_seed,
+        groups=keys,
+    )
     parts = {part: [used[number] for number in getattr(split, part)] for part in ("train", *HELD_OUT)}
     found = {part: whole.take(numbers) for part, numbers in parts.items() if numbers}
     for part in HELD_OUT:

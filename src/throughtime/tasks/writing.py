@@ -34,7 +34,7 @@ class WritingTask(ExamplesTask):
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {"bptt": "full"}
-    without = ("pooling", "window")
+    without: ClassVar[tuple[str, ...]] = ("pooling", "window")
     predict_options: ClassVar[tuple[str, ...]] = ("beam", "length_penalty", "coverage_penalty", "max_length")
 
     attention: str = option(

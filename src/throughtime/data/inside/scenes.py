@@ -42,15 +42,15 @@ _Field = NDArray[np.float64]
 class Group(NamedTuple):
     """One to three shapes of one kind."""
 
-    count: int
+    number: int
     size: str
     color: str
     shape: str
 
     def words(self) -> str:
         """As in "a small red circle", "two green circles"."""
-        shape = self.shape if self.count == 1 else f"{self.shape}s"
-        return " ".join(filter(None, (COUNTS[self.count], self.size, self.color, shape)))
+        shape = self.shape if self.number == 1 else f"{self.shape}s"
+        return " ".join(filter(None, (COUNTS[self.number], self.size, self.color, shape)))
 
 
 class Scene(NamedTuple):
@@ -160,7 +160,7 @@ def _anywhere(group: Group, draws: random.Random) -> _Places:
     """Places apart from each other."""
     while True:
         places: _Places = []
-        for _ in range(group.count):
+        for _ in range(group.number):
             radius = draws.uniform(*RADII[group.size])
             x, y = (draws.uniform(radius + 1, SIZE - 2 - radius) for _ in range(2))
             places.append((x, y, radius))
@@ -170,9 +170,9 @@ def _anywhere(group: Group, draws: random.Random) -> _Places:
 
 def _in_half(group: Group, side: int, draws: random.Random) -> _Places:
     """Places in the left (0) or right (1) half of the image, one below the other."""
-    room, places = SIZE / max(group.count, 2), []
-    start = 0.0 if group.count > 1 else SIZE / 4
-    for number in range(group.count):
+    room, places = SIZE / max(group.number, 2), []
+    start = 0.0 if group.number > 1 else SIZE / 4
+    for number in range(group.number):
         radius = draws.uniform(*RADII[group.size])
         x = side * SIZE / 2 + draws.uniform(radius + 0.5, SIZE / 2 - radius - 1.5)
         low = start + number * room
@@ -212,7 +212,8 @@ def _star(x: _Field, y: _Field, radius: float) -> _Field:
     # The side from the point (at angle 0) to the notch (at angle pi / 5), and its normal.
     side = np.array([notch * math.cos(math.pi / 5) - point, notch * math.sin(math.pi / 5)])
     normal = np.array([side[1], -side[0]]) / np.hypot(*side)
-    return (length * np.cos(angle) - point) * normal[0] + length * np.sin(angle) * normal[1]
+    distance: _Field = (length * np.cos(angle) - point) * normal[0] + length * np.sin(angle) * normal[1]
+    return distance
 
 
 SHAPES: Mapping[str, Callable[[_Field, _Field, float], _Field]] = {

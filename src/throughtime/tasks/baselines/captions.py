@@ -34,10 +34,12 @@ def captions_by_baseline(
     seen, new = colors_and_edges(images), colors_and_edges(asked)
     mean, deviation = seen.mean(0), seen.std(0) + 1e-3
     seen, new = (seen - mean) / deviation, (new - mean) / deviation
-    flat = [each.reshape(len(each), -1).astype(np.float32) / 255 for each in (images, asked)]
+    known, new_pixels = (
+        each.reshape(len(each), -1).astype(np.float32) / np.float32(255) for each in (images, asked)
+    )
     return {
         "most frequent caption": [most] * len(asked),
-        "nearest image, pixels": [captions[number] for number in nearest_rows(*flat)],
+        "nearest image, pixels": [captions[number] for number in nearest_rows(known, new_pixels)],
         "nearest image, colors and edges": [captions[number] for number in nearest_rows(seen, new)],
         "linear, a model for each word": linear_captions(seen, captions, new, limit),
     }
