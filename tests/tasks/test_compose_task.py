@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import random
 from fractions import Fraction as F
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -450,3 +452,18 @@ def test_embedded_melodies_are_divided_by_tune():
     genres = {task._items(assets, part)[0].genre for part in ("train",)}
     assert genres <= set(assets.labels["genre"])
     assert {"jig", "reel", "nursery", "carol", "hymn", "song", "classical"} == set(assets.labels["genre"])
+
+
+def test_the_published_chorales():
+    data = Path(os.environ.get("THROUGHTIME_DATA", ""), "poly_music", "JSB_Chorales.mat")
+    if "THROUGHTIME_DATA" not in os.environ or not data.is_file():
+        pytest.skip(f"no {data}: THROUGHTIME_DATA names the folder of public data sets")
+    task = ComposeTask(data=(str(data),))
+    assets = task.prepare()
+    sizes = {part: [len(targets) for targets in task._encoded(assets, part)[1]] for part in assets.splits}
+    assert {part: (len(each), sum(each)) for part, each in sizes.items()} == {
+        "train": (229, 13_807),
+        "validation": (76, 4_602),
+        "test": (77, 4_725),
+    }
+    assert "polyphony; genres: none" in task.describe(assets)
