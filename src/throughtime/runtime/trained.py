@@ -208,7 +208,7 @@ class Trained:
         Options: genre, start, key, metre, length, temperature, seed.
         Raises: InputError for a run of another task, or what the model does not know.
         """
-        found: Tune = self.task.write(self.model, self.assets, **options)
+        found: Tune = self.task.compose(self.model, self.assets, **options)
         return found
 
     def listen(self) -> Any:

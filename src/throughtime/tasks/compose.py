@@ -225,7 +225,7 @@ class ComposeTask(ExamplesTask):
 
         return write_losses(self, model, assets, file, out, skip_bad=skip_bad)
 
-    def write(self, model: nn.Module, assets: Assets, **options: Any) -> Tune:
+    def compose(self, model: nn.Module, assets: Assets, **options: Any) -> Tune:
         """Write music; see `throughtime.tasks.compose_write.write`."""
         from throughtime.tasks.compose_write import write
 

@@ -54,7 +54,7 @@ class Task(Settings, ABC):
     """Formats of the task's own that `predict_file` reads, by name, with the suffixes of their files: {"conll": (".conll",)}."""
 
     writes_music: ClassVar[bool] = False
-    """Whether `write` writes music, which `throughtime generate` then asks for."""
+    """Whether `compose` writes music, which `throughtime generate` then asks for."""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -169,7 +169,7 @@ class Task(Settings, ABC):
         """
         raise NotImplementedError
 
-    def write(self, model: nn.Module, assets: Assets, **options: Any) -> Any:
+    def compose(self, model: nn.Module, assets: Assets, **options: Any) -> Any:
         """A new piece of music, a `throughtime.data.music.Tune`, where the task writes some.
 
         Raises: InputError where it writes none.
