@@ -86,7 +86,11 @@ def test_the_rows_of_a_language_models_state_follow_their_texts():
     weights = torch.randn(50, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
 
     def step(state, symbols):
-        code = torch.zeros(1, len(symbols), 1, dtype=torch.int64) if state is None else state * 3 + symbols[:, None]
+        code = (
+            torch.zeros(1, len(symbols), 1, dtype=torch.int64)
+            if state is None
+            else state * 3 + symbols[:, None]
+        )
         return weights[code[0, :, 0] % 50], code
 
     frames = outputs(7, 3, 5, sharp=1.0)

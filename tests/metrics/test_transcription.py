@@ -33,7 +33,8 @@ def by_recursion(first, second):
 def pairs(count, seed=0, letters="ab c", longest=9):
     draws = random.Random(seed)
     return [
-        tuple("".join(draws.choices(letters, k=draws.randint(0, longest))) for _ in range(2)) for _ in range(count)
+        tuple("".join(draws.choices(letters, k=draws.randint(0, longest))) for _ in range(2))
+        for _ in range(count)
     ]
 
 
@@ -82,7 +83,9 @@ def test_a_batch_is_decoded_and_compared_as_text():
     targets = torch.tensor([[1, 2, -100], [3, -100, -100]])
     batch = Batch.of(torch.zeros(5, 2, 1), targets, [5, 4], per_sequence=True)
     assert references(batch) == [[1, 2], [3]]
-    metric = CharacterErrorRate(lambda outputs: outputs, lambda symbols: "".join(" ab"[n - 1] for n in symbols))
+    metric = CharacterErrorRate(
+        lambda outputs: outputs, lambda symbols: "".join(" ab"[n - 1] for n in symbols)
+    )
     metric.update([[1, 2, 2], [2]], batch, torch.zeros(()))
     assert metric.totals.tolist() == [[2.0, 3.0]]
 

@@ -173,7 +173,9 @@ class Beam:
         if not 0 <= prune < 1:
             raise InputError(f"prune must be a probability from 0 up to 1, got {prune}")
         if not (0 <= alpha < math.inf and math.isfinite(beta)):
-            raise InputError(f"alpha must be a number from 0 on and beta a finite number, got {alpha} and {beta}")
+            raise InputError(
+                f"alpha must be a number from 0 on and beta a finite number, got {alpha} and {beta}"
+            )
         self.width, self.blank, self.lm, self.alpha, self.beta = width, blank, lm, alpha, beta
         self._floor = math.log(prune) if prune else _LEAST
         self.reset()
@@ -268,7 +270,9 @@ class Beam:
         if self.lm is not None:
             self._ask(old, rows, symbols[columns])
 
-    def _join(self, longer: Numbers, symbol: Numbers, symbols: NDArray[np.int64], last: NDArray[np.int64]) -> None:
+    def _join(
+        self, longer: Numbers, symbol: Numbers, symbols: NDArray[np.int64], last: NDArray[np.int64]
+    ) -> None:
         """Where a longer text is in the beam already, its new paths are that one's."""
         column = np.full(int(max(symbols.max(initial=-1), last.max())) + 2, -1)
         column[symbols] = np.arange(len(symbols))
@@ -323,7 +327,9 @@ class Beam:
         return found
 
 
-def greedy(log_probabilities: Tensor, lengths: Tensor | None = None, *, blank: int = BLANK) -> list[Transcript]:
+def greedy(
+    log_probabilities: Tensor, lengths: Tensor | None = None, *, blank: int = BLANK
+) -> list[Transcript]:
     """The text of the likeliest path of each sequence; see `Greedy`.
 
     Args: log_probabilities [T, B, V]; logits do for the symbols, but the score is then no log-probability. lengths [B]: frames of
@@ -364,7 +370,9 @@ def align(log_probabilities: Any, symbols: Sequence[int], *, blank: int = BLANK)
     """
     frames = _frames(log_probabilities, blank)
     if (needed := least_frames(symbols)) > len(frames):
-        raise InputError(f"a text of {len(symbols)} symbols needs at least {needed} frames, got {len(frames)}")
+        raise InputError(
+            f"a text of {len(symbols)} symbols needs at least {needed} frames, got {len(frames)}"
+        )
     if not len(frames):
         return []
     states = np.full(2 * len(symbols) + 1, blank)
@@ -418,4 +426,6 @@ def _joined(first: Any, second: Any) -> Any:
     """The rows of two states."""
     leaves, form = tree_flatten(first)
     pairs = zip(leaves, tree_flatten(second)[0], strict=True)
-    return tree_unflatten([torch.cat(pair, dim=-2) if isinstance(pair[0], Tensor) else pair[0] for pair in pairs], form)
+    return tree_unflatten(
+        [torch.cat(pair, dim=-2) if isinstance(pair[0], Tensor) else pair[0] for pair in pairs], form
+    )

@@ -26,7 +26,8 @@ def edit_distance(reference: Sequence[Any], hypothesis: Sequence[Any]) -> int:
         return max(len(reference), len(hypothesis))
     numbers: dict[Any, int] = {}
     first, second = (
-        np.array([numbers.setdefault(each, len(numbers)) for each in side]) for side in (reference, hypothesis)
+        np.array([numbers.setdefault(each, len(numbers)) for each in side])
+        for side in (reference, hypothesis)
     )
     columns = np.arange(len(second) + 1)
     row = columns.copy()

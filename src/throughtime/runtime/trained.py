@@ -163,7 +163,9 @@ class Trained:
         """
         listen = getattr(self.task, "listen", None)
         if listen is None:
-            raise InputError(f"only runs of transcribe listen, and {self.path} is a run of {self.task.name}: use predict")
+            raise InputError(
+                f"only runs of transcribe listen, and {self.path} is a run of {self.task.name}: use predict"
+            )
         return listen(self.model, self.assets)
 
     def generate(self, prompt: str = "", **options: Any) -> Generation:

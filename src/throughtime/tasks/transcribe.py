@@ -14,7 +14,14 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 from throughtime.errors import InputError, RunError
 from throughtime.models.config import ModelConfig
 from throughtime.options import option
-from throughtime.tasks.files import ExamplesTask, check_part, check_sources, condition, full_path, reading_again
+from throughtime.tasks.files import (
+    ExamplesTask,
+    check_part,
+    check_sources,
+    condition,
+    full_path,
+    reading_again,
+)
 from throughtime.tasks.task import Record, data_option
 
 if TYPE_CHECKING:
@@ -115,7 +122,11 @@ class TranscribeTask(ExamplesTask):
         None, "Lowest frequency in Hz. Default: 20; of Morse code 300.", metavar="HZ", low=0, high=96_000
     )
     high: float | None = _sound_option(
-        None, "Highest frequency in Hz. Default: half the rate; of Morse code 1000.", metavar="HZ", above=0, high=96_000
+        None,
+        "Highest frequency in Hz. Default: half the rate; of Morse code 1000.",
+        metavar="HZ",
+        above=0,
+        high=96_000,
     )
     stack: int = _sound_option(
         3, "Frames that the model reads at once: it takes one step for them.", metavar="N", low=1, high=100
@@ -127,19 +138,33 @@ class TranscribeTask(ExamplesTask):
         0, "Spans of frequency that are masked in training (SpecAugment).", metavar="N", low=0, high=100
     )
     beam: int = _decoding_option(
-        1, "Texts that a prediction keeps at each moment; 1: greedy decoding.", metavar="N", low=1, high=10_000
+        1,
+        "Texts that a prediction keeps at each moment; 1: greedy decoding.",
+        metavar="N",
+        low=1,
+        high=10_000,
     )
     prune: float = _decoding_option(
-        1e-3, "Of a beam: symbols that are less likely start nothing new in a frame.", metavar="P", low=0, below=1
+        1e-3,
+        "Of a beam: symbols that are less likely start nothing new in a frame.",
+        metavar="P",
+        low=0,
+        below=1,
     )
     lm: str | None = _decoding_option(
-        None, "Of a beam: a run of `throughtime train text --tokens char`, which says what texts are likely.", metavar="RUN"
+        None,
+        "Of a beam: a run of `throughtime train text --tokens char`, which says what texts are likely.",
+        metavar="RUN",
     )
     lm_weight: float = _decoding_option(
         0.5, "Weight of the language model's log-probabilities.", metavar="X", low=0, high=100
     )
     length_bonus: float = _decoding_option(
-        0.0, "Added for each character: a language model prefers short texts.", metavar="X", low=-100, high=100
+        0.0,
+        "Added for each character: a language model prefers short texts.",
+        metavar="X",
+        low=-100,
+        high=100,
     )
 
     def __post_init__(self) -> None:
@@ -149,9 +174,13 @@ class TranscribeTask(ExamplesTask):
         for part in PARTS[1:]:
             where = getattr(self, f"{part}_where")
             if where and isinstance(value := getattr(self, part), str):
-                raise InputError(f"{part} = {value} and {part}_where = {where} both say what is in that part: keep one")
+                raise InputError(
+                    f"{part} = {value} and {part}_where = {where} both say what is in that part: keep one"
+                )
             if where and not self.data:
-                raise InputError(f"{part}_where names a column of a file: give one with --data, or leave it out")
+                raise InputError(
+                    f"{part}_where names a column of a file: give one with --data, or leave it out"
+                )
 
     @property
     def unit(self) -> str:
@@ -289,7 +318,10 @@ class TranscribeTask(ExamplesTask):
         return show(self, model, assets, record, picture)
 
     def describe(self, assets: Assets) -> str:
-        source = ", ".join(path.rstrip("/").rpartition("/")[2] for path in self.data) or "Morse code, keyed from a seed"
+        source = (
+            ", ".join(path.rstrip("/").rpartition("/")[2] for path in self.data)
+            or "Morse code, keyed from a seed"
+        )
         sizes = {part: len(assets.splits.get(part, ())) for part in PARTS}
         remarks = "".join(f"; {remark}" for remark in assets.values.get("remarks", ()))
         front = self.front(assets)
@@ -369,7 +401,9 @@ class TranscribeTask(ExamplesTask):
             assets.cache["clips"] = clips
         found, numbers = assets.cache["clips"], assets.splits.get(split, ())
         if max(numbers, default=0) >= len(found):
-            raise RunError(f"the split in assets.json is damaged: it has recording {max(numbers)} of {len(found)}")
+            raise RunError(
+                f"the split in assets.json is damaged: it has recording {max(numbers)} of {len(found)}"
+            )
         return [found[number] for number in numbers]
 
     def _encoded(self, assets: Assets, split: str) -> tuple[list[Tensor], Tensor]:
@@ -418,7 +452,9 @@ class TranscribeTask(ExamplesTask):
 
         for part in PARTS[1:]:
             if isinstance(getattr(self, part), str):
-                raise InputError(f"{part} is a file, and the training data is Morse code that is keyed here: give --data too")
+                raise InputError(
+                    f"{part} is a file, and the training data is Morse code that is keyed here: give --data too"
+                )
         front, clips, parts = self._front(RATE), list[Clip](), dict[str, list[int]]()
         for part, found in self._messages().items():
             parts[part] = list(range(len(clips), len(clips) + len(found)))
@@ -453,8 +489,10 @@ def sound_of(assets: Assets) -> dict[str, Any]:
     Raises: RunError where they are not there.
     """
     found = assets.values.get("sound")
-    if not isinstance(found, dict) or not {"rate", "mean", "deviation"} <= set(found) or "symbol" not in assets.labels:
+    if (
+        not isinstance(found, dict)
+        or not {"rate", "mean", "deviation"} <= set(found)
+        or "symbol" not in assets.labels
+    ):
         raise RunError("the run's assets.json is damaged: it does not say what its sound is")
     return found
-
-

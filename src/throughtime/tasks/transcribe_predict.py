@@ -122,7 +122,7 @@ class Listener:
 
 def _samples(values: Any) -> Tensor:
     """Samples [n] as float32 of full scale 1; whole numbers are of 16 bits."""
-    found = torch.as_tensor(np.asarray(values) if not isinstance(values, Tensor) else values)
+    found = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
     if found.dim() != 1 or found.is_complex():
         raise InputError(f"samples must be [n], one channel, got {list(found.shape)}")
     found = found.float() if found.is_floating_point() else found.float() / 32768
@@ -211,7 +211,14 @@ def _decoded(assets: Assets, decoder: Decoder, log_probabilities: Tensor) -> tup
 
 
 def write_transcripts(
-    task: TranscribeTask, model: nn.Module, assets: Assets, file: str, out: IO[str], *, form: str, skip_bad: bool
+    task: TranscribeTask,
+    model: nn.Module,
+    assets: Assets,
+    file: str,
+    out: IO[str],
+    *,
+    form: str,
+    skip_bad: bool,
 ) -> str:
     """See `TranscribeTask.predict_file`."""
     if form == "pcm":
@@ -324,7 +331,13 @@ def _header(stream: IO[bytes], rate: int, name: str) -> bytes:
 
 
 def show(
-    task: TranscribeTask, model: nn.Module, assets: Assets, record: Record, picture: str | None = None, *, width: int = 100
+    task: TranscribeTask,
+    model: nn.Module,
+    assets: Assets,
+    record: Record,
+    picture: str | None = None,
+    *,
+    width: int = 100,
 ) -> str:
     """See `TranscribeTask.show`."""
     from throughtime.flow.drawing.spectrogram import Spectrogram
@@ -342,5 +355,3 @@ def show(
     if picture is not None:
         drawn.plot(picture, title=text)
     return f"{drawn.text(width=width)}\n{text}"
-
-

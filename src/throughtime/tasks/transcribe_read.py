@@ -60,7 +60,11 @@ class Reading:
         task = self.task
         others = [condition(where)[0] for where in (task.validation_where, task.test_where) if where]
         found = read_transcripts(
-            paths, text=task.text, speaker=task.speaker, others=tuple(dict.fromkeys(others)), skip_bad=task.skip_bad
+            paths,
+            text=task.text,
+            speaker=task.speaker,
+            others=tuple(dict.fromkeys(others)),
+            skip_bad=task.skip_bad,
         )
         self.remarks += found.remarks
         numbers = list(range(len(found)))
@@ -135,5 +139,7 @@ class Reading:
         there = data.columns[column]
         for value in values:
             if value not in there:
-                raise InputError(f"{name}: no recording has {column} = {value!r}.{nearest(value, set(there))}")
+                raise InputError(
+                    f"{name}: no recording has {column} = {value!r}.{nearest(value, set(there))}"
+                )
         return [number for number, value in enumerate(there) if value in values]

@@ -64,11 +64,15 @@ def messages(part: str, count: int, seed: int = 0, seconds: float = 6.0) -> list
     return list(found.values())
 
 
-def keying(message: Message, *, jitter: float | None = None, drift: float | None = None) -> Iterator[tuple[bool, float]]:
+def keying(
+    message: Message, *, jitter: float | None = None, drift: float | None = None
+) -> Iterator[tuple[bool, float]]:
     """(key down, seconds) of each element and gap, from the first element on; jitter and drift 0: exact timing."""
     draws = np.random.default_rng([message.seed, 1])
     spread = draws.uniform(0.0, 0.12) if jitter is None else jitter  # of the logarithm of each duration
-    change = draws.uniform(-0.15, 0.15) if drift is None else drift  # of the speed, from the middle to either end
+    change = (
+        draws.uniform(-0.15, 0.15) if drift is None else drift
+    )  # of the speed, from the middle to either end
     total, done = _units(message.text), 0.0
     pattern = [
         (word, letter, CODE[character])

@@ -82,7 +82,9 @@ def _in_folder(folder: Path) -> tuple[Path | None, list[Path]]:
         return tables[0], []
     if tables:
         names = ", ".join(each.name for each in tables[:_LIMIT])
-        raise InputError(f"{folder} holds {len(tables)} tables ({names}): name the one to read, as in --data {tables[0]}")
+        raise InputError(
+            f"{folder} holds {len(tables)} tables ({names}): name the one to read, as in --data {tables[0]}"
+        )
     trans = sorted(folder.rglob(f"*{_TRANS}"))
     if not trans:
         raise InputError(
@@ -101,12 +103,16 @@ def _read_table(
 
     def missing(record: dict[str, object]) -> str | None:
         name = str(record[records.found["path"]])
-        return None if (folder / name).is_file() else f"no such recording: {name}{nearest_file(folder / name)}"
+        return (
+            None if (folder / name).is_file() else f"no such recording: {name}{nearest_file(folder / name)}"
+        )
 
     columns = ("path", text, *others, *([speaker] if speaker and speaker not in others else []))
     records = Records(io.BytesIO(data), columns, name=str(path), skip_bad=skip_bad, strings=2, check=missing)
     if records.format == "lines":
-        raise InputError(f"{path}: expected a table with the columns 'path' and {text!r}: CSV, TSV or JSON lines")
+        raise InputError(
+            f"{path}: expected a table with the columns 'path' and {text!r}: CSV, TSV or JSON lines"
+        )
     for record in records:
         who = speaker or next((name for name in GROUPS if name in record), None)
         found.files.append(str(folder / record[records.found["path"]]))
@@ -122,12 +128,21 @@ def _read_table(
 
 def _read_trans(folder: Path, files: list[Path], found: Transcripts, others: Sequence[str]) -> None:
     if unknown := [name for name in others if name != "speaker"]:
-        raise InputError(f"{folder} is in the layout of LibriSpeech, which has the column speaker alone, got {unknown[0]!r}")
+        raise InputError(
+            f"{folder} is in the layout of LibriSpeech, which has the column speaker alone, got {unknown[0]!r}"
+        )
     for file in files:
         data, source = read_bytes(file)
         found.sources.append(source)
         for number, name, words in _trans_lines(file, data):
-            recording = next((file.parent / f"{name}{suffix}" for suffix in (".flac", ".wav", ".ogg") if (file.parent / f"{name}{suffix}").is_file()), None)
+            recording = next(
+                (
+                    file.parent / f"{name}{suffix}"
+                    for suffix in (".flac", ".wav", ".ogg")
+                    if (file.parent / f"{name}{suffix}").is_file()
+                ),
+                None,
+            )
             if recording is None:
                 raise InputError(f"{file}:{number}: no such recording: {name}.flac, nor .wav or .ogg")
             found.files.append(str(recording))
@@ -143,7 +158,9 @@ def _trans_lines(file: Path, data: bytes) -> Iterator[tuple[int, str, str]]:
         name, _, words = line.strip().partition(" ")
         problem = text_problem(line) or ("" if words.strip() else "expected a name and a text, got no text")
         if problem or Path(name).name != name:
-            raise InputError(f"{file}:{number}: {problem or f'expected the name of a recording, got {name!r}'}")
+            raise InputError(
+                f"{file}:{number}: {problem or f'expected the name of a recording, got {name!r}'}"
+            )
         yield number, name, words
 
 

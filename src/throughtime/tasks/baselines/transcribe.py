@@ -10,7 +10,9 @@ from throughtime.data.inside.morse import CODE, PITCHES, RATE
 Numbers = NDArray[np.float64]
 _LETTERS = {code: letter for letter, code in CODE.items()}
 _HOP = 16  # samples between values of the envelope: 2 ms
-_DOTS = np.geomspace(1.2 / 45, 1.2 / 7, 9)  # seconds of a dot that are looked for: 45 down to 7 words per minute
+_DOTS = np.geomspace(
+    1.2 / 45, 1.2 / 7, 9
+)  # seconds of a dot that are looked for: 45 down to 7 words per minute
 _WIDTHS = (0.3, 0.7)  # of the filter, in dots: short for a strong tone, long for a weak one
 
 Runs = list[tuple[bool, float]]  # (key down, seconds)
@@ -57,7 +59,9 @@ def _pitch(signal: Numbers) -> float:
     starts = range(0, len(padded) - size + 1, size // 2)
     frames = np.stack([padded[start : start + size] for start in starts]) * np.hanning(size)
     power = (np.abs(np.fft.rfft(frames, axis=1)) ** 2).mean(0)
-    power = np.convolve(power, np.hanning(9) / np.hanning(9).sum(), "same")  # a drift spreads the tone over some frequencies
+    power = np.convolve(
+        power, np.hanning(9) / np.hanning(9).sum(), "same"
+    )  # a drift spreads the tone over some frequencies
     hertz = np.arange(len(power)) * RATE / size
     inside = (hertz > PITCHES[0] - 50) & (hertz < PITCHES[1] + 50)
     return float(hertz[inside][power[inside].argmax()])
