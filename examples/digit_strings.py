@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-WORDS = "zero one two three four five six seven eight nine".split()
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
 def main() -> None:

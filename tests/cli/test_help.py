@@ -37,6 +37,7 @@ TASKS = (
     "recommend",
     "frames",
     "forecast",
+    "transcribe",
     "adding",
     "copy",
     "echo",

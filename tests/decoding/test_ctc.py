@@ -25,7 +25,7 @@ def text_of(path, blank=0):
 
 
 def all_texts(frames, blank=0):
-    """log P of every text, and of its likeliest path, by a sum over all paths."""
+    """Log P of every text, and of its likeliest path, by a sum over all paths."""
     total, best = defaultdict(float), {}
     for path in itertools.product(range(frames.shape[1]), repeat=len(frames)):
         score = sum(float(frames[t, symbol]) for t, symbol in enumerate(path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from functools import lru_cache
+from functools import cache
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from throughtime.metrics.transcription import (
 
 
 def by_recursion(first, second):
-    @lru_cache(maxsize=None)
+    @cache
     def distance(a, b):
         if not a or not b:
             return len(a) + len(b)

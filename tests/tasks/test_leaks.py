@@ -341,6 +341,20 @@ def recommend_by_file(folder: Path) -> Case:
     return Case(find_task("recommend").kind(data=(files.pop("train"),), **files), steps_of_sessions)
 
 
+def words_of_messages(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
+    """The words of texts in Morse code."""
+    from throughtime.metrics.transcription import references
+    from throughtime.tasks.transcribe import text_of
+
+    return sorted(
+        {word for batch in batches for row in references(batch) for word in text_of(assets, row).split()}
+    )
+
+
+def transcribe_what_is_keyed_inside(folder: Path) -> Case:
+    return Case(find_task("transcribe").kind(limit=60, validation=0.2, test=0.2, low=300.0, mels=8), words_of_messages)
+
+
 CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
     "text": {"fraction": text_by_fraction, "file": text_by_file},
     "classify": {
@@ -362,6 +376,7 @@ CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
         "steps": series_by_time(validation=40, test=40),
         "borders": series_by_time(borders=(120, 160, 200)),
     },
+    "transcribe": {"inside": transcribe_what_is_keyed_inside},
     "intent": {"fold": intent_by_fold, "inside": intent_what_ships_inside},
     "search": {"fraction": search_by_fraction, "file": search_by_file},
     # Long enough that two sequences drawn apart are never equal by chance: of 2^60 or 8^10.

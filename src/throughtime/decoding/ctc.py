@@ -56,7 +56,7 @@ class Decoder(Protocol):
 
     @property
     def score(self) -> float:
-        """log P of what was decoded so far: of the path, or of the best text with what is added to it."""
+        """Log P of what was decoded so far: of the path, or of the best text with what is added to it."""
 
     def feed(self, log_probabilities: Any) -> list[Symbol]:
         """Read frames [t, V], and return the symbols that are now certain."""
@@ -84,7 +84,7 @@ class Greedy:
 
     @property
     def score(self) -> float:
-        """log P of the path so far."""
+        """Log P of the path so far."""
         return self._score
 
     def feed(self, log_probabilities: Any) -> list[Symbol]:
@@ -321,7 +321,7 @@ class Beam:
                 if common.length >= other.length:
                     common = common.before or common
                 else:
-                    other = other.before or other  # noqa: PLW2901
+                    other = other.before or other
         found = common.symbols(self._certain)
         self._certain += len(found)
         return found
