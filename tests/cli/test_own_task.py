@@ -109,7 +109,8 @@ def test_a_file_that_is_no_task(fails, run: Path, parity: Path, source: str, tmp
         f"{write('nameless.py', source.replace('name = ', 'title_ = '))}:ParityTask": 'needs a name: name = "..." in the class',
         str(
             parity
-        ): "task must be one of text, classify, intent, tag, fill, search, recommend, frames, forecast, transcribe, adding, copy, echo, "
+        ): "task must be one of text, classify, intent, tag, fill, search, recommend, frames, forecast, "
+        "transcribe, adding, copy, echo, "
         "or a file with a class",
     }
     for asked, line in cases.items():

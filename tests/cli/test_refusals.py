@@ -149,7 +149,8 @@ def test_files_of_settings_that_cannot_be_read(fails, text: Path, tmp_path: Path
 def test_a_task_that_there_is_not(fails, name: str) -> None:
     expected = {
         "txt": "Did you mean 'text'?",
-        "nope": "task must be one of text, classify, intent, tag, fill, search, recommend, frames, forecast, transcribe, adding, copy, echo, "
+        "nope": "task must be one of text, classify, intent, tag, fill, search, recommend, frames, forecast, "
+        "transcribe, adding, copy, echo, "
         "or a file with a class",
         "no/task.py:Task": "cannot read the task file no/task.py: No such file or directory",
     }

@@ -352,7 +352,9 @@ def words_of_messages(task: Any, assets: Assets, batches: Iterable[Batch]) -> li
 
 
 def transcribe_what_is_keyed_inside(folder: Path) -> Case:
-    return Case(find_task("transcribe").kind(limit=60, validation=0.2, test=0.2, low=300.0, mels=8), words_of_messages)
+    return Case(
+        find_task("transcribe").kind(limit=60, validation=0.2, test=0.2, low=300.0, mels=8), words_of_messages
+    )
 
 
 CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
