@@ -46,7 +46,9 @@ def bleu(translation: str, label: str, k: int = 2) -> float:
         return 0.0
     score = math.exp(min(0.0, 1 - len(expected) / len(found)))
     for n in range(1, min(k, len(found)) + 1):
-        grams = [Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1)) for words in (found, expected)]
+        grams = [
+            Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1)) for words in (found, expected)
+        ]
         score *= ((grams[0] & grams[1]).total() / (len(found) - n + 1)) ** (0.5**n)
     return score
 
@@ -57,7 +59,14 @@ def run(file: str, seed: int) -> None:
         pairs = Path(folder) / "pairs.tsv"
         pairs.write_text(prepared(Path(file).read_text(encoding="utf-8")), encoding="utf-8")
         task = TranslateTask(
-            data=(str(pairs),), tokens="space", min_count=2, length=9, validation=0, test=0, attention="none", beam=1
+            data=(str(pairs),),
+            tokens="space",
+            min_count=2,
+            length=9,
+            validation=0,
+            test=0,
+            attention="none",
+            beam=1,
         )
         model = tt.ModelConfig(cell="gru", hidden=32, layers=2, embedding=32, dropout=0.1, init="xavier")
         training = tt.TrainingConfig(
@@ -68,7 +77,9 @@ def run(file: str, seed: int) -> None:
         result = tt.train(task, training, made)
         trained = tt.load(made.path)
         sizes = [len(trained.assets.vocabularies[side]) + 2 for side in ("source", "target")]
-        print(f"seed {seed}: {sizes[0]} source and {sizes[1]} target symbols; loss {result.loss:.3f}, {result.loss / 10:.3f}")
+        print(
+            f"seed {seed}: {sizes[0]} source and {sizes[1]} target symbols; loss {result.loss:.3f}, {result.loss / 10:.3f}"
+        )
         for source, label in SENTENCES.items():
             translation = trained.predict(source)["translation"]
             print(f"  {source} => {translation}, bleu {bleu(translation, label):.3f}")

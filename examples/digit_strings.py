@@ -18,12 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-WORDS = "zero one two three four five six seven eight nine".split()
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
 def main() -> None:
     """Write the strings."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recordings", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--strings", type=int, default=150, help="of each speaker")
@@ -55,8 +57,12 @@ def main() -> None:
                     written.setsampwidth(2)
                     written.setframerate(rate)
                     written.writeframes(np.concatenate(parts).astype("<i2").tobytes())
-                rows.writerow([name, " ".join(WORDS[int(file.stem.split("_")[0])] for file in chosen), speaker])
-    print(f"{arguments.out / 'clips.csv'}: {arguments.strings * len(of_speaker)} strings of {', '.join(of_speaker)}")
+                rows.writerow(
+                    [name, " ".join(WORDS[int(file.stem.split("_")[0])] for file in chosen), speaker]
+                )
+    print(
+        f"{arguments.out / 'clips.csv'}: {arguments.strings * len(of_speaker)} strings of {', '.join(of_speaker)}"
+    )
 
 
 if __name__ == "__main__":

@@ -246,7 +246,7 @@ def test_a_mistake_in_a_file_is_named(tables, message):
         ({"cell": "mingru", "layer_norm": True}, "layer_norm = True is a setting of rnn, gru, lstm; mingru has none"),
         ({"tied": True, "embedding": "onehot"}, "tied needs a learned embedding, got onehot"),
         ({"tied": True, "embedding": 13, "hidden": 26}, "as wide as the last layer's output, 26, got 13"),
-        ({"tied": True, "embedding": 13, "hidden": 13, "bidirectional": True}, "output, 26, got 13"),
+        ({"tied": True, "embedding": 14, "hidden": 13, "bidirectional": True}, "output, 26, got 14"),
     ],
 )  # fmt: skip
 def test_a_model_that_cannot_be_is_refused(settings, message):

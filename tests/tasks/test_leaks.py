@@ -533,6 +533,22 @@ def compose_what_ships_inside(folder: Path) -> Case:
     return Case(find_task("compose").kind(), intervals)
 
 
+def words_of_messages(task: Any, assets: Assets, batches: Iterable[Batch]) -> list[Any]:
+    """The words of texts in Morse code."""
+    from throughtime.metrics.transcription import references
+    from throughtime.tasks.transcribe import text_of
+
+    return sorted(
+        {word for batch in batches for row in references(batch) for word in text_of(assets, row).split()}
+    )
+
+
+def transcribe_what_is_keyed_inside(folder: Path) -> Case:
+    return Case(
+        find_task("transcribe").kind(limit=60, validation=0.2, test=0.2, low=300.0, mels=8), words_of_messages
+    )
+
+
 CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
     "text": {"fraction": text_by_fraction, "file": text_by_file},
     "classify": {
@@ -555,6 +571,7 @@ CASES: dict[str, dict[str, Callable[[Path], Case]]] = {
         "steps": series_by_time(validation=40, test=40),
         "borders": series_by_time(borders=(120, 160, 200)),
     },
+    "transcribe": {"inside": transcribe_what_is_keyed_inside},
     "intent": {"fold": intent_by_fold, "inside": intent_what_ships_inside},
     "translate": {
         "fraction": translate_by_fraction,

@@ -5,8 +5,8 @@ symbol for each frame; its text is what is left after equal neighbours are joine
 
     P(text) = sum over the paths of that text of prod_t y_t(path_t)
 
-Greedy decoding takes the text of the likeliest path; the prefix beam search looks for the likeliest text. Both keep what they need
-between calls, so frames can be given in any chunks.
+Greedy decoding takes the text of the likeliest path; the prefix beam search looks for the likeliest text. Both keep what
+they need between calls, so frames can be given in any chunks.
 Source: Graves, Fernandez, Gomez & Schmidhuber 2006, ICML.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, Self
 from weakref import WeakValueDictionary
 
@@ -234,7 +235,8 @@ class Beam:
         return float(self._scores().max())
 
     def _scores(self) -> Numbers:
-        return np.logaddexp(self._blank, self._symbol) + self._bonus
+        scores: Numbers = np.logaddexp(self._blank, self._symbol) + self._bonus
+        return scores
 
     def _step(self, frame: Numbers) -> None:
         """Read one frame [V]."""
@@ -257,7 +259,7 @@ class Beam:
             chosen = np.sort(chosen[order])
         if not len(chosen):
             raise InputError(
-                f"frame {self._frame} leaves no text with a probability above 0: the model's outputs are damaged, or prune is too large"
+                f"frame {self._frame} leaves no text with a probability above 0: the model is damaged, or prune is too large"
             )
         old, new = chosen[chosen < n], chosen[chosen >= n] - n
         rows, columns = (new // len(symbols), new % len(symbols)) if len(new) else (new, new)
@@ -294,7 +296,8 @@ class Beam:
 
     def _ask(self, old: NDArray[np.int64], rows: NDArray[np.int64], symbols: NDArray[np.int64]) -> None:
         """Keep the language model's rows of the texts that stay, and compute those of the new ones."""
-        assert self.lm is not None and self._next is not None
+        assert self.lm is not None
+        assert self._next is not None
         kept = select(self._state, torch.from_numpy(old))
         if not len(rows):
             self._state, self._next = kept, self._next[old]
@@ -399,7 +402,7 @@ def align(log_probabilities: Any, symbols: Sequence[int], *, blank: int = BLANK)
 
 def least_frames(symbols: Sequence[int]) -> int:
     """The frames that a text needs: one for each symbol, and a blank between equal neighbours."""
-    return len(symbols) + sum(a == b for a, b in zip(symbols, symbols[1:], strict=False))
+    return len(symbols) + sum(a == b for a, b in pairwise(symbols))
 
 
 def _rows(values: Tensor, lengths: Tensor | None) -> Iterator[Numbers]:

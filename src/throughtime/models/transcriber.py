@@ -60,7 +60,7 @@ class Transcriber(ManyToMany):
     """
 
     whole_gradient = "CTC"
-    """What in the model needs the gradient through a whole sequence, in words: `throughtime.training` refuses other strategies."""
+    """What in the model needs the gradient through a whole sequence: `throughtime.training` refuses other strategies."""
 
     def __init__(
         self, frames: nn.Module, layers: nn.Module, features: int, symbols: int, *, dropout: float = 0.0

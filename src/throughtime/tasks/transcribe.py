@@ -88,7 +88,7 @@ class TranscribeTask(ExamplesTask):
     )  # fmt: skip
     text: str = data_option("text", "Column of the text.", metavar="NAME")
     speaker: str | None = data_option(
-        None, "Column of who speaks: recordings with the same value stay in one part. Default: speaker or group, if there is one.",
+        None, "Column of who speaks: recordings with the same value stay in one part. Default: speaker or group.",
         metavar="NAME",
     )  # fmt: skip
     validation_where: str | None = data_option(
@@ -309,7 +309,7 @@ class TranscribeTask(ExamplesTask):
 
         return Listener(self, model, assets)
 
-    def show(self, model: Any, assets: Assets, record: Record, picture: str | None) -> str:
+    def show(self, model: Any, assets: Assets, record: Record, picture: str | None = None) -> str:
         """The spectrogram, and under it the symbols where the model wrote them."""
         from throughtime.tasks.transcribe_predict import show
 
@@ -470,8 +470,8 @@ def too_short(symbols: Sequence[Any], frames: int, text: str) -> str:
     if (needed := least_frames(symbols)) <= frames:
         return ""
     return (
-        f"a target of {len(symbols)} symbols needs at least {needed} frames, the audio has {frames}: {text[:40]!r}; is the text of "
-        "another recording? A smaller stack or hop makes more frames"
+        f"a target of {len(symbols)} symbols needs at least {needed} frames, the audio has {frames}: {text[:40]!r}; is it the "
+        "text of another recording? A smaller stack or hop makes more frames"
     )
 
 

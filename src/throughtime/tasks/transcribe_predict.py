@@ -122,7 +122,7 @@ class Listener:
 
 def _samples(values: Any) -> Tensor:
     """Samples [n] as float32 of full scale 1; whole numbers are of 16 bits."""
-    found = torch.as_tensor(np.asarray(values) if not isinstance(values, Tensor) else values)
+    found = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
     if found.dim() != 1 or found.is_complex():
         raise InputError(f"samples must be [n], one channel, got {list(found.shape)}")
     found = found.float() if found.is_floating_point() else found.float() / 32768
@@ -153,8 +153,8 @@ def language_model(path: str, symbols: tuple[str, ...]) -> Step:
     kinds = [each.kind for each in run.assets.vocabularies.values()]
     if task.name != "text" or kinds != ["char"]:
         raise InputError(
-            f"lm must be a run of the task text with --tokens char, got {path}, a run of {task.name} with {', '.join(kinds) or 'no'} "
-            "symbols"
+            f"lm must be a run of the task text with --tokens char, got {path}, a run of {task.name} "
+            f"with {', '.join(kinds) or 'no'} symbols"
         )
     vocabulary, model = run.assets.vocabulary, restore_model(run, task)
     begin = next((mark for mark in "\n " if not vocabulary.unknown_symbols(mark)), symbols[0])
@@ -253,7 +253,7 @@ def write_transcripts(
 def _write_table(
     task: TranscribeTask, model: nn.Module, assets: Assets, file: str, out: IO[str], skip_bad: bool
 ) -> str:
-    """The rows of a table with their transcripts; paths are relative to the table's folder. With texts, also how good they are."""
+    """The rows of a table with their transcripts; paths are relative to its folder. With texts, also how good they are."""
     plain = plain_text if task.symbols == "plain" else spaced_text
     metrics: list[Any] = task.metrics(assets)
     write, count, bad = None, 0, list[str]()

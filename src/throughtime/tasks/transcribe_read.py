@@ -91,14 +91,17 @@ class Reading:
         try:
             recording = read_recording(found.files[number])
         except UnreadableError as error:
-            return self._skip(f"{place}: {error}")
+            self._skip(f"{place}: {error}")
+            return None
         if not text:
-            return self._skip(f"{place}: the text {found.texts[number][:40]!r} has no letters or digits")
+            self._skip(f"{place}: the text {found.texts[number][:40]!r} has no letters or digits")
+            return None
         self.rate = self.rate or recording.rate
         samples = resampled(mono(recording.samples), recording.rate, self.rate)
         frames = task._front(self.rate).of(torch.from_numpy(samples))
         if problem := too_short(text, len(frames), text):
-            return self._skip(f"{place}: {problem}")
+            self._skip(f"{place}: {problem}")
+            return None
         self.rates[recording.rate] += 1
         recordings.append(recording.source)
         return Clip(frames, text, place)
@@ -122,12 +125,16 @@ class Reading:
         if not rest:
             raise InputError("validation_where and test_where leave no recordings to train on")
         keys = data.columns.get("speaker") or group_keys([clip.text for clip in data.clips])
-        fractions = {
+        held = {
             part: 0.0 if apart[part] or isinstance(value := getattr(task, part), str) else float(value)
             for part in PARTS[1:]
         }
         split = split_examples(
-            len(rest), **fractions, seed=task.split_seed, groups=[keys[number] for number in rest]
+            len(rest),
+            validation=held["validation"],
+            test=held["test"],
+            seed=task.split_seed,
+            groups=[keys[number] for number in rest],
         )
         parts = {part: [rest[place] for place in getattr(split, part)] for part in PARTS}
         return parts | {part: numbers for part, numbers in apart.items() if numbers}

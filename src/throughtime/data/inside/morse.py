@@ -21,9 +21,11 @@ CODE = {
 }  # fmt: skip
 _VOWELS, _CONSONANTS = "aeiou", "bcdfghjklmnpqrstvwxyz"
 _SHORT = (  # what operators send most, besides words
-    "cq de k bk ar sk tu gm ga ge gn om yl hi es fb hr ur rst 599 579 559 339 73 88 qth qrz? qsl qso qsb qrm qrn qrp qro qsy agn pse "
-    "cpy hw? name rig ant wx temp age test cul dr dx fer gl gud nil nr nw op pwr rpt sri tks tnx vy wkd"
-).split()
+    "cq", "de", "k", "bk", "ar", "sk", "tu", "gm", "ga", "ge", "gn", "om", "yl", "hi", "es", "fb", "hr", "ur", "rst",
+    "599", "579", "559", "339", "73", "88", "qth", "qrz?", "qsl", "qso", "qsb", "qrm", "qrn", "qrp", "qro", "qsy",
+    "agn", "pse", "cpy", "hw?", "name", "rig", "ant", "wx", "temp", "age", "test", "cul", "dr", "dx", "fer", "gl",
+    "gud", "nil", "nr", "nw", "op", "pwr", "rpt", "sri", "tks", "tnx", "vy", "wkd",
+)  # fmt: skip
 _WORD_GAP, _LETTER_GAP = 7, 3  # dots of silence
 _EDGE = 0.005  # seconds in which a tone rises and falls
 PARTS = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}  # tenths of all words
@@ -47,7 +49,8 @@ def part_of(word: str) -> str:
 def messages(part: str, count: int, seed: int = 0, seconds: float = 6.0) -> list[Message]:
     """So many different messages of words, call signs, numbers, groups of letters, and what operators abbreviate.
 
-    Many are short, down to one character, as learners of the code practise it: a model, too, learns from these first. All words are of one part (`part_of`). A message is as long as its speed allows in so many seconds or less, at least one word.
+    Many are short, down to one character, as learners of the code practise it: a model, too, learns from these first. All
+    words are of one part (`part_of`). A message has the words that its speed allows in so many seconds or less, at least one.
     The same for the same arguments.
     """
     draws = np.random.default_rng([seed, zlib.crc32(part.encode())])

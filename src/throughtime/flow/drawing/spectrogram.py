@@ -26,7 +26,7 @@ class Spectrogram(NamedTuple):
     certainty: Tensor | None = None  # [t], 0 to 1: how likely it is that a symbol is there
 
     def text(self, *, width: int = 100, encoding: str | None = None) -> str:
-        """As characters: time from left to right, low frequencies below; under it the symbols, one below the other where they crowd.
+        """As characters: time from left to right, low frequencies below; under it the symbols, on more lines where they crowd.
 
         Where there are more frames than columns, neighbours are averaged.
         `encoding` (default: stdout's) decides between blocks and plain characters.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -117,10 +119,7 @@ def _runs(key: NDArray[np.bool_]) -> Runs:
     """(key down, seconds), one after the other; the first and the last are gaps."""
     edges = np.flatnonzero(np.diff(key.astype(np.int8))) + 1
     bounds = [0, *edges.tolist(), len(key)]
-    runs = [
-        (bool(key[start]), (stop - start) * _HOP / RATE)
-        for start, stop in zip(bounds, bounds[1:], strict=False)
-    ]
+    runs = [(bool(key[start]), (stop - start) * _HOP / RATE) for start, stop in pairwise(bounds)]
     if runs[0][0]:
         runs.insert(0, (False, 0.0))
     if runs[-1][0]:
