@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 RATE = 8000  # samples in a second
-SPEEDS = (10.0, 35.0)  # words per minute, of the word PARIS: a dot takes 1.2 / speed seconds
-PITCHES = (400.0, 900.0)  # Hz
-SNR = (-10.0, 20.0)  # dB: power of the unfaded tone over that of the noise between 0 and RATE / 2
+SPEEDS = (16.0, 24.0)  # words per minute, of the word PARIS: a dot takes 1.2 / speed seconds
+PITCHES = (500.0, 700.0)  # Hz
+SNR = (0.0, 25.0)  # dB: power of the unfaded tone over that of the noise between 0 and RATE / 2
 CODE = {
     "a": ".-", "b": "-...", "c": "-.-.", "d": "-..", "e": ".", "f": "..-.", "g": "--.", "h": "....", "i": "..", "j": ".---",
     "k": "-.-", "l": ".-..", "m": "--", "n": "-.", "o": "---", "p": ".--.", "q": "--.-", "r": ".-.", "s": "...", "t": "-",
