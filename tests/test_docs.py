@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from throughtime.cli import main
+from throughtime.data.inside.morse import messages, sound
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -71,6 +72,7 @@ def write_data(folder: Path) -> None:
     ]
     assert len(rows) == 60
     write_words(folder)
+    write_messages(folder)
     (folder / "reviews.csv").write_text("text,label\n" + "".join(rows), encoding="utf-8")
     write_series(folder)
     tones = {"polite": "would you please {} the {}, dear", "blunt": "{} the {} now"}
@@ -151,6 +153,20 @@ def write_words(folder: Path) -> None:
             file.setsampwidth(2)
             file.setframerate(8000)
             file.writeframes(struct.pack("<1000h", *samples))
+
+
+def write_messages(folder: Path) -> None:
+    """Morse code as a WAV, as bare samples, and a folder of recordings."""
+    (folder / "recordings").mkdir()
+    for number, message in enumerate(messages("test", 2)):
+        samples = (sound(message) * 32767).astype("<i2").tobytes()
+        for name in (f"recordings/{number}.wav", "message.wav"):
+            with wave.open(str(folder / name), "wb") as file:
+                file.setnchannels(1)
+                file.setsampwidth(2)
+                file.setframerate(8000)
+                file.writeframes(samples)
+        (folder / "message.pcm").write_bytes(samples)
 
 
 def write_sentences(folder: Path) -> None:

@@ -142,9 +142,9 @@ def test_tied_weights(ids):
     assert model.head.weight is model.embedding.weight
     assert model(ids)[0].shape == (T, B, V)
     with pytest.raises(
-        InputError, match="tied needs an embedding as wide as the last layer's output, 10, got 5"
+        InputError, match="tied needs an embedding as wide as the last layer's output, 10, got 6"
     ):
-        ModelConfig(hidden=H, embedding=H, tied=True, bidirectional=True)
+        ModelConfig(hidden=H, embedding=H + 1, tied=True, bidirectional=True)
 
 
 @pytest.mark.parametrize("cell", ["gru", "mingru", "cnn"])

@@ -421,13 +421,13 @@ def test_strategies_that_cut_the_reply(file, tmp_path, bptt):
 
 
 class Stop(Silent):
-    """Interrupt a training at a step."""
+    """Interrupt a training at an evaluation."""
 
     def __init__(self, at):
         self.at = at
 
-    def step(self, progress):
-        if progress.step == self.at:
+    def evaluation(self, step, *rest):
+        if step == self.at:
             signal.raise_signal(signal.SIGINT)
 
 
@@ -441,7 +441,7 @@ def test_a_resumed_training_ends_in_the_same_bits(file, tmp_path):
     train(task, training, whole, report=Silent())
     task, cut = start_run(settings, model, training, tmp_path / "cut")
     with pytest.raises(Interrupted):
-        train(task, training, cut, report=Stop(4))
+        train(task, training, cut, report=Stop(3))
     run = Run.open(tmp_path / "cut")
     train(task_of(run), training, run, resume=True, report=Silent())
     one, two = whole.load_model(), run.load_model()

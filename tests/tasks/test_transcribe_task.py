@@ -266,7 +266,7 @@ def test_no_word_and_no_speaker_is_in_two_parts(tmp_path):
 
 def test_the_classical_decoder_reads_clean_code_and_loses_to_noise():
     # Of a single letter nobody can tell a dot from a dash: the speed shows in longer messages alone.
-    held = [each for each in morse.messages("test", 250) if len(each.text) >= 8][:40]
+    held = [each for each in morse.messages("test", 450) if len(each.text) >= 8][:40]
     clean = [decode_morse(morse.sound(each, noise=False)) for each in held]
     assert sum(text == each.text for text, each in zip(clean, held, strict=True)) >= 38
     noisy = [decode_morse(morse.sound(each._replace(snr=-20.0))) for each in held]

@@ -86,6 +86,7 @@ def flow(
     from throughtime.cli.chart import lag_chart
     from throughtime.files import write_output
     from throughtime.flow import measure
+    from throughtime.models.encoder_decoder import EncoderDecoder
     from throughtime.progress import ProgressBar
     from throughtime.runtime import load
 
@@ -94,7 +95,7 @@ def flow(
     found_batch, symbols = _sample(trained, data, steps, lags, batch)
     task: Any = trained.task
     with ProgressBar("measuring") as progress:
-        whole = found_batch.per_sequence or found_batch.context is not None
+        whole = found_batch.per_sequence or isinstance(trained.model, EncoderDecoder)
         found = measure(
             trained.model,
             found_batch if whole else (found_batch.inputs, found_batch.targets),
@@ -156,6 +157,7 @@ def influence(
     import shutil
 
     from throughtime.flow import influence as measure
+    from throughtime.models.encoder_decoder import EncoderDecoder
     from throughtime.models.many_to_one import ManyToOne
     from throughtime.progress import ProgressBar
     from throughtime.runtime import load
@@ -182,7 +184,7 @@ def influence(
     else:
         first = next(found)
         inputs = first.inputs if first.lengths is None else first.inputs[: int(first.lengths[0])]
-        source = first if first.context is not None else None
+        source = first if isinstance(trained.model, EncoderDecoder) else None
     if not 1 <= len(inputs) <= _READ:
         what = f"a sequence of {task.name}" if prompt is None else "--prompt"
         raise InputError(f"{what} must be 1 to {_READ} symbols, got {len(inputs)}")

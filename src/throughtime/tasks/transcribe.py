@@ -56,8 +56,8 @@ class TranscribeTask(ExamplesTask):
 
     Reads a table (CSV, TSV, JSON lines) with the columns path and text, a folder with one, or the folders of LibriSpeech;
     recordings are WAV, FLAC or OGG. The texts are learned as characters. Recordings of one speaker stay on one side of a split.
-    A model that reads forward also transcribes sound as it arrives. Without --data it learns Morse code, keyed by a program
-    at 16 to 24 words per minute, drifting, fading, in noise.
+    A model that reads forward (--no-bidirectional) also transcribes sound as it arrives. Without --data it learns Morse code, keyed
+    by a program at 16 to 24 words per minute, drifting, fading, in noise.
     """
 
     name = "transcribe"
@@ -67,10 +67,10 @@ class TranscribeTask(ExamplesTask):
         "throughtime train transcribe",
         "throughtime train transcribe --data clips/clips.csv --test-where speaker=anna",
         "throughtime train transcribe --data LibriSpeech/train-clean-5 --validation LibriSpeech/dev-clean-2 --stack 4",
-        "throughtime train transcribe --bidirectional --cell gru",
+        "throughtime train transcribe --no-bidirectional",
     )
     defaults: ClassVar[Mapping[str, Any]] = {
-        "cell": "gru", "hidden": 128, "bptt": "full", "batch": 8, "epochs": 14.0, "lr": 3e-3,
+        "cell": "gru", "hidden": 128, "bidirectional": True, "bptt": "full", "batch": 8, "epochs": 12.0, "lr": 3e-3,
     }  # fmt: skip
     without = ("tied", "pooling", "window", "embedding")
     columns = ("path",)
