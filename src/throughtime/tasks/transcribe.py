@@ -56,8 +56,8 @@ class TranscribeTask(ExamplesTask):
 
     Reads a table (CSV, TSV, JSON lines) with the columns path and text, a folder with one, or the folders of LibriSpeech;
     recordings are WAV, FLAC or OGG. The texts are learned as characters. Recordings of one speaker stay on one side of a split.
-    A model that reads forward (--no-bidirectional) also transcribes sound as it arrives. Without --data it learns Morse code, keyed
-    by a program at 16 to 24 words per minute, drifting, fading, in noise.
+    A model that reads forward (--no-bidirectional) also transcribes sound as it arrives. Without --data it learns Morse code,
+    keyed by a program at 16 to 24 words per minute, drifting, fading, in noise.
     """
 
     name = "transcribe"
