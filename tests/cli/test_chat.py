@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
@@ -132,7 +133,11 @@ def _own_terminal() -> None:
 def _until(number: int, end: bytes) -> bytes:
     """What a terminal shows up to `end`, or all of it."""
     shown, limit = b"", time.monotonic() + 60
-    while not shown.endswith(end) and (left := limit - time.monotonic()) > 0:
+    # readline switches modes of the terminal before and after its prompt.
+    while (
+        not re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", shown).endswith(end)
+        and (left := limit - time.monotonic()) > 0
+    ):
         if not select.select([number], [], [], left)[0]:
             break
         try:
