@@ -83,12 +83,12 @@ class Peer(nn.Module):
         return torch.stack(written, dim=1)
 
     def beam(self, source: Tensor, length: int, width: int) -> Tensor:
-        """The best symbols [N, length] that a search with `width` hypotheses finds, the end never among them."""
+        """The best symbols [N, length] that a search with `width` hypotheses finds, the end after them and not before."""
         rows = len(source)
         state, symbols = self.begin(source), source.new_full((rows,), START)
         logits, state = self.step(state, symbols)
-        logits[:, END] = -torch.inf
         sums = logits.logsumexp(-1, keepdim=True)
+        logits[:, END] = -torch.inf
         values, chosen = logits.topk(width, dim=1)
         scores = values - sums  # [N, K]
         written = chosen.unsqueeze(2)  # [N, K, t]
@@ -97,8 +97,8 @@ class Peer(nn.Module):
         base = (torch.arange(rows) * width)[:, None]
         for _ in range(length - 1):
             logits, state = self.step(state, chosen.flatten())
-            logits[:, END] = -torch.inf
             sums = logits.logsumexp(-1, keepdim=True)
+            logits[:, END] = -torch.inf
             # The best K of all extensions are among the best K of each hypothesis.
             values, places = logits.topk(width, dim=1)
             total = scores.unsqueeze(2) + (values - sums).view(rows, width, width)
@@ -114,7 +114,9 @@ class Peer(nn.Module):
             )
             # The memory is the same for all hypotheses of a row: states alone are gathered.
             state = state._replace(hidden=state.hidden[:, (base + parents).flatten()])
-        return written[:, 0]
+        logits, _ = self.step(state, chosen.flatten())
+        scores = scores + logits.log_softmax(-1)[:, END].view(rows, width)
+        return written[torch.arange(rows), scores.argmax(1)]
 
 
 def measure(plan: Plan) -> list[dict[str, Any]]:

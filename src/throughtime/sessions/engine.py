@@ -74,10 +74,6 @@ class Engine(ABC):
         Raises: SessionError for a state of another form; the slot is unchanged then.
         """
 
-    def copy(self, source: int, target: int) -> None:
-        """Make the state of one slot that of another."""
-        self.write(target, self.read(source))
-
 
 class NativeEngine(Engine):
     """Streams through csrc/stream.cpp: GRU, LSTM and RNN layers, and models of an embedding, such layers and a linear head.
@@ -167,9 +163,6 @@ class NativeEngine(Engine):
                 f"{', '.join(f'{name} {list(shape)}' for name, (shape, _) in found.items()) or 'nothing'}: it is another model's",
             )
         self.slab.write(slot, [state[name] for name in names])
-
-    def copy(self, source: int, target: int) -> None:
-        self.slab.copy(source, target)
 
     def _names(self) -> list[str]:
         return [

@@ -30,7 +30,6 @@ class _Session:
     last: Tensor | None = None  # its outputs
     extra: dict[str, Any] = field(default_factory=dict)
     busy: bool = False  # a chunk is being read
-    saved: int = -1  # seq of the snapshot in the store
 
 
 class _Request:
@@ -217,7 +216,7 @@ class SessionPool:
             session = self._idle(id)
             with self._running:
                 self._engine.write(session.slot, None)
-            session.seq, session.steps, session.last, session.extra, session.saved = 0, 0, None, {}, -1
+            session.seq, session.steps, session.last, session.extra = 0, 0, None, {}
             self._save_if_kept(session)
 
     def extra(self, id: str) -> dict[str, Any]:
@@ -399,7 +398,6 @@ class SessionPool:
             snapshot = self._snapshot(data)
             session = self._place(id)
             self._take(session, snapshot)
-            session.saved = session.seq
             self._counts["taken_up"] += 1
         if session.busy:
             raise self._refused("busy", f"a chunk of session {id!r} is being read: wait for its outputs")
@@ -436,7 +434,7 @@ class SessionPool:
                 del self._sessions[session.name]
             raise
         session.seq, session.steps, session.last = snapshot.seq, snapshot.steps, snapshot.last
-        session.extra, session.saved = dict(snapshot.extra), -1
+        session.extra = dict(snapshot.extra)
         self._save_if_kept(session)
 
     def _save_if_kept(self, session: _Session) -> None:
@@ -457,7 +455,6 @@ class SessionPool:
     def _save(self, session: _Session) -> None:
         assert self.store is not None
         self.store.put(session.name, self._bytes(session), self.expire_s)
-        session.saved = session.seq
 
     def _move(self, session: _Session) -> None:
         """Out of memory, into the store."""

@@ -41,12 +41,6 @@ class Slab:
                 else:
                     tensor[slot, :size] = next(values)
 
-    def copy(self, source: int, target: int) -> None:
-        """Make the state of one sequence that of another."""
-        for part in self.parts:
-            for tensor in part:
-                tensor[target] = tensor[source]
-
     def grow(self, slots: int) -> None:
         """More slots; those there are keep their states."""
         for part in self.parts:
