@@ -24,6 +24,7 @@ from throughtime.layers.interop import to_torch
 from throughtime.models.build import encoder_decoder, sequence_encoder, symbol_embedding
 from throughtime.models.config import ModelConfig
 from throughtime.models.encoder_decoder import EncoderDecoder
+from throughtime.models.native_decoder import decoding_step
 
 END, START = 0, 1
 WIDTH = 5
@@ -153,13 +154,14 @@ def _compare(plan: Plan, attention: str, batch: int, width: int) -> dict[str, An
     context = Source(source, torch.full((batch,), size.source))
     start = torch.full((batch,), START)
     limits = Limits(END, size.target, min_length=size.target)
+    step, enter = decoding_step(ours)
 
     def write() -> list[list[int]]:
         with torch.inference_mode():
-            state = ours.begin(context)
+            state = enter(ours.begin(context))
             if width == 1:
-                return [each.symbols for each in greedy(ours.step, state, start, limits)]
-            return [each[0].symbols for each in beam(ours.step, state, start, limits, width=width)]
+                return [each.symbols for each in greedy(step, state, start, limits)]
+            return [each[0].symbols for each in beam(step, state, start, limits, width=width)]
 
     def write_peer() -> Tensor:
         with torch.inference_mode():
@@ -189,10 +191,11 @@ def _compare(plan: Plan, attention: str, batch: int, width: int) -> dict[str, An
 @torch.inference_mode()
 def _difference(ours: EncoderDecoder, peer: Peer, context: Source) -> float:
     """The largest difference of the logits after STEPS symbols, relative to the largest logit."""
-    states: list[Any] = [ours.begin(context), peer.begin(context.values)]
+    step, enter = decoding_step(ours)
+    states: list[Any] = [enter(ours.begin(context)), peer.begin(context.values)]
     for symbol in range(STEPS):
         symbols = torch.full((len(context.values),), START + symbol)
-        found = [side.step(state, symbols) for side, state in zip((ours, peer), states, strict=True)]
+        found = [side(state, symbols) for side, state in zip((step, peer.step), states, strict=True)]
         states = [state for _, state in found]
     return worst_error([found[0][0]], [found[1][0]])
 

@@ -1,6 +1,7 @@
 // Everything of one instruction set, compiled once for each.
 #include "kernels.h"
 
+#include "decode.hpp"
 #include "generate.hpp"
 #include "stack.hpp"
 #include "stream.hpp"
@@ -43,6 +44,7 @@ constexpr tt_kernels table() {
   all.generate = tt::THROUGHTIME_ISA::generate;
   all.generation_width = tt::THROUGHTIME_ISA::generation_width;
   all.stream = tt::THROUGHTIME_ISA::stream;
+  all.decode = tt::THROUGHTIME_ISA::decode;
   all.release = Arena::release;
   return all;
 }

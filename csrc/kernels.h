@@ -1,6 +1,7 @@
 // The functions of the library for one instruction set: a table each, of which select.cpp chooses one.
 #pragma once
 #include "call.h"
+#include "decode.h"
 #include "generate.h"
 #include "matmul.h"
 #include "stream.h"
@@ -15,6 +16,7 @@ struct tt_kernels {
   int (*generate)(tt_generation*);
   int (*generation_width)();
   int (*stream)(const tt_stream*);
+  int (*decode)(const tt_decode*);
   void (*release)();
 };
 

@@ -76,6 +76,9 @@ int tt_generation_width() { return kernels()->generation_width(); }
 // Streaming: see stream.h.
 int tt_stream_chunks(const tt_stream* call) { return kernels()->stream(call); }
 
+// Decoding: see decode.h.
+int tt_decode_step(const tt_decode* call) { return kernels()->decode(call); }
+
 // Frees the scratch memory that is kept from call to call.
 void tt_release() {
   if (kernels()) kernels()->release();
@@ -93,6 +96,7 @@ void tt_release() {
 const char* tt_describe() {
   return TT_LINES(weights, TT_WEIGHTS) TT_LINES(masks, TT_MASKS) TT_LINES(stack, TT_STACK) TT_LINES(call, TT_CALL)
       TT_LINES(product, TT_PRODUCT) TT_ARRAY_LINES(generation_layer, TT_GENERATION_LAYER)
-          TT_ARRAY_LINES(generation, TT_GENERATION) TT_ARRAY_LINES(stream, TT_STREAM) TT_CELLS(TT_LINE_CELL) TT_ACTIVATIONS(TT_LINE_ACTIVATION);
+          TT_ARRAY_LINES(generation, TT_GENERATION) TT_ARRAY_LINES(stream, TT_STREAM)
+              TT_ARRAY_LINES(decode, TT_DECODE) TT_CELLS(TT_LINE_CELL) TT_ACTIVATIONS(TT_LINE_ACTIVATION);
 }
 }

@@ -316,7 +316,7 @@ def test_a_reply_that_fails_leaves_the_dialogue_as_it_was(trained, monkeypatch):
     chat = trained.chat()
     chat.say("what says the old cat?")
     before = chat.turns
-    monkeypatch.setattr(chat.model, "step", lambda state, symbols: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(chat.model, "forward", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         chat.say("and what does it eat?")
     monkeypatch.undo()

@@ -14,6 +14,7 @@ from torch import Tensor
 from throughtime.decoding.sampling import draw
 from throughtime.decoding.state import Step, select
 from throughtime.errors import InputError
+from throughtime.kernels.native.decoding import DIVERGED, NOT_END, ONLY_END
 
 _NEVER = float("-inf")
 _BLOCK = 64  # logits whose largest stands for them while the largest of all are looked for
@@ -53,18 +54,19 @@ class Limits(NamedTuple):
             )
         return each
 
-    def mask(self, logits: Tensor, length: int, rows: Tensor, closing: Tensor) -> Tensor:
+    def mask(self, logits: Tensor, length: int, rows: Tensor, closing: Tensor | None) -> Tensor:
         """The logits [N, V] with what may not follow `length` symbols at -infinity.
 
-        Args: rows, [N], which of the first call's rows these are; closing, bool [N], those that must end here.
+        Args: rows, [N], which of the first call's rows these are; closing, bool [N], those that must end here, None: none.
         """
-        if self.allowed is None and not self.banned and length >= self.min_length and not bool(closing.any()):
+        if self.allowed is None and not self.banned and length >= self.min_length and closing is None:
             return logits
         out = torch.zeros_like(logits, dtype=torch.bool)
         if self.allowed is not None:
             out |= ~(self.allowed if self.allowed.dim() == 1 else self.allowed[rows]).to(logits.device)
         out[:, list(self.banned)] = True
-        out[closing] = True
+        if closing is not None:
+            out[closing.to(logits.device)] = True
         out[:, self.end] = length < self.min_length
         return logits.masked_fill(out, _NEVER)
 
@@ -77,7 +79,13 @@ def greedy(step: Step, state: Any, start: Tensor, limits: Limits) -> list[Hypoth
     Raises: InputError for logits that are not numbers, or where every symbol is excluded.
     Cost: as many steps as the longest row takes.
     """
-    return _one_by_one(step, state, start, limits, lambda scores, _: scores.argmax(-1))
+    choice = _Choice(step, limits)
+
+    def choose(state: Any, symbols: Tensor, length: int, rows: Tensor, closing: Tensor | None) -> _Chosen:
+        values, places, ends, state = choice.best(state, symbols, length, rows, closing, 1)
+        return _Chosen(values[:, 0], places[:, 0], ends, state)
+
+    return _one_by_one(choose, state, start, limits)
 
 
 def sample(
@@ -98,44 +106,101 @@ def sample(
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     if len(generators) != len(start):
         raise InputError(f"seeds must be one for each of {len(start)} rows, got {len(generators)}")
+    options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
 
-    def choose(scores: Tensor, rows: Tensor) -> Tensor:
-        options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    def choose(state: Any, symbols: Tensor, length: int, rows: Tensor, closing: Tensor | None) -> _Chosen:
+        logits, state = step(state, symbols)
+        logits, sums = _checked(logits)
+        scores = limits.mask(logits, length, rows, closing)
+        _check_choice(scores.amax(-1))
         each = zip(scores, rows.tolist(), strict=True)
-        drawn = [draw(row, generator=generators[number], **options) for row, number in each]
-        return torch.stack(drawn).to(scores.device)
+        drawn = torch.stack([draw(row, generator=generators[number], **options) for row, number in each])
+        drawn = drawn.to(scores.device)
+        gained = scores.gather(1, drawn[:, None])[:, 0] - sums
+        return _Chosen(gained, drawn, logits.argmax(-1) == limits.end, state)
 
-    return _one_by_one(step, state, start, limits, choose)
+    return _one_by_one(choose, state, start, limits)
 
 
-def _one_by_one(step: Step, state: Any, start: Tensor, limits: Limits, choose: Any) -> list[Hypothesis]:
-    count = len(start)
-    longest = limits.lengths(count).to(start.device)
-    rows = torch.arange(count, device=start.device)  # of the rows still going, their numbers
+class _Chosen(NamedTuple):
+    """The next symbols of N rows, [N], or the best C of each row, [N, C], the best first."""
+
+    gained: Tensor  # log-probabilities; -infinity where nothing is left to choose
+    symbols: Tensor
+    ends: Tensor  # bool [N], whether the end is the likeliest of all symbols, excluded or not
+    state: Any
+
+
+class _Choice:
+    """The best next symbols under some limits: from a step's logits, or from its `extend` where it has one."""
+
+    def __init__(self, step: Step, limits: Limits) -> None:
+        self.step, self.limits = step, limits
+        each_row = limits.allowed is not None and limits.allowed.dim() > 1
+        self._extend: Any = None if each_row else getattr(step, "extend", None)
+        self._excluded: Tensor | None = None
+        if self._extend is not None and (limits.banned or limits.allowed is not None):
+            symbols = step.symbols  # type: ignore[attr-defined]
+            allowed = (
+                torch.ones(symbols, dtype=torch.bool) if limits.allowed is None else limits.allowed.clone()
+            )
+            allowed[list(limits.banned)] = False
+            self._excluded = (~allowed).to(torch.uint8)
+
+    def best(
+        self, state: Any, symbols: Tensor, length: int, rows: Tensor, closing: Tensor | None, count: int
+    ) -> _Chosen:
+        """Read a symbol of each row. Args: as of `Limits.mask`; count: C, fewer where there are fewer symbols."""
+        limits = self.limits
+        if self._extend is not None:
+            rules = None
+            if length < limits.min_length:
+                rules = torch.full((len(symbols),), NOT_END, dtype=torch.uint8)
+            elif closing is not None:
+                rules = closing.to(torch.uint8) * ONLY_END
+            return _Chosen(*self._extend(state, symbols, count, limits.end, self._excluded, rules))
+        logits, state = self.step(state, symbols)
+        logits, sums = _checked(logits)
+        masked = limits.mask(logits, length, rows, closing)
+        values, places = largest(masked, min(count, masked.shape[1]))
+        # Asked for only where a row must end.
+        ends = (
+            torch.zeros_like(sums, dtype=torch.bool) if closing is None else logits.argmax(-1) == limits.end
+        )
+        return _Chosen(values - sums[:, None], places, ends, state)
+
+
+def _one_by_one(choose: Any, state: Any, start: Tensor, limits: Limits) -> list[Hypothesis]:
+    count, device = len(start), start.device
+    longest = limits.lengths(count)
+    soonest = int(longest.min()) if count else 0
+    numbers = list(range(count))  # of the rows still going
+    rows = torch.arange(count)
     written: list[list[int]] = [[] for _ in range(count)]
-    totals, ended = torch.zeros(count, dtype=torch.float64), torch.ones(count, dtype=torch.bool)
+    totals, ended = torch.zeros(count, dtype=torch.float64), [True] * count
     symbols, length = start, 0
     with torch.inference_mode():
-        while len(rows):
-            logits, state = step(state, symbols)
-            logits, sums = _checked(logits)
-            closing = longest[rows] <= length
-            scores = limits.mask(logits, length, rows, closing)
-            symbols = choose(scores, rows)
-            gained = scores.gather(1, symbols[:, None])[:, 0] - sums
-            _check_choice(gained)
-            totals[rows.cpu()] += gained.double().cpu()
-            if bool(closing.any()):
-                ended[rows[closing].cpu()] = (logits[closing].argmax(-1) == limits.end).cpu()
-            going = symbols != limits.end
-            for number, symbol in zip(rows[going].tolist(), symbols[going].tolist(), strict=True):
-                written[number].append(symbol)
+        while numbers:
+            closing = longest[rows] <= length if length >= soonest else None
+            gained, symbols, ends, state = choose(state, symbols, length, rows, closing)
+            totals.index_add_(0, rows, gained.double().cpu())
+            if closing is not None:
+                for number, closes, own in zip(numbers, closing.tolist(), ends.tolist(), strict=True):
+                    ended[number] = own or not closes
+            chosen = symbols.tolist()
+            for number, symbol in zip(numbers, chosen, strict=True):
+                if symbol != limits.end:
+                    written[number].append(symbol)
             length += 1
-            if not bool(going.all()):
-                kept = going.nonzero()[:, 0]
-                rows, symbols = rows[kept], symbols[kept]
-                state = select(state, kept) if len(kept) else state
-    found = zip(written, totals.tolist(), ended.tolist(), strict=True)
+            if limits.end in chosen:
+                kept = [place for place, symbol in enumerate(chosen) if symbol != limits.end]
+                numbers = [numbers[place] for place in kept]
+                rows = torch.tensor(numbers, dtype=torch.int64)
+                if kept:
+                    places = torch.tensor(kept, device=device)
+                    symbols, state = symbols[places], select(state, places)
+    _check_choice(totals)
+    found = zip(written, totals.tolist(), ended, strict=True)
     return [Hypothesis(*each) for each in found]
 
 
@@ -190,23 +255,30 @@ class _Beam:
 
     def run(self, step: Step, state: Any, start: Tensor) -> None:
         """Search, for B rows with K hypotheses each; afterwards `ended` holds what was found. Bookkeeping is on the CPU."""
-        device, rows, symbols = start.device, torch.arange(len(start)), start
+        choice, device, end = _Choice(step, self.limits), start.device, self.limits.end
+        soonest = int(self.longest.min()) if len(start) else 0
+        rows, symbols = torch.arange(len(start)), start
         scores = torch.zeros(len(start), 1, dtype=torch.float64)  # [B, K], of one hypothesis at first
         written = torch.zeros(len(start), 1, 0, dtype=torch.int64)  # [B, K, t]
         covered: Tensor | None = None  # [B, K, S]
         length = 0
         while len(rows):
             count, width = scores.shape
-            logits, state = step(state, symbols)
+            closing = self.longest[rows] <= length if length >= soonest else None
+            each = None if closing is None else closing.repeat_interleave(width)
+            of_each = rows if width == 1 else rows.repeat_interleave(width)
+            values, places, natural, state = choice.best(
+                state, symbols, length, of_each, each, 2 * self.width
+            )
+            _check_choice(values[:, 0])
+            values, places = values.double().cpu(), places.cpu()
             if self.coverage_penalty:
                 seen = _attention_of(state).view(count, width, -1).cpu()
                 covered = seen if covered is None else covered + seen
-            closing = self.longest[rows] <= length
-            values, places, natural = self._extensions(logits, length, rows, closing)
             total = (scores.unsqueeze(-1) + values.view(count, width, -1)).flatten(1)  # [B, K * C]
             best, at = total.topk(min(2 * self.width, total.shape[1]), dim=1)
             parents, chosen = at // values.shape[-1], places.view(count, -1).gather(1, at)
-            stops = (chosen == self.limits.end) & (best > _NEVER)
+            stops = (chosen == end) & (best > _NEVER)
             length += 1
             for row, rank in stops[:, : self.width].nonzero().tolist():
                 parent = int(parents[row, rank])
@@ -215,44 +287,41 @@ class _Beam:
                     written[row, parent].tolist(),
                     float(best[row, rank]),
                     None if covered is None else covered[row, parent],
-                    not bool(closing[row]) or bool(natural[row * width + parent]),
+                    closing is None or not bool(closing[row]) or bool(natural[row * width + parent]),
                 )
             # Of the 2 K best at most K end, so K that go on are among them, where there are so many.
             scores, order = best.masked_fill(stops, _NEVER).sort(dim=1, descending=True, stable=True)
             scores, order = scores[:, : self.width], order[:, : self.width]
             parents, chosen = parents.gather(1, order), chosen.gather(1, order)
-            kept = self._going(rows, scores[:, 0].tolist(), closing.tolist())
-            scores, parents, chosen, rows = scores[kept], parents[kept], chosen[kept], rows[kept]
-            each = torch.arange(len(kept))[:, None]
-            written = torch.cat([written[kept][each, parents], chosen.unsqueeze(-1)], dim=2)
-            covered = None if covered is None else covered[kept][each, parents]
-            if len(rows):
-                state = select(state, (kept[:, None] * width + parents).flatten().to(device))
-                symbols = chosen.flatten().to(device)
+            kept = self._going(rows, scores[:, 0].tolist(), closing)
+            if len(kept) < count:
+                scores, parents, chosen, rows, written = (
+                    part[kept] for part in (scores, parents, chosen, rows, written)
+                )
+                covered = None if covered is None else covered[kept]
+            if not len(rows):
+                return
+            before = written.gather(1, parents.unsqueeze(-1).expand(-1, -1, length - 1))
+            written = torch.cat([before, chosen.unsqueeze(-1)], dim=2)
+            if covered is not None:
+                covered = covered.gather(1, parents.unsqueeze(-1).expand(-1, -1, covered.shape[2]))
+            state = select(state, (kept[:, None] * width + parents).flatten().to(device))
+            symbols = chosen.flatten().to(device)
 
-    def _extensions(
-        self, logits: Tensor, length: int, rows: Tensor, closing: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each hypothesis the best log-probabilities, float64 [N, C], their symbols, and whether the end is the likeliest."""
-        repeats = len(logits) // len(rows)
-        logits, sums = _checked(logits)
-        rows, ending = (each.repeat_interleave(repeats).to(logits.device) for each in (rows, closing))
-        masked = self.limits.mask(logits, length, rows, ending)
-        values, places = largest(masked, min(2 * self.width, masked.shape[1]))
-        _check_choice(values[:, 0])
-        natural = logits.argmax(-1) == self.limits.end if bool(closing.any()) else torch.zeros(len(logits))
-        return (values - sums[:, None]).double().cpu(), places.cpu(), natural.cpu()
-
-    def _going(self, rows: Tensor, best: list[float], closing: list[bool]) -> Tensor:
+    def _going(self, rows: Tensor, best: list[float], closing: Tensor | None) -> Tensor:
         """The places of the rows that go on. Args: best, the score of each row's best hypothesis that goes on."""
         kept = []
+        closes = [False] * len(best) if closing is None else closing.tolist()
         for place, (number, score) in enumerate(zip(rows.tolist(), best, strict=True)):
+            if closes[place] or score == _NEVER:
+                continue
             ended = self.ended[number]
-            # Scores only fall and the divisor only grows, so this is the most that a longer one can reach.
-            most = score / self._divisor(int(self.longest[number]) + 1)
-            enough = len(ended) >= self.n_best and ended[self.n_best - 1].score >= most
-            if score > _NEVER and not closing[place] and not enough:
-                kept.append(place)
+            if len(ended) >= self.n_best:
+                # Scores only fall and the divisor only grows, so this is the most that a longer one can reach.
+                most = score / self._divisor(int(self.longest[number]) + 1)
+                if ended[self.n_best - 1].score >= most:
+                    continue
+            kept.append(place)
         return torch.tensor(kept, dtype=torch.int64)
 
     def _put(self, row: int, symbols: list[int], score: float, covered: Tensor | None, ended: bool) -> None:
@@ -295,7 +364,7 @@ def _checked(logits: Tensor) -> tuple[Tensor, Tensor]:
     logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
     sums = logits.logsumexp(-1)  # NaN or infinity in a row shows here, so the row itself is read once
     if not bool(sums.isfinite().all()):
-        raise InputError("the logits hold NaN or infinity: the model's training diverged, or it is damaged")
+        raise InputError(DIVERGED)
     return logits, sums
 
 

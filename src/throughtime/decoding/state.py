@@ -8,7 +8,11 @@ from typing import Any
 from torch import Tensor
 
 Step = Callable[[Any, Tensor], tuple[Tensor, Any]]
-"""`step(state, symbols [N]) -> (logits [N, V], state)`: one symbol read for each of N rows."""
+"""`step(state, symbols [N]) -> (logits [N, V], state)`: one symbol read for each of N rows.
+
+One that also has `symbols`, V, and `extend`, as `throughtime.models.native_decoder.NativeDecoder` has them, gives the best next
+symbols without their logits.
+"""
 
 
 def select(state: Any, rows: Tensor) -> Any:

@@ -19,6 +19,7 @@ from throughtime.layers.eval_mode import evaluating
 from throughtime.models.dialogue import last_steps, mean_log_likelihood
 from throughtime.models.encoders import Encoded
 from throughtime.models.initial_state import example_state
+from throughtime.models.native_decoder import decoding_step
 from throughtime.runs.tree import load_tree, save_tree
 from throughtime.tasks.chat import ChatTask, marks
 from throughtime.tasks.search_index import fingerprint
@@ -177,17 +178,17 @@ class Chat:
         """A reply that is drawn or searched for. Args: start, the decoder's state; place, of the reply in the dialogue."""
         limits = self.task.limits(self.assets)
         first = torch.tensor([marks(self.assets).own], device=next(self.model.parameters()).device)
+        step, enter = decoding_step(self.model)
+        start = enter(start)
         if temperature is not None or top_p is not None:
             number = secrets.randbits(32) if seed is None else seed + place
             chance = 1.0 if temperature is None else temperature
-            return sample(
-                self.model.step, start, first, limits, seeds=[number], temperature=chance, top_p=top_p
-            )[0]
+            return sample(step, start, first, limits, seeds=[number], temperature=chance, top_p=top_p)[0]
         width = self.task.beam if width is None else width
         if width == 1:
-            return greedy(self.model.step, start, first, limits)[0]
+            return greedy(step, start, first, limits)[0]
         penalties = {name: getattr(self.task, name) for name in ("length_penalty", "coverage_penalty")}
-        return beam(self.model.step, start, first, limits, width=width, **penalties)[0][0]
+        return beam(step, start, first, limits, width=width, **penalties)[0][0]
 
     def __repr__(self) -> str:
         return f"<Chat of {len(self.turns)} turns>"

@@ -127,6 +127,7 @@ class WritingTask(ExamplesTask):
         from throughtime.decoding import beam as beam_search
         from throughtime.decoding import greedy
         from throughtime.layers.eval_mode import evaluating
+        from throughtime.models.native_decoder import decoding_step
 
         width = max(self.beam if beam is None else beam, n_best)
         lengths = [1 if isinstance(context, torch.Tensor) else len(each) for each in context]
@@ -134,6 +135,7 @@ class WritingTask(ExamplesTask):
         device = next(model.parameters()).device
         found: list[list[Hypothesis]] = [[] for _ in order]
         with evaluating(model), torch.inference_mode():
+            step, enter = decoding_step(model)
             for first in range(0, len(order), together):
                 numbers = order[first : first + together]
                 sources: Any = context_of(context, torch.tensor(numbers))
@@ -145,12 +147,12 @@ class WritingTask(ExamplesTask):
                 if not isinstance(limits.max_length, int):
                     of_rows = limits._replace(max_length=[limits.max_length[number] for number in numbers])
                 begin = torch.full((len(numbers),), start, device=device)
-                state = model.begin(sources)
+                state = enter(model.begin(sources))
                 if width == 1:
-                    results = [[each] for each in greedy(model.step, state, begin, of_rows)]
+                    results = [[each] for each in greedy(step, state, begin, of_rows)]
                 else:
                     results = beam_search(
-                        model.step, state, begin, of_rows, width=width, n_best=n_best,
+                        step, state, begin, of_rows, width=width, n_best=n_best,
                         length_penalty=self.length_penalty, coverage_penalty=self.coverage_penalty,
                     )  # fmt: skip
                 for number, each in zip(numbers, results, strict=True):

@@ -116,6 +116,13 @@ _NEEDED = {
     "stream": (
         "layers", "rows", "threads", "inputs", "outputs", "layer", "slots", "offsets", "x", "y", "head_weight", "head_bias",
     ),
+    "decode": (
+        "layers", "rows", "threads", "step", "embedded", "summarized", "fed", "attention", "length", "memory", "compared",
+        "features", "symbols", "count", "end", "width", "layer", "embedding", "summary", "keys", "outputs", "lengths",
+        "query_weight", "query_bias", "score_weight",
+        "combine_weight", "head_weight", "head_bias", "excluded", "rules", "symbol", "parent",
+        "source", "states", "new_states", "weights", "logits", "values", "places", "ends",
+    ),
 }  # fmt: skip
 
 
