@@ -451,3 +451,16 @@ def test_tokens_of_a_saved_run_are_those_it_was_trained_with(trained) -> None:
     assert normalized("ONE", lower=False) == "ONE"
     assert source.decode(source.encode("one two")) == "one two"
     assert target.encode("un deux") and len(target) == len(trained.assets.vocabularies["target"]) + 2
+
+
+def test_evaluate_takes_other_values_for_how_the_model_is_used(folder: Path, capsys) -> None:
+    def measured(*arguments: str) -> dict[str, float]:
+        assert main(["evaluate", str(folder), "--split", "test", "--json", *arguments]) == 0
+        return json.loads(capsys.readouterr().out)["total"]
+
+    usual, short = measured(), measured("--set", "max-length=1")
+    assert short["loss"] == usual["loss"]  # of the true symbols
+    assert short["chrf"] < usual["chrf"]
+    assert measured("--set", "beam=5") == usual
+    assert main(["evaluate", str(folder), "--set", "hidden=3"]) == 2
+    assert "beam" in capsys.readouterr().err

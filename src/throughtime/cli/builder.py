@@ -6,14 +6,18 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from throughtime.errors import InputError
+from throughtime.errors import InputError, nearest
 from throughtime.options import Field, Settings, checked, default_text, fields_of, parse
+
+if TYPE_CHECKING:
+    from throughtime.tasks.task import Task
 
 Tables = dict[str, dict[str, Any]]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained run.")]
@@ -22,6 +26,14 @@ OwnTask = Annotated[
     typer.Option("--task", metavar="FILE.py:CLASS", help="The run's task, where it is a file of your own."),
 ]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1.")]
+OtherValues = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Another value for an option of the task, such as beam=10; repeat for more.",
+    ),
+]
 
 
 class Command(TyperCommand):
@@ -181,3 +193,23 @@ def _examples(commands: Sequence[str]) -> str:
             for part, end in zip(shown, ends, strict=True)
         ]
     return "\n".join(lines)
+
+
+def with_options(task: Task, typed: Sequence[str]) -> Task:
+    """The task with other values of its `predict_options`, typed as NAME=VALUE.
+
+    Raises: InputError for another name, or a value that does not fit.
+    """
+    values: dict[str, Any] = {}
+    for each in typed:
+        name, equals, text = each.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or name not in task.predict_options:
+            known = ", ".join(task.predict_options)
+            can = f"{known} of {task.name} can be set" if known else f"a run of {task.name} has none to set"
+            raise InputError(
+                f"--set must be NAME=VALUE: {can}, got {each!r}.{nearest(name, task.predict_options)}"
+            )
+        field = next(field for field in fields_of(type(task)) if field.name == name)
+        values[name] = checked(field, parse(field, [text.strip()], name), name)
+    return replace(task, **values)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from throughtime.cli.builder import Device, OwnTask, RunFolder
+from throughtime.cli.builder import Device, OtherValues, OwnTask, RunFolder, with_options
 from throughtime.errors import InputError
 
 
@@ -47,6 +47,7 @@ def evaluate(
             help="float32, or quantized as 'generate --weights' does: bf16, int8. The loss shows what that costs.",
         ),
     ] = "float32",
+    settings: OtherValues = None,
     task: OwnTask = None,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -61,6 +62,7 @@ def evaluate(
     throughtime evaluate runs/demo --data book.txt --data letters.txt --json
     throughtime evaluate runs/demo --weights int8
     throughtime evaluate runs/intents --split test
+    throughtime evaluate runs/translate --split test --set beam=1
     """
     import copy
 
@@ -69,6 +71,7 @@ def evaluate(
     from throughtime.runtime import load, with_quantized_weights
 
     trained = load(run, task=task, device=device)
+    trained.task = with_options(trained.task, settings or [])
     if window is not None and not trained.task.stream:
         raise InputError(
             f"--window is for runs of one long text, and {run} is one of {trained.task.name}: leave it out"

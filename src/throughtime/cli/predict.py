@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from throughtime.cli.builder import Device, OwnTask, RunFolder
-from throughtime.errors import InputError, nearest, one_of
-from throughtime.options import checked, fields_of, parse
+from throughtime.cli.builder import Device, OtherValues, OwnTask, RunFolder, with_options
+from throughtime.errors import InputError, one_of
 
 if TYPE_CHECKING:
     from throughtime.runtime import Trained
-    from throughtime.tasks import Task
 
 _SINGLE = ("audio", "image")  # formats of which a file is one record
 
@@ -43,14 +40,7 @@ def predict(
     ] = None,
     task: OwnTask = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that cannot be read.")] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="Another value for an option of the task, such as beam=10; repeat for more.",
-        ),
-    ] = None,
+    settings: OtherValues = None,
     show: Annotated[
         bool,
         typer.Option(
@@ -132,26 +122,6 @@ def predict(
             write(record | added)
     if records.remark:
         print(f"throughtime: {records.remark}", file=sys.stderr)
-
-
-def with_options(task: Task, typed: Sequence[str]) -> Task:
-    """The task with other values of its `predict_options`, typed as NAME=VALUE.
-
-    Raises: InputError for another name, or a value that does not fit.
-    """
-    values: dict[str, Any] = {}
-    for each in typed:
-        name, equals, text = each.partition("=")
-        name = name.strip().replace("-", "_")
-        if not equals or name not in task.predict_options:
-            known = ", ".join(task.predict_options)
-            can = f"{known} of {task.name} can be set" if known else f"a run of {task.name} has none to set"
-            raise InputError(
-                f"--set must be NAME=VALUE: {can}, got {each!r}.{nearest(name, task.predict_options)}"
-            )
-        field = next(field for field in fields_of(type(task)) if field.name == name)
-        values[name] = checked(field, parse(field, [text.strip()], name), name)
-    return replace(task, **values)
 
 
 def _show(trained: Trained, file: str, form: str | None, picture: str | None, skip_bad: bool) -> None:
