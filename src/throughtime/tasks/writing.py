@@ -161,7 +161,7 @@ class WritingTask(ExamplesTask):
 
     def remarks(self, config: ModelConfig) -> list[str]:
         if self.input_feeding:
-            return ["with input feeding the decoder runs step by step: training takes several times as long"]
+            return ["with input feeding the decoder runs step by step: training takes up to twice as long"]
         return []
 
 
