@@ -1,6 +1,6 @@
 """A training step with attention outside the recurrence (Luong's form), and one with input feeding.
 
-`python -m benchmarks.input_feeding`. Both models read the same batch; without input feeding all steps of the target run in one call.
+`python -m benchmarks.input_feeding`. Both read the same batch; without input feeding all steps of the target run in one call.
 """
 
 from __future__ import annotations
