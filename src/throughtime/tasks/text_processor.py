@@ -49,7 +49,7 @@ class TextProcessor(Processor):
 
     def _read(self, data: str, carried: Carried, end: bool) -> tuple[Tensor, Carried]:
         raw, before = carried.get("raw", "") + data, carried.get("before", "")
-        place = len(raw) if end else self._settled(raw)
+        place = len(raw) if end else self._settled(raw, before)
         new, before = self._normalized(raw[:place], before)
         raw, text = _shortened(raw[place:], self.normalize), carried.get("text", "") + new
         place = len(text) if end else self.vocabulary.settled(text)
@@ -85,13 +85,14 @@ class TextProcessor(Processor):
             for number, value in zip(order.tolist(), scores[order].exp().tolist(), strict=True)
         ]
 
-    def _settled(self, raw: str) -> int:
-        """How much of a text can be normalized: what follows cannot change it."""
+    def _settled(self, raw: str, before: str) -> int:
+        """How much of a text can be normalized: what follows cannot change it. Args: before, as of `_normalized`."""
         end = len(raw)
         if self.normalize == "letters" and (found := _NO_LETTERS.search(raw)):
             end = found.start()
-        if self.normalize != "none" and "Σ" in raw and (raw + "a").lower()[:-1] != (raw + " ").lower()[:-1]:
-            end = min(end, raw.rindex("Σ"))  # small, it has another form at the end of a word
+        if self.normalize != "none" and "Σ" in raw:  # small, it has another form at the end of a word
+            inside, ended = ((before + raw + after).lower()[:-1] for after in "a ")
+            end = end if inside == ended else min(end, raw.rindex("Σ"))
         return end
 
     def _normalized(self, raw: str, before: str) -> tuple[str, str]:
