@@ -217,7 +217,7 @@ class ModuleEngine(Engine):
                 "a bidirectional model cannot stream: its backward half starts at the end; train one without it"
             )
         if what := getattr(model, "needs_whole", ""):
-            raise InputError(f"{what}, so it cannot stream")
+            raise InputError(f"a model with {what} cannot stream: it reads whole sequences")
         self.reason = reason
         self._states: list[Any] = []
 
@@ -244,7 +244,7 @@ class ModuleEngine(Engine):
                 if not len(x):
                     raise InputError("a chunk must have at least one step, got none")
                 state, found = self._states[slot], []
-                for part in x.split(1) if self.stepwise else [x]:
+                for part in torch.split(x, 1) if self.stepwise else [x]:
                     y, state = self.model(part.unsqueeze(1), state)
                     y = y if isinstance(y, Tensor) else y[0]  # with its lengths, which are all of it
                     found.append(y if self.single else y.squeeze(1))
