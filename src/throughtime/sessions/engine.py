@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -220,9 +220,12 @@ class ModuleEngine(Engine):
             raise InputError(f"a model with {what} cannot stream: it reads whole sequences")
         self.reason = reason
         self._states: list[Any] = []
+        self._example: Any = None  # a state, for the form that all have
 
     def like(self) -> ModuleEngine:
-        return ModuleEngine(self.model, self.reason, self.stepwise)
+        other = ModuleEngine(self.model, self.reason, self.stepwise)
+        other._example = self._example
+        return other
 
     def grow(self, slots: int) -> None:
         self._states += [None] * (slots - len(self._states))
@@ -243,51 +246,71 @@ class ModuleEngine(Engine):
                 x = chunk if parameter is None else chunk.to(parameter.device)
                 if not len(x):
                     raise InputError("a chunk must have at least one step, got none")
-                state, found = self._states[slot], []
+                x = x.unsqueeze(1)
+                state, found = self._started(slot, x), []
                 for part in torch.split(x, 1) if self.stepwise else [x]:
-                    y, state = self.model(part.unsqueeze(1), state)
+                    y, state = self.model(part, state)
                     y = y if isinstance(y, Tensor) else y[0]  # with its lengths, which are all of it
                     found.append(y if self.single else y.squeeze(1))
                 outputs.append(found[-1] if self.single else torch.cat(found))
                 states.append(state)
         for slot, state in zip(slots, states, strict=True):
-            self._states[slot] = state
+            self._states[slot] = self._example = state
         return outputs
 
     def read(self, slot: int) -> dict[str, Tensor]:
-        leaves, _ = tree_flatten(self._states[slot])
-        return {str(n): leaf.detach().clone() for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
+        state = self._states[slot]
+        if isinstance(state, _Leaves):
+            return {name: value.clone() for name, value in state.values.items()}
+        return {name: value.detach().clone() for name, value in _named(state).items()}
 
     def write(self, slot: int, state: dict[str, Tensor] | None) -> None:
         if not state:
             self._states[slot] = None
             return
-        leaves, form = tree_flatten(self._example())
-        found = {name: (tuple(value.shape), value.dtype) for name, value in state.items()}
-        expected = {str(n): (tuple(v.shape), v.dtype) for n, v in enumerate(leaves) if isinstance(v, Tensor)}
+        found = _Leaves({name: value.clone() for name, value in state.items()})
+        self._states[slot] = found if self._example is None else found.like(self._example)
+
+    def _started(self, slot: int, x: Tensor) -> Any:
+        """The state that a slot's chunk x [t, 1, ...] goes on from.
+
+        The form of a model's state is that of what it returns. An engine that has run nothing yet learns it from one step of x.
+        """
+        state = self._states[slot]
+        if not isinstance(state, _Leaves):
+            return state
+        if self._example is None:
+            _, self._example = self.model(x[:1], None)
+        return state.like(self._example)
+
+
+class _Leaves(NamedTuple):
+    """A state that was read from a snapshot, by name: its form is not known yet."""
+
+    values: dict[str, Tensor]
+
+    def like(self, example: Any) -> Any:
+        """In the form of another state of the model. Raises: SessionError where the tensors are others."""
+        expected = {name: (tuple(value.shape), value.dtype) for name, value in _named(example).items()}
+        found = {name: (tuple(value.shape), value.dtype) for name, value in self.values.items()}
         if found != expected:
             raise SessionError(
                 "snapshot",
                 f"the state must be {list(expected.values())}, got {list(found.values())}: it is of another model",
             )
-        values = [state[str(n)].clone() if isinstance(v, Tensor) else v for n, v in enumerate(leaves)]
-        self._states[slot] = tree_unflatten(values, form)
-
-    def _example(self) -> Any:
-        """A state of the model, of one sequence that has read one step."""
-        for state in self._states:
-            if state is not None:
-                return state
-        inputs = getattr(self.model, "input_size", None) or getattr(
-            getattr(self.model, "embedding", None), "embedding_dim", None
+        leaves, form = tree_flatten(example)
+        return tree_unflatten(
+            [
+                self.values[str(n)].to(leaf.device) if isinstance(leaf, Tensor) else leaf
+                for n, leaf in enumerate(leaves)
+            ],
+            form,
         )
-        kind = getattr(self.model, "embedding", None)
-        ids = isinstance(kind, nn.Embedding | OneHot)
-        parameter = next(self.model.parameters())
-        x = torch.zeros(1, 1, dtype=torch.int64) if ids else parameter.new_zeros(1, 1, int(inputs or 1))
-        with evaluating(self.model), torch.no_grad():
-            _, state = self.model(x.to(parameter.device), None)
-        return state
+
+
+def _named(state: Any) -> dict[str, Tensor]:
+    """The tensors of a state, by their places."""
+    return {str(n): leaf for n, leaf in enumerate(tree_flatten(state)[0]) if isinstance(leaf, Tensor)}
 
 
 def engine_of(model: nn.Module, native: bool | None = None, stepwise: bool = False) -> Engine:
