@@ -20,7 +20,15 @@ from throughtime.errors import InputError
 from throughtime.kernels.native.generation.interface import unavailable
 from throughtime.models.config import ModelConfig
 from throughtime.sessions import SessionPool
-from throughtime.tasks import ClassifyTask, ForecastTask, FramesTask, IntentTask, TagTask, TextTask
+from throughtime.tasks import (
+    ClassifyTask,
+    ForecastTask,
+    FramesTask,
+    IntentTask,
+    RecommendTask,
+    TagTask,
+    TextTask,
+)
 from throughtime.tasks.transcribe import TranscribeTask
 
 GRU, LSTM, MINGRU = (ModelConfig(cell=cell, hidden=13, embedding=6) for cell in ("gru", "lstm", "mingru"))
@@ -53,6 +61,13 @@ def write_tags(folder):
         lines += [f"{word} {draws.choice(('B-PER', 'I-PER', 'O'))}" for word in draws.sample(TEXT.split(), 6)]
         lines.append("")
     path.write_text("\n".join(lines))
+    return str(path)
+
+
+def write_clicks(folder):
+    path, draws = Path(folder) / "clicks.csv", random.Random(5)
+    rows = [f"s{n},{item}" for n in range(30) for item in draws.sample(TEXT.replace(",", "").split(), 5)]
+    path.write_text("session,item\n" + "\n".join(rows) + "\n")
     return str(path)
 
 
@@ -102,6 +117,10 @@ CASES = {
     ),
     "classify": (lambda f: ClassifyTask(data=(write_texts(f),)), GRU, TEXT, True),
     "classify, numbers": (lambda f: ClassifyTask(data=(write_rows(f),), kind="numbers"), LSTM, ROWS, True),
+    "recommend": (lambda f: RecommendTask(data=(write_clicks(f),), unseen=True), GRU, TEXT.split(), True),
+    "recommend, not native": (
+        lambda f: RecommendTask(data=(write_clicks(f),)), MINGRU, TEXT.split(), False,
+    ),
     "intent": (lambda f: IntentTask(data=(write_texts(f),)), GRU, f"  {TEXT}", True),
 }  # fmt: skip
 
@@ -154,9 +173,7 @@ def joined(answers):
     for answer in answers:
         json.dumps(answer)
         for key, value in answer.items():
-            if key in ("next", "probabilities") and not isinstance(value, list):
-                found[key] = value
-            elif (key != "next" and isinstance(value, list)) or key == "text":
+            if (key not in ("next", "score") and isinstance(value, list)) or key == "text":
                 found[key] = found[key] + value if key in found else value
             else:
                 found[key] = value
@@ -196,6 +213,10 @@ def test_the_answers_are_those_of_predict(case, folder):
         (expected,) = task.predict(model, assets, [{"tokens" if isinstance(data, list) else "text": data}])
         assert found["tags"] == expected["tags"]
         assert len(set(found["tags"])) > 1
+    elif case.startswith("recommend"):
+        (expected,) = task.predict(model, assets, [{"items": data}])
+        assert found["next"] == expected["next"]
+        assert found["score"] == pytest.approx(expected["score"], abs=1e-5)
     elif case == "frames":
         (expected,) = task.predict(model, assets, [{"values": data}])
         assert found["labels"] == expected["labels"]
