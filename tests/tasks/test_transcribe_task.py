@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
+import math
 import wave
 
 import numpy as np
@@ -191,9 +193,7 @@ def test_the_loss_is_that_of_each_row_alone_whatever_lies_in_the_padding(tmp_pat
         steps = int(batch.lengths[row])
         logits, _ = model(batch.inputs[:steps, row : row + 1])
         target = batch.targets[row][batch.targets[row] >= 0]
-        alone += torch.nn.functional.ctc_loss(
-            logits.log_probabilities(), target[None], [steps], [len(target)], reduction="sum"
-        )
+        alone += logits.losses(target[None])[0]
     torch.testing.assert_close(whole, alone, rtol=1e-4, atol=1e-4)
 
 
@@ -371,3 +371,46 @@ def test_a_text_run_is_a_language_model(tmp_path):
     assert "transcript" in trained.predict({"samples": tones("abc", 1)})
     with pytest.raises(InputError, match="lm must be a run of the task text"):
         language_model(str(trained.path), ("a",))
+
+
+def test_early_symbols_count_little_and_the_gradient_is_that_of_the_sum():
+    import itertools
+
+    from throughtime.models.transcriber import Emissions
+
+    texts, lengths, earliest = [[1, 2, 1], [2], [1, 1]], [6, 3, 5], 0.6
+    targets = torch.tensor([[1, 2, 1], [2, -100, -100], [1, 1, -100]])
+    logits = torch.randn(6, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    logits[3:, 1] = torch.nan  # the padding of row 1
+
+    def expected(row):
+        total, chances = 0.0, logits[: lengths[row], row].softmax(-1)
+        first = {}
+        for place, symbol in enumerate(texts[row], start=1):
+            first.setdefault(symbol, earliest * place * lengths[row] / len(texts[row]))
+        for path in itertools.product(range(3), repeat=lengths[row]):
+            if [symbol for symbol, _ in itertools.groupby(path) if symbol] == texts[row]:
+                early = sum(frame < first.get(symbol, 0) for frame, symbol in enumerate(path))
+                total += math.exp(-30 * early) * math.prod(
+                    float(chances[t, symbol]) for t, symbol in enumerate(path)
+                )
+        return -math.log(total)
+
+    def losses(values, earliest=earliest):
+        return Emissions(values, torch.tensor(lengths), earliest).losses(targets)
+
+    assert losses(logits).tolist() == pytest.approx([expected(row) for row in range(3)], abs=1e-9)
+    assert (losses(logits) > losses(logits, 0.0) + 0.1).all()  # so the test can fail
+    known = logits.nan_to_num(0.0).requires_grad_()
+    assert torch.autograd.gradcheck(losses, (known,))
+
+
+def test_a_model_that_reads_forward_may_not_guess_while_it_is_trained():
+    task = TranscribeTask(limit=12, mels=4)
+    assets = task.prepare()
+    for both, given, expected in ((False, None, 0.3), (True, None, 0.0), (False, 0.0, 0.0), (True, 0.5, 0.5)):
+        own = dataclasses.replace(task, earliest=given)
+        model = own.build(ModelConfig(cell="gru", hidden=3, bidirectional=both), assets)
+        batch = next(own.evaluation_batches(assets, "validation", steps=9, batch=2))
+        assert model.train()(batch.inputs, None, batch.lengths)[0].earliest == expected
+        assert model.eval()(batch.inputs, None, batch.lengths)[0].earliest == 0

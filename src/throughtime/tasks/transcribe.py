@@ -135,6 +135,12 @@ class TranscribeTask(ExamplesTask):
     frequency_masks: int = _sound_option(
         0, "Spans of frequency that are masked in training (SpecAugment).", metavar="N", low=0, high=100
     )
+    earliest: float | None = option(
+        None,
+        "In training, symbol i of n comes no earlier than at X i/n of the recording: a model that reads forward then does not guess "
+        "what it has not heard. 0: at any time. Default: 0.3 of such a model, else 0.",
+        metavar="X", low=0, high=1, panel="Training",
+    )  # fmt: skip
     beam: int = _decoding_option(
         1,
         "Texts that a prediction keeps at each moment; 1: greedy decoding.",
@@ -233,7 +239,10 @@ class TranscribeTask(ExamplesTask):
         )  # fmt: skip
         recurrent = layers(config, frames.embedding_dim)
         outputs = 2 + len(assets.labels["symbol"])  # the blank, the symbols, and what is none of them
-        return Transcriber(frames, recurrent, config.outputs, outputs, dropout=config.dropout)
+        earliest = (0.0 if config.bidirectional else 0.3) if self.earliest is None else self.earliest
+        return Transcriber(
+            frames, recurrent, config.outputs, outputs, dropout=config.dropout, earliest=earliest
+        )
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """-log P(text) of the rows that end in the batch, in nats."""
