@@ -137,8 +137,8 @@ class TranscribeTask(ExamplesTask):
     )
     earliest: float | None = option(
         None,
-        "In training, symbol i of n comes no earlier than at X i/n of the recording: a model that reads forward then does not guess "
-        "what it has not heard. 0: at any time. Default: 0.3 of such a model, else 0.",
+        "In training, symbol i of n comes no earlier than at X i/n of the recording, so that a model that reads forward does not "
+        "guess what it has not heard. 0: at any time. Default: 0.3 of such a model, else 0.",
         metavar="X", low=0, high=1, panel="Training",
     )  # fmt: skip
     beam: int = _decoding_option(
