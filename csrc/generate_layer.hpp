@@ -90,10 +90,12 @@ struct Division {
 
 template <class Weights, int Cell>
 static void step_layer(const GenerationLayer& layer, const int64_t* ids, long step, const Division& division) {
+  // Three sums for each row leave registers for more rows; rounded weights need some to be widened in.
+  constexpr int most = Cell == TT_GRU && Weights::parts == 1 && kManyRegisters ? 8 : kStepRows;
   const long panels = layer.given->padded / layer.units(), from = division.from(panels), to = division.to(panels);
   for (long i = from; i < to; i++) {
     long j = step & 1 ? from + to - 1 - i : i;  // back and forth: the last panels are still in the cache
-    in_tiles(division.first, division.count, [&](auto rows, long first) __attribute__((always_inline)) {
+    in_tiles<most>(division.first, division.count, [&](auto rows, long first) __attribute__((always_inline)) {
       step_units<Weights, Cell, decltype(rows)::value>(layer, ids, int(step & 1), j, first);
     });
   }

@@ -48,7 +48,7 @@ TT_INLINE void accumulate(const float* x, long ldx, const float* panel, long K, 
     Vec<float> b[NV];
 #pragma GCC unroll 4
     for (int v = 0; v < NV; v++) b[v] = load(panel + (k * NV + v) * W);
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
       Vec<float> a = splat<float>(x[r * ldx + k]);
 #pragma GCC unroll 4
@@ -66,7 +66,7 @@ TT_INLINE void accumulate_block(const float* x, long ldx, const int32_t* words, 
     constexpr int stored = Weights::stored(NV), f = decltype(index)::value, k = f / stored, v = f % stored;
     if (v >= NV || k >= count) return;
     const Vec<float> b = Weights::template widen<f % P>(load(words + f / P * W));
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int r = 0; r < R; r++) sum[k % U][r][v % NV] += splat<float>(x[r * ldx + k]) * b;
   };
   (vector(std::integral_constant<int, F>{}), ...);
@@ -118,12 +118,12 @@ TT_INLINE void with_rows(int rows, Tile&& tile) {
 
 // Calls tile(R, first) for tiles that cover `count` rows from `first` on, evenly: 4 rows are 2 + 2, and only a row that is
 // alone gets a tile of one.
-template <class Tile>
+template <int most = kStepRows, class Tile>
 TT_INLINE void in_tiles(long first, long count, Tile&& tile) {
-  const long tiles = (count + kStepRows - 1) / kStepRows;
+  const long tiles = (count + most - 1) / most;
   for (long i = 0; i < tiles; i++) {
     const long from = first + count * i / tiles, to = first + count * (i + 1) / tiles;
-    with_rows<kStepRows>(int(to - from), [&](auto rows) __attribute__((always_inline)) { tile(rows, from); });
+    with_rows<most>(int(to - from), [&](auto rows) __attribute__((always_inline)) { tile(rows, from); });
   }
 }
 
