@@ -98,7 +98,7 @@ def write_book(folder):
 
 
 ROWS = [[round(random.Random(n).gauss(0, 1), 3), round(random.Random(-n).gauss(3, 2), 3)] for n in range(23)]
-SERIES = [{"time": str(1700 + n), "sunspots": round(50 + 40 * math.sin(n / 2), 1)} for n in range(30)]
+SERIES = [{"year": str(1700 + n), "sunspots": round(50 + 40 * math.sin(n / 2), 1)} for n in range(30)]
 SOUND = [int(value) for value in tones(99) * 32767]
 
 # Of each: the task of a folder, the model, the input, whether native runs it.
@@ -116,6 +116,7 @@ CASES = {
         lambda f: TranscribeTask(data=(write_sounds(f),), mels=8), MINGRU, SOUND, False,
     ),
     "classify": (lambda f: ClassifyTask(data=(write_texts(f),)), GRU, TEXT, True),
+    "classify, cut": (lambda f: ClassifyTask(data=(write_texts(f),), length=31), LSTM, TEXT, True),
     "classify, numbers": (lambda f: ClassifyTask(data=(write_rows(f),), kind="numbers"), LSTM, ROWS, True),
     "recommend": (lambda f: RecommendTask(data=(write_clicks(f),), unseen=True), GRU, TEXT.split(), True),
     "recommend, not native": (
@@ -336,3 +337,41 @@ def test_bytes_and_numbers_are_the_same_sound(folder):
         assert stream.feed(form)["text"] + stream.flush()["text"] == expected
     with pytest.raises(InputError, match="an even number of bytes"):
         stream.feed(b"abc")
+
+
+@pytest.mark.parametrize("count", [1, 199, 200, 201, 360, 361, 439, 440, 441, 520, 2000, 2001, 2119, 2120])
+def test_sound_of_any_length_has_the_steps_of_the_whole(folder, count):
+    task, assets, model, data, _ = prepared("transcribe", folder)
+    processor, samples = task.processor(model, assets), torch.tensor(data[:count]).float() / 32768
+    for size in (1, 120, count):
+        carried, found = {}, []
+        for piece in samples.split(size):
+            steps, carried = processor.read(piece, carried)
+            found.append(steps)
+        found.append(processor.flush(carried)[0])
+        assert torch.equal(torch.cat(found), task.front(assets).of(samples))
+
+
+def test_rows_of_a_series_that_are_missing_are_steps_too(folder):
+    task, assets, model, data, _ = prepared("forecast", folder)
+    processor, carried = task.processor(model, assets), {}
+    for record in (data[0], data[1], data[5], 31.5, None, data[9] | {"sunspots": None}):
+        _, carried = processor.read([record], carried)
+    assert carried["steps"] == 10
+    assert carried["time"] == data[9]["year"]
+    with pytest.raises(InputError, match="is there twice"):
+        processor.read([data[9]], carried)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_one_output_for_a_sequence_however_it_is_run(folder, native):
+    if native and unavailable() is not None:
+        pytest.skip(f"no native library: {unavailable()}")
+    _, _, model, data, _ = prepared("classify, numbers", folder)
+    x = torch.tensor(data)
+    with torch.no_grad():
+        expected, _ = model(x[:, None])
+    with SessionPool(model, max_steps=5, native=native) as pool:
+        a, b = pool.open(), pool.open()
+        for y in (*pool.feed_many([(a, 1, x), (b, 1, x)]), tt.stream(model, native=native).feed(x)):
+            torch.testing.assert_close(y, expected, atol=1e-4, rtol=1e-4)

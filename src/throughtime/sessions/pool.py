@@ -173,7 +173,7 @@ class SessionPool:
         Raises: InputError for a chunk that the model cannot read; SessionError "unknown", "busy" (another chunk of it is being
         read), "expired", "sequence", "full"; TimeoutError after `timeout` seconds. The session is then as it was before.
         """
-        return self._wait(self._admit(id, seq, chunk, False), timeout)
+        return self._wait(self._admit(id, seq, chunk, False, time.monotonic() + self.max_wait), timeout)
 
     def flush(self, id: str, seq: int, timeout: float | None = None) -> Any:
         """End a session's input, as chunk number `seq`: run the steps that the processor still holds, and give its last answer.
@@ -183,14 +183,14 @@ class SessionPool:
         """
         if self.processor is None:
             raise InputError("flush is for sessions with a processor; without one no step is held: use reset")
-        return self._wait(self._admit(id, seq, None, True), timeout)
+        return self._wait(self._admit(id, seq, None, True, time.monotonic() + self.max_wait), timeout)
 
     def feed_many(self, chunks: Sequence[tuple[str, int, Any]]) -> list[Any]:
         """`feed` of several sessions at once, in this thread: the answer to each (id, seq, chunk), or why there is none."""
         found: list[_Answer | _Request | Exception] = []
         for id, seq, chunk in chunks:
             try:
-                found.append(self._admit(id, seq, chunk, False))
+                found.append(self._admit(id, seq, chunk, False, 0.0))
             except Exception as error:
                 found.append(error)
         requests = [each for each in found if isinstance(each, _Request) and each.pending]
@@ -291,7 +291,7 @@ class SessionPool:
         with self._lock:
             return {**self._counts, "live": len(self._sessions), "waiting": len(self._waiting)}
 
-    def _admit(self, id: str, seq: int, data: Any, final: bool) -> _Request | _Answer:
+    def _admit(self, id: str, seq: int, data: Any, final: bool, deadline: float) -> _Request | _Answer:
         """A request, its session busy until it is done; or the answer to a chunk that was read already."""
         with self._lock:
             self._check_open()
@@ -303,7 +303,7 @@ class SessionPool:
                     "sequence", f"the next chunk of session {id!r} is number {session.seq + 1}, got {seq}"
                 )
             session.busy = True
-            request = _Request(session, final, time.monotonic() + self.max_wait)
+            request = _Request(session, final, deadline)
         try:
             self._read(request, data)
             if not request.steps:
@@ -322,13 +322,13 @@ class SessionPool:
         carried = request.session.carried
         if self.processor is None:
             request.chunk = self._engine.check(data)
-            if not len(request.chunk):
+            if not request.chunk.shape[0]:
                 raise InputError("a chunk must have at least one step, got none")
         elif request.final:
             request.chunk, request.carried = self.processor.flush(carried)
         else:
             request.chunk, request.carried = self.processor.read(data, carried)
-        request.steps = len(request.chunk)
+        request.steps = request.chunk.shape[0]
         if self.processor is not None and request.steps:
             request.chunk = self._engine.check(request.chunk)
 
