@@ -122,12 +122,11 @@ class NativeEngine(Engine):
             return _checked_ids(x, len(self.table))
         if self._encoder is not None:
             return self._encoded(x)
-        if (
-            not isinstance(x, Tensor)
-            or x.dim() != 2
-            or x.shape[1] != self._inputs
-            or not x.is_floating_point()
-        ):
+        if not isinstance(x, Tensor) or x.dim() != 2 or x.shape[1] != self._inputs:
+            raise InputError(f"a chunk must be [t, {self._inputs}] of real numbers, got {_came(x)}")
+        if x.dtype is torch.float32 and x.is_cpu and x.is_contiguous() and not x.requires_grad:
+            return x  # as most are: asked in the order of what the answers cost
+        if not x.is_floating_point():
             raise InputError(f"a chunk must be [t, {self._inputs}] of real numbers, got {_came(x)}")
         return x.detach().to("cpu", torch.float32).contiguous()
 

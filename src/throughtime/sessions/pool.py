@@ -44,36 +44,21 @@ class _Answer:
 
 
 class _Request:
-    """One chunk of one session on its way."""
+    """One chunk of one session on its way. What most requests never set stands in the class."""
 
-    __slots__ = (
-        "answer",
-        "before",
-        "carried",
-        "chunk",
-        "deadline",
-        "done",
-        "error",
-        "final",
-        "outputs",
-        "pending",
-        "read",
-        "session",
-        "steps",
-    )
+    chunk = _NOTHING
+    steps = 0  # of the chunk
+    read = 0  # steps that were run
+    before: dict[str, Tensor] | None = None  # the state before it, where it may have to be restored
+    outputs: tuple[Tensor, ...] = ()
+    answer: Any = None
+    error: Exception | None = None
+    done: threading.Event | None = None
+    pending = True  # the session is busy with it
 
     def __init__(self, session: _Session, final: bool, deadline: float) -> None:
         self.session, self.final, self.deadline = session, final, deadline
-        self.chunk = _NOTHING
-        self.steps = 0  # of the chunk
-        self.read = 0  # steps that were run
         self.carried = session.carried  # after it
-        self.before: dict[str, Tensor] | None = None  # the state before it, where it may have to be restored
-        self.outputs: list[Tensor] = []
-        self.answer: Any = None
-        self.error: Exception | None = None
-        self.done: threading.Event | None = None
-        self.pending = True  # the session is busy with it
 
     def result(self) -> Any:
         if self.error is not None:
@@ -314,7 +299,7 @@ class SessionPool:
             raise
         if not request.steps:
             with self._lock:
-                self._finish(request, self._clock())
+                self._finish([request])
         return request
 
     def _read(self, request: _Request, data: Any) -> None:
@@ -336,7 +321,7 @@ class SessionPool:
         """Set the answer of a request, from its outputs. If it raises, the session's state is that before the chunk."""
         outputs = request.outputs
         if len(outputs) > 1:
-            outputs = outputs[-1:] if self._engine.single else [torch.cat(outputs)]
+            outputs = outputs[-1:] if self._engine.single else (torch.cat(outputs),)
         y = outputs[0] if outputs else _NOTHING
         if self.processor is None:
             request.answer = y
@@ -434,7 +419,7 @@ class SessionPool:
         complete = []
         for each, y in zip(batch, outputs, strict=True):
             each.read = min(each.steps, each.read + self.max_steps)
-            each.outputs.append(y)
+            each.outputs += (y,)
             if each.read == each.steps:
                 try:
                     self._write(each)
@@ -443,26 +428,27 @@ class SessionPool:
                     self._fail(each, error)
         with self._lock:
             self._counts["batches"] += 1
-            now = self._clock()
-            for each in complete:
-                self._finish(each, now)
+            self._finish(complete)
 
-    def _finish(self, request: _Request, now: float) -> None:
-        session = request.session
-        # Outputs are part of those of a whole call, which are kept until the last of its sessions has read another chunk.
-        session.last, session.carried = request.answer, request.carried
-        session.seq, session.used = session.seq + 1, now
-        session.steps = 0 if request.final else session.steps + request.steps
-        self._counts["chunks"] += 1
-        self._counts["steps"] += request.steps
-        request.pending = session.busy = False
-        if self.save_every and session.seq % self.save_every == 0:
-            try:
-                self._save(session)
-            except Exception as error:  # the chunk was read: asked for again, its outputs are there
-                request.error = error
-        if request.done is not None:
-            request.done.set()
+    def _finish(self, requests: Sequence[_Request]) -> None:
+        """Give out the answers of requests. The lock is held."""
+        now = self._clock()
+        self._counts["chunks"] += len(requests)
+        self._counts["steps"] += sum([each.steps for each in requests])
+        for request in requests:
+            session = request.session
+            # Outputs are part of those of a whole call, which are kept until the last of its sessions has read another chunk.
+            session.last, session.carried = request.answer, request.carried
+            session.seq, session.used = session.seq + 1, now
+            session.steps = 0 if request.final else session.steps + request.steps
+            request.pending = session.busy = False
+            if self.save_every and session.seq % self.save_every == 0:
+                try:
+                    self._save(session)
+                except Exception as error:  # the chunk was read: asked for again, its outputs are there
+                    request.error = error
+            if request.done is not None:
+                request.done.set()
 
     def _fail(self, request: _Request, error: Exception | None) -> None:
         with self._lock:
