@@ -2,8 +2,19 @@
 
 from throughtime.sessions.engine import Engine, engine_of
 from throughtime.sessions.pool import SessionPool
+from throughtime.sessions.processor import Processor
 from throughtime.sessions.snapshot import Snapshot
 from throughtime.sessions.store import SqliteStore, Store
 from throughtime.sessions.stream import Stream, stream
 
-__all__ = ["Engine", "SessionPool", "Snapshot", "SqliteStore", "Store", "Stream", "engine_of", "stream"]
+__all__ = [
+    "Engine",
+    "Processor",
+    "SessionPool",
+    "Snapshot",
+    "SqliteStore",
+    "Store",
+    "Stream",
+    "engine_of",
+    "stream",
+]
