@@ -19,6 +19,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from throughtime.serve.completions import complete
 from throughtime.serve.gate import Gate, address
 from throughtime.serve.hub import Hub, snapshot_bytes
+from throughtime.serve.metrics import exposition
 from throughtime.serve.predictions import predictions
 from throughtime.serve.refusals import Refusal
 from throughtime.serve.websocket import stream
@@ -109,6 +110,7 @@ async def delete(request: Request) -> Response:
 async def chunk(request: Request) -> Response:
     """POST /v1/sessions/ID/chunks, as JSON or as a binary message."""
     hub = _hub(request)
+    data: Any
     if request.headers.get("content-type", "").partition(";")[0] == BINARY:
         asked, data = unpack(await request.body())
     else:
@@ -176,7 +178,7 @@ async def health(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """GET /metrics."""
     hub = _hub(request)
-    return PlainTextResponse(await hub.call(hub.metrics), media_type="text/plain; version=0.0.4")
+    return PlainTextResponse(await hub.call(exposition, hub), media_type="text/plain; version=0.0.4")
 
 
 def _hub(request: Request) -> Hub:
@@ -211,7 +213,10 @@ async def _no_route(request: Request, error: Exception) -> Response:
     hub, path = _hub(request), request.url.path
     found = Refusal("not_found", f"there is nothing at {path:.80}: docs/serve.md lists the paths")
     if error.status_code == 405:
-        found = Refusal("method", f"{path:.80} has no {request.method}; it has {(error.headers or {}).get('Allow', 'others')}")
+        found = Refusal(
+            "method",
+            f"{path:.80} has no {request.method}; it has {(error.headers or {}).get('Allow', 'others')}",
+        )
     hub.counts.add("throughtime_refused_total", cause=found.cause)
     return Response(dumps(found.body), found.status, {**(error.headers or {})}, "application/json")
 

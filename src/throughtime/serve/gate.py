@@ -16,7 +16,10 @@ from throughtime.serve.hub import Hub
 from throughtime.serve.refusals import Refused, refusal_of
 from throughtime.serve.wire import dumps
 
-OPEN_PATHS = ("/", "/healthz")  # without a token: the page itself, which holds no data, and whether the server lives
+OPEN_PATHS = (
+    "/",
+    "/healthz",
+)  # without a token: the page itself, which holds no data, and whether the server lives
 PROTOCOL = "throughtime"  # of WebSockets; a page adds "bearer.TOKEN", since it cannot set headers
 
 
@@ -32,7 +35,9 @@ def is_loopback(host: str) -> bool:
 
 def check_token(host: str, token: str | None) -> None:
     """Raises: InputError where a server that others reach has no token, or a token is not one that a header can carry."""
-    if token is not None and (len(token) < 8 or not token.isascii() or not token.isprintable() or " " in token):
+    if token is not None and (
+        len(token) < 8 or not token.isascii() or not token.isprintable() or " " in token
+    ):
         raise InputError("the token must be at least 8 ASCII characters without spaces")
     if token is None and not is_loopback(host):
         raise InputError(
@@ -83,7 +88,10 @@ class Gate:
             message = await receive()
             read += len(message.get("body", b""))
             if read > most:
-                raise Refused("large", f"a request may have {most} bytes, got more: send smaller chunks, or raise max_message")
+                raise Refused(
+                    "large",
+                    f"a request may have {most} bytes, got more: send smaller chunks, or raise max_message",
+                )
             return message
 
         async def counted(message: Message) -> None:
@@ -99,8 +107,14 @@ class Gate:
         if self.hub.closing:
             raise Refused("closed", "the server is stopping")
         if self.token is None and not is_loopback(urlsplit(f"//{host}").hostname or ""):
-            raise Refused("origin", f"without a token only this machine is served, got host {host!r:.60}: set a token")
-        if origin is not None and origin.lower() not in self.origins and urlsplit(origin).netloc.lower() != host.lower():
+            raise Refused(
+                "origin", f"without a token only this machine is served, got host {host!r:.60}: set a token"
+            )
+        if (
+            origin is not None
+            and origin.lower() not in self.origins
+            and urlsplit(origin).netloc.lower() != host.lower()
+        ):
             raise Refused("origin", f"pages of {origin:.80} may not call this server: name it with --origin")
         if self.token is not None and scope["path"] not in OPEN_PATHS and not self._has_token(scope, headers):
             raise Refused("token", "a token is needed: send it as 'Authorization: Bearer TOKEN'")
@@ -112,9 +126,14 @@ class Gate:
             )  # fmt: skip
         if scope["type"] == "websocket":
             if self.hub.connections >= self.hub.limits.max_connections:
-                raise Refused("full", f"{self.hub.connections} WebSockets are open, as many as max_connections")
+                raise Refused(
+                    "full", f"{self.hub.connections} WebSockets are open, as many as max_connections"
+                )
             if self.open[address(scope)] >= self.hub.limits.client_connections:
-                raise Refused("quota", "this address has as many WebSockets open as client_connections: use one for more sessions")
+                raise Refused(
+                    "quota",
+                    "this address has as many WebSockets open as client_connections: use one for more sessions",
+                )
 
     def _has_token(self, scope: Scope, headers: dict[str, str]) -> bool:
         assert self.token is not None

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from throughtime.errors import InputError, SessionError, nearest
 from throughtime.runtime.trained import Trained
-from throughtime.serve.metrics import CHUNKS, SECONDS, Counts, Histogram, family, sample
+from throughtime.serve.metrics import CHUNKS, SECONDS, Counts, Histogram
 from throughtime.serve.refusals import Refusal, Refused, refusal_of
 from throughtime.serve.settings import Limits
 from throughtime.sessions.pool import SessionPool
@@ -34,7 +34,7 @@ _THREADS = 8  # for calls of pools, which wait for the store now and then
 class Served:
     """A run that is served: its name, and its pool of sessions, or why it has none."""
 
-    def __init__(self, name: str, trained: Trained, limits: Limits, store: Store) -> None:
+    def __init__(self, name: str, trained: Trained, limits: Limits, store: Store, save_every: int) -> None:
         self.name, self.trained, self.created = name, trained, int(time.time())
         trained.model.eval()  # threads share it: its mode is never written again
         self.alone = threading.Lock()  # of predictions, which tasks make one at a time
@@ -48,7 +48,7 @@ class Served:
                 store=store,
                 idle_s=limits.idle_s,
                 expire_s=limits.expire_s,
-                save_every=limits.save_every or 0,
+                save_every=save_every,
             )
         except InputError as error:
             self.reason = str(error)
@@ -95,24 +95,34 @@ class Hub:
     def __init__(self, runs: Sequence[Trained], limits: Limits, store: Store | None = None) -> None:
         self.limits = limits
         self.store = SqliteStore(limits.store or ":memory:") if store is None else store
+        kept = limits.store is not None or store is not None
+        every = limits.save_every if limits.save_every is not None else int(kept)
         self.models: dict[str, Served] = {}
         for trained in runs:
             name = trained.path.resolve().name
             if name in self.models:
-                raise InputError(f"each run must have a folder of another name, got {name!r} twice: rename one")
-            self.models[name] = Served(name, trained, limits, self.store)
+                raise InputError(
+                    f"each run must have a folder of another name, got {name!r} twice: rename one"
+                )
+            self.models[name] = Served(name, trained, limits, self.store, every)
         if not self.models:
             raise InputError("name at least one run to serve, got none")
         self.counts = Counts()
         self.connections = 0  # WebSockets that are open
         self.closing = False
+        self._saved: int | None = None
         self._threads = ThreadPoolExecutor(_THREADS, "throughtime serve")
         self._workers = ThreadPoolExecutor(limits.workers, "throughtime jobs")
-        self._jobs = 0
+        self.jobs = 0
         self._lock = threading.Lock()  # of the three below
         self._claimed: set[str] = set()
         self._answers: dict[str, list[tuple[int, Any]]] = {}
         self._opened: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    @property
+    def pools(self) -> dict[str, SessionPool]:
+        """Those of the models that can be streamed, by name."""
+        return {name: each.pool for name, each in self.models.items() if each.pool is not None}
 
     async def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run a short call that may wait for a lock or the store, outside the event loop."""
@@ -120,13 +130,16 @@ class Hub:
 
     async def job(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run a prediction or a completion, outside the event loop. Raises: Refused "full" where too many wait already."""
-        if self._jobs >= self.limits.jobs:
-            raise Refused("full", f"{self._jobs} predictions and completions are under way, as many as jobs: try again later")
-        self._jobs += 1
+        if self.jobs >= self.limits.jobs:
+            raise Refused(
+                "full",
+                f"{self.jobs} predictions and completions are under way, as many as jobs: try again later",
+            )
+        self.jobs += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
         finally:
-            self._jobs -= 1
+            self.jobs -= 1
 
     def model(self, name: Any = None) -> Served:
         """A model by its name; None: the only one. Raises: Refused "not_found" for another name, InputError for no name."""
@@ -136,7 +149,9 @@ class Hub:
             raise InputError(f"model must be one of {', '.join(self.models)}, got none")
         if not isinstance(name, str) or name not in self.models:
             close = nearest(name, self.models) if isinstance(name, str) else ""
-            raise Refused("not_found", f"model must be one of {', '.join(self.models)}, got {name!r:.60}.{close}")
+            raise Refused(
+                "not_found", f"model must be one of {', '.join(self.models)}, got {name!r:.60}.{close}"
+            )
         return self.models[name]
 
     def of_session(self, id: str) -> Served:
@@ -160,7 +175,9 @@ class Hub:
         pool = served.sessions()
         name = secrets.token_urlsafe(12) if id is None else checked_id(id)
         self._count_open(client)
-        if len(self.models) > 1 and any(name in each.pool for each in self.models.values() if each.pool is not None):
+        if len(self.models) > 1 and any(
+            name in each.pool for each in self.models.values() if each.pool is not None
+        ):
             raise SessionError("busy", f"session {name!r} is open already: close it, or choose another id")
         pool.open(name, state)
         return self.about(name)
@@ -192,7 +209,9 @@ class Hub:
         """Keep other chunks from a session until `release`. Raises: SessionError "busy"."""
         with self._lock:
             if id in self._claimed:
-                raise SessionError("busy", f"a completion of session {id!r} is being written: wait for its end")
+                raise SessionError(
+                    "busy", f"a completion of session {id!r} is being written: wait for its end"
+                )
             self._claimed.add(id)
 
     def release(self, id: str) -> None:
@@ -224,6 +243,19 @@ class Hub:
         """Another session that goes on from where this one is; `about` it."""
         served = self.of_session(id)
         return self.open(served.name, new, served.sessions().snapshot(id), client)
+
+    def trace(self, id: str) -> dict[str, dict[str, float]]:
+        """How large each part of a session's state is: its mean, its root mean square, its largest absolute value."""
+        state = self.of_session(id).sessions().state(id)
+        return {
+            name: {
+                "mean": float(value.float().mean()),
+                "rms": float(value.float().square().mean().sqrt()),
+                "max": float(value.float().abs().max()),
+            }
+            for name, value in state.items()
+            if value.numel()
+        }
 
     def refused(self, error: BaseException) -> Refusal:
         """What a client is told of an error, which is counted, and logged where it is a defect of the server."""
@@ -268,7 +300,10 @@ class Hub:
             while len(self._opened) > 10_000:  # a client that is forgotten may open as many again
                 self._opened.popitem(last=False)
         if left < 1:
-            raise Refused("quota", f"{rate} sessions a minute can be opened, as many as open_rate: wait, or use open ones")
+            raise Refused(
+                "quota",
+                f"{rate} sessions a minute can be opened, as many as open_rate: wait, or use open ones",
+            )
 
     async def keep(self) -> None:
         """Move idle sessions to the store, and free what has expired, until it is cancelled."""
@@ -278,77 +313,25 @@ class Hub:
 
     def sweep(self) -> None:
         """Move idle sessions to the store, and free what has expired."""
-        pools = [each.pool for each in self.models.values() if each.pool is not None]
-        for pool in pools:
+        for pool in self.pools.values():
             pool.sweep()
         if isinstance(self.store, SqliteStore):
             self.store.sweep()
         for id in list(self._answers):
-            if not any(id in pool for pool in pools):
+            if not any(id in pool for pool in self.pools.values()):
                 self.forget(id)
 
     def close(self) -> int:
-        """Let what was begun come to its end, and save every session; how many."""
-        self.closing = True
-        self._workers.shutdown(cancel_futures=True)
-        self._threads.shutdown()
-        saved = 0
-        for served in self.models.values():
-            if served.pool is not None:
-                saved += len(served.pool)
-                served.pool.shutdown()
-        self.store.close()
-        return saved
-
-    def metrics(self) -> str:
-        """All counts, in the text format of Prometheus. Cost: a look at the names of all sessions in the store."""
-        pools = {name: each.pool for name, each in self.models.items() if each.pool is not None}
-        stats = {name: pool.stats() for name, pool in pools.items()}
-        spilled = sum(1 for id in self.store.sessions() if not any(id in pool for pool in pools.values()))
-
-        def lines(metric: str, key: str) -> list[str]:
-            return [sample(metric, found[key], {"model": name}) for name, found in stats.items()]
-
-        text = [
-            family("throughtime_sessions_live", "gauge", "Sessions in memory.", lines("throughtime_sessions_live", "live")),
-            family("throughtime_sessions_spilled", "gauge", "Sessions in the store alone.",
-                   [sample("throughtime_sessions_spilled", spilled, {})]),
-            family("throughtime_chunks_waiting", "gauge", "Chunks that wait.", lines("throughtime_chunks_waiting", "waiting")),
-            family("throughtime_websockets", "gauge", "WebSockets that are open.",
-                   [sample("throughtime_websockets", self.connections, {})]),
-            family("throughtime_jobs", "gauge", "Predictions and completions under way or waiting.",
-                   [sample("throughtime_jobs", self._jobs, {})]),
-        ]  # fmt: skip
-        for key, help in (
-            ("chunks", "Chunks that were read."),
-            ("steps", "Steps that were read."),
-            ("moved", "Sessions that were moved to the store."),
-            ("taken_up", "Sessions that were taken up from the store."),
-        ):
-            metric = f"throughtime_{key}_total"
-            text.append(family(metric, "counter", help, lines(metric, key)))
-        for metric, help, part in (
-            ("throughtime_batch_chunks", "Chunks in a call of the model.", "batches"),
-            ("throughtime_wait_seconds", "Time from a chunk's arrival to its first call of the model.", "waits"),
-            ("throughtime_compute_seconds", "Time of a call of the model.", "computing"),
-        ):
-            rows = [
-                line for name in pools for line in getattr(self.models[name], part).lines(metric, {"model": name})
-            ]
-            text.append(family(metric, "histogram", help, rows))
-        counted: dict[str, list[str]] = {}
-        for name, labels, count in self.counts.items():
-            counted.setdefault(name, []).append(sample(name, count, labels))
-        text += [family(name, "counter", _HELP[name], rows) for name, rows in counted.items()]
-        return "".join(text)
-
-
-_HELP = {
-    "throughtime_requests_total": "Answers over HTTP, by status.",
-    "throughtime_refused_total": "Requests that were refused, by cause.",
-    "throughtime_tokens_total": "Symbols of completions.",
-    "throughtime_traces_dropped_total": "Traces that were not sent, since a client was slow.",
-}
+        """Let what was begun come to its end, and save every session; how many. Nothing more happens the second time."""
+        if self._saved is None:
+            self.closing, self._saved = True, 0
+            self._workers.shutdown(cancel_futures=True)
+            self._threads.shutdown()
+            for pool in self.pools.values():
+                self._saved += len(pool)
+                pool.shutdown()
+            self.store.close()
+        return self._saved
 
 
 def checked_id(id: Any) -> str:

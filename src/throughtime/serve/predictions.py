@@ -24,7 +24,9 @@ def predictions(served: Served, records: Any, limits: Limits) -> list[Any]:
     if not isinstance(records, list):
         raise InputError(f"records must be a list, got {type(records).__name__}")
     if len(records) > limits.max_records:
-        raise InputError(f"a prediction has at most {limits.max_records} records, got {len(records)}: send them in parts")
+        raise InputError(
+            f"a prediction has at most {limits.max_records} records, got {len(records)}: send them in parts"
+        )
     task, trained = served.trained.task, served.trained
     column = task.columns[0]
     asked = [each if isinstance(each, dict) else {column: each} for each in records]
@@ -32,15 +34,17 @@ def predictions(served: Served, records: Any, limits: Limits) -> list[Any]:
         if column == "path":  # of a recording or an image
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="throughtime-")))
             names = [_written(folder, number, record) for number, record in enumerate(asked)]
-            asked = [
-                {**{key: each for key, each in record.items() if key not in ("path", "file", "name")}, **({"path": name} if name else {})}
-                for record, name in zip(asked, names, strict=True)
-            ]  # fmt: skip
+            sent = ("path", "file", "name")
+            asked = [{key: each for key, each in record.items() if key not in sent} for record in asked]
+            for record, name in zip(asked, names, strict=True):
+                record.update({} if name is None else {"path": name})
         with served.alone:
             try:
                 return list(task.predict(trained.model, trained.assets, asked))
             except InputError as error:
-                raise InputError(_without_folder(str(error), folder) if column == "path" else str(error)) from None
+                raise InputError(
+                    _without_folder(str(error), folder) if column == "path" else str(error)
+                ) from None
 
 
 def _written(folder: Path, number: int, record: dict[str, Any]) -> str | None:
@@ -54,7 +58,9 @@ def _written(folder: Path, number: int, record: dict[str, Any]) -> str | None:
         )
     suffix = Path(str(record.get("name", ""))).suffix.lower()
     if not suffix[1:].isalnum():
-        raise InputError(f'a record must have a "name" with the file\'s suffix, as "a.wav", got {record.get("name")!r:.60}')
+        raise InputError(
+            f'a record must have a "name" with the file\'s suffix, as "a.wav", got {record.get("name")!r:.60}'
+        )
     try:
         data = base64.b64decode(content, validate=True)
     except (binascii.Error, ValueError, TypeError):

@@ -32,12 +32,16 @@ class Limits(Settings):
     )  # fmt: skip
     idle_s: float = option(300.0, "Seconds after which an unused session moves to the store.", metavar="S", above=0,
                            panel=_SESSIONS)  # fmt: skip
-    expire_s: float = option(86_400.0, "Seconds that the store keeps a session.", metavar="S", above=0, panel=_SESSIONS)
+    expire_s: float = option(
+        86_400.0, "Seconds that the store keeps a session.", metavar="S", above=0, panel=_SESSIONS
+    )
 
     max_message: int = option(
         1_048_576, "Bytes of a request or a message.", metavar="BYTES", low=1024, panel=_MESSAGES
     )
-    inbound: int = option(32, "Unanswered requests of a WebSocket; one more closes it.", metavar="N", low=1, panel=_MESSAGES)
+    inbound: int = option(
+        32, "Unanswered requests of a WebSocket; one more closes it.", metavar="N", low=1, panel=_MESSAGES
+    )
     outbound: int = option(
         64, "Messages that wait to be sent to a WebSocket; while there are more, nothing is read from it.",
         metavar="N", low=1, panel=_MESSAGES,
@@ -52,10 +56,16 @@ class Limits(Settings):
         metavar="URL", panel=_CLIENTS,
     )  # fmt: skip
     max_connections: int = option(1000, "WebSockets at a time.", metavar="N", low=1, panel=_CLIENTS)
-    client_connections: int = option(100, "WebSockets of one address at a time.", metavar="N", low=1, panel=_CLIENTS)
+    client_connections: int = option(
+        100, "WebSockets of one address at a time.", metavar="N", low=1, panel=_CLIENTS
+    )
     open_rate: int = option(6000, "Sessions that one address may open in a minute; 0: any number.", metavar="N", low=0,
                             panel=_CLIENTS)  # fmt: skip
-    jobs: int = option(64, "Predictions and completions under way or waiting.", metavar="N", low=1, panel=_CLIENTS)
-    workers: int = option(2, "Predictions and completions computed at a time.", metavar="N", low=1, high=256, panel=_CLIENTS)
+    jobs: int = option(
+        64, "Predictions and completions under way or waiting.", metavar="N", low=1, panel=_CLIENTS
+    )
+    workers: int = option(
+        2, "Predictions and completions computed at a time.", metavar="N", low=1, high=256, panel=_CLIENTS
+    )
     grace_s: float = option(10.0, "Seconds that a server that is stopped waits for answers under way.", metavar="S", low=0,
                             panel=_CLIENTS)  # fmt: skip
