@@ -3,7 +3,19 @@
 from throughtime.sessions.engine import Engine, engine_of
 from throughtime.sessions.pool import SessionPool
 from throughtime.sessions.snapshot import Snapshot
-from throughtime.sessions.store import SqliteStore, Store
+from throughtime.sessions.store import SqliteStore, Store, store_of
 from throughtime.sessions.stream import Stream, stream
+from throughtime.sessions.valkey_store import ValkeyStore
 
-__all__ = ["Engine", "SessionPool", "Snapshot", "SqliteStore", "Store", "Stream", "engine_of", "stream"]
+__all__ = [
+    "Engine",
+    "SessionPool",
+    "Snapshot",
+    "SqliteStore",
+    "Store",
+    "Stream",
+    "ValkeyStore",
+    "engine_of",
+    "store_of",
+    "stream",
+]
