@@ -69,6 +69,9 @@ class SpaceVocabulary(Vocabulary):
             raise InputError(f"the symbols of a space vocabulary must differ, got {twice!r} more than once")
         return cls(symbols[2:])
 
+    def settled(self, text: str) -> int:
+        return max((found.end() for found in _BOUNDARY.finditer(text)), default=0)
+
     def encode_chunks(self, text: str) -> Iterator[Tensor]:
         numbers = self._numbers
         for words in _words(text):

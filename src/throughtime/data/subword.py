@@ -73,6 +73,9 @@ class _TokenizerVocabulary(Vocabulary):
         cls.check(tokenizer.get_vocab(with_added_tokens=False))
         return cls(tokenizer)
 
+    def settled(self, text: str) -> int:
+        return max((found.end() for found in _BOUNDARY.finditer(text)), default=0)
+
     def encode_chunks(self, text: str) -> Iterator[Tensor]:
         for chunks in _batched(_chunks(text), _TOGETHER):
             encodings = self._tokenizer.encode_batch_fast(chunks, add_special_tokens=False)

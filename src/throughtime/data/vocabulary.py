@@ -77,6 +77,10 @@ class Vocabulary(ABC):
     def encode_chunks(self, text: str) -> Iterator[Tensor]:
         """The ids of a text, int64, a part at a time, where only the first are needed, or memory is short."""
 
+    def settled(self, text: str) -> int:
+        """How many of the first characters of a text are whole symbols for certain, whatever text follows."""
+        return len(text)
+
     @abstractmethod
     def unknown_symbols(self, text: str) -> list[str]:
         """The symbols of a text that are not in the vocabulary, each once, in order of appearance."""

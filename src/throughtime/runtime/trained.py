@@ -24,6 +24,8 @@ from throughtime.runs import Run
 from throughtime.runs.history import best_evaluation
 from throughtime.runtime.generate import Generation, generate
 from throughtime.runtime.session import Session
+from throughtime.sessions.pool import SessionPool
+from throughtime.sessions.stream import Stream, stream
 from throughtime.tasks import FileTask, Task
 from throughtime.tasks.recorded import model_config_of, restore_model, settings_of, task_of
 from throughtime.tasks.write import style_number
@@ -210,6 +212,21 @@ class Trained:
         """
         found: Tune = self.task.compose(self.model, self.assets, **options)
         return found
+
+    def stream(self, *, native: bool | None = None) -> Stream:
+        """The model in the middle of one input that arrives in pieces: `feed(data)`, `flush()`, `snapshot`, `restore`, `fork`.
+
+        `stream.processor.about()` says what it takes and gives. Args: native, as of `throughtime.stream`.
+        Raises: InputError for a run that cannot read from left to right.
+        """
+        return stream(self.model, self.task.processor(self.model, self.assets), native=native)
+
+    def pool(self, **options: Any) -> SessionPool:
+        """Many such streams at a time, in batches; options as of `throughtime.SessionPool`.
+
+        Raises: as `stream`; InputError for an option out of range.
+        """
+        return SessionPool(self.model, self.task.processor(self.model, self.assets), **options)
 
     def listen(self) -> Any:
         """A transcription of sound that arrives piece by piece: `feed(samples)`, `flush()`, `snapshot`, `restore`, `reset`.

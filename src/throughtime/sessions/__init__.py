@@ -2,6 +2,7 @@
 
 from throughtime.sessions.engine import Engine, engine_of
 from throughtime.sessions.pool import SessionPool
+from throughtime.sessions.processor import Processor
 from throughtime.sessions.snapshot import Snapshot
 from throughtime.sessions.store import SqliteStore, Store, store_of
 from throughtime.sessions.stream import Stream, stream
@@ -9,6 +10,7 @@ from throughtime.sessions.valkey_store import ValkeyStore
 
 __all__ = [
     "Engine",
+    "Processor",
     "SessionPool",
     "Snapshot",
     "SqliteStore",

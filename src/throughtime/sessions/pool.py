@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from throughtime.errors import InputError, SessionError
 from throughtime.sessions.engine import engine_of
-from throughtime.sessions.snapshot import Snapshot
+from throughtime.sessions.processor import Carried, Processor
+from throughtime.sessions.snapshot import Snapshot, processor_name
 from throughtime.sessions.store import Store
 
 _FIRST_SLOTS = 64
+_NOTHING = torch.zeros(0, 0)  # the outputs of no steps
 
 
 @dataclass(eq=False, slots=True)
@@ -27,20 +29,31 @@ class _Session:
     used: float  # when it was last used
     seq: int = 0  # the last chunk that was read
     steps: int = 0
-    last: Tensor | None = None  # its outputs
+    last: Any = None  # its answer: the outputs, or what the processor made of them
+    carried: Carried = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     busy: bool = False  # a chunk is being read
+
+
+@dataclass(slots=True)
+class _Answer:
+    """Given out again."""
+
+    value: Any
 
 
 class _Request:
     """One chunk of one session on its way."""
 
     __slots__ = (
+        "answer",
         "before",
+        "carried",
         "chunk",
         "deadline",
         "done",
         "error",
+        "final",
         "outputs",
         "pending",
         "read",
@@ -48,22 +61,23 @@ class _Request:
         "steps",
     )
 
-    def __init__(self, session: _Session, chunk: Tensor, deadline: float) -> None:
-        self.session, self.chunk, self.deadline = session, chunk, deadline
-        self.steps = chunk.shape[0]
+    def __init__(self, session: _Session, final: bool, deadline: float) -> None:
+        self.session, self.final, self.deadline = session, final, deadline
+        self.chunk = _NOTHING
+        self.steps = 0  # of the chunk
         self.read = 0  # steps that were run
-        self.before: dict[str, Tensor] | None = (
-            None  # the state before it, of a chunk that runs in several calls
-        )
+        self.carried = session.carried  # after it
+        self.before: dict[str, Tensor] | None = None  # the state before it, where it may have to be restored
         self.outputs: list[Tensor] = []
+        self.answer: Any = None
         self.error: Exception | None = None
         self.done: threading.Event | None = None
         self.pending = True  # the session is busy with it
 
-    def result(self) -> Tensor:
+    def result(self) -> Any:
         if self.error is not None:
             raise self.error
-        return self.outputs[0]
+        return self.answer
 
 
 class SessionPool:
@@ -74,6 +88,7 @@ class SessionPool:
 
     Args:
         model: a layer or a model, as `throughtime.stream` takes it; its weights are copied.
+        processor: what makes steps of data and answers of outputs, as `throughtime.stream` takes it; None: chunks are steps.
         max_live: sessions in memory. One more than that moves the longest unused one to the store; without a store it is refused.
         max_batch: chunks in one call. max_wait_ms: how long a chunk waits for others while the pool has nothing to run.
         max_steps: steps of a chunk in one call; longer chunks run in several, between which others get their turn.
@@ -85,11 +100,15 @@ class SessionPool:
 
     Chunks are numbered: `feed(id, seq, chunk)` with seq = 1, 2, ... A repeated seq gives the outputs of that chunk again and
     reads nothing; any other is refused, so that a lost or repeated message cannot change a session.
+
+    With a processor a session is its state and what the processor carries: both change with a chunk, or neither does. A chunk
+    that completes no step, such as a few samples, is answered without the model. `flush` ends an input.
     """
 
     def __init__(
         self,
         model: nn.Module,
+        processor: Processor | None = None,
         *,
         max_live: int = 10_000,
         max_batch: int = 256,
@@ -108,6 +127,7 @@ class SessionPool:
         if save_every and store is None:
             raise InputError("save_every needs a store to save to: give one, as SqliteStore(path)")
         self._engine = engine_of(model, native)
+        self.processor = processor
         self.max_live, self.max_batch, self.max_steps = max_live, max_batch, max_steps
         self.max_wait = max_wait_ms / 1000
         self.store, self.idle_s, self.expire_s, self.save_every = store, idle_s, expire_s, save_every
@@ -145,54 +165,43 @@ class SessionPool:
                 self._take(session, snapshot)
             return name
 
-    def feed(self, id: str, seq: int, chunk: Tensor, timeout: float | None = None) -> Tensor:
+    def feed(self, id: str, seq: int, chunk: Any, timeout: float | None = None) -> Any:
         """Read chunk number `seq` of a session, [t, ...]: its outputs. From any thread; it waits for its turn.
 
+        With a processor: read some data, and give the answer.
         Raises: InputError for a chunk that the model cannot read; SessionError "unknown", "busy" (another chunk of it is being
         read), "expired", "sequence", "full"; TimeoutError after `timeout` seconds. The session is then as it was before.
         """
-        chunk = self._checked(chunk)
-        with self._lock:
-            request = self._admit(id, seq, chunk, time.monotonic() + self.max_wait)
-        if isinstance(request, Tensor):
-            return request
-        request.done = threading.Event()
-        with self._lock:
-            if self._closed:
-                request.session.busy = False
-                raise self._refused("closed", "the pool was closed")
-            self._waiting.append(request)
-            if self._worker is None:
-                self._worker = threading.Thread(target=self._work, name="throughtime sessions", daemon=True)
-                self._worker.start()
-            self._wake.notify()
-        if not request.done.wait(timeout):
-            with self._lock:
-                if request in self._waiting and not request.read:
-                    self._waiting.remove(request)
-                    request.session.busy = False
-                    raise TimeoutError(f"chunk {seq} of session {id!r} was not read within {timeout} s")
-            request.done.wait()
-        return request.result()
+        return self._wait(self._admit(id, seq, chunk, False), timeout)
 
-    def feed_many(self, chunks: Sequence[tuple[str, int, Tensor]]) -> list[Tensor | Exception]:
-        """`feed` of several sessions at once, in this thread: the outputs of each (id, seq, chunk), or why there are none."""
-        found: list[_Request | Tensor | Exception] = []
-        with self._lock:
-            for id, seq, chunk in chunks:
-                try:
-                    found.append(self._admit(id, seq, self._checked(chunk), 0.0))
-                except (SessionError, InputError) as error:
-                    found.append(error)
-        requests = [each for each in found if isinstance(each, _Request)]
+    def flush(self, id: str, seq: int, timeout: float | None = None) -> Any:
+        """End a session's input, as chunk number `seq`: run the steps that the processor still holds, and give its last answer.
+
+        The session is then before its first step again; its next chunk, number seq + 1, begins another input.
+        Raises: as `feed`; InputError for a pool without a processor, whose sessions hold no steps.
+        """
+        if self.processor is None:
+            raise InputError("flush is for sessions with a processor; without one no step is held: use reset")
+        return self._wait(self._admit(id, seq, None, True), timeout)
+
+    def feed_many(self, chunks: Sequence[tuple[str, int, Any]]) -> list[Any]:
+        """`feed` of several sessions at once, in this thread: the answer to each (id, seq, chunk), or why there is none."""
+        found: list[_Answer | _Request | Exception] = []
+        for id, seq, chunk in chunks:
+            try:
+                found.append(self._admit(id, seq, chunk, False))
+            except Exception as error:
+                found.append(error)
+        requests = [each for each in found if isinstance(each, _Request) and each.pending]
         while requests:
             self._run(requests[: self.max_batch])
             requests = [each for each in requests if each.pending]
-        results: list[Tensor | Exception] = []
+        results: list[Any] = []
         for each in found:
             if isinstance(each, _Request):
-                each = each.error or each.result()
-            results.append(each)
+                results.append(each.error or each.answer)
+            else:
+                results.append(each.value if isinstance(each, _Answer) else each)
         return results
 
     def snapshot(self, id: str) -> bytes:
@@ -216,7 +225,7 @@ class SessionPool:
             session = self._idle(id)
             with self._running:
                 self._engine.write(session.slot, None)
-            session.seq, session.steps, session.last, session.extra = 0, 0, None, {}
+            session.seq, session.steps, session.last, session.carried, session.extra = 0, 0, None, {}, {}
             self._save_if_kept(session)
 
     def extra(self, id: str) -> dict[str, Any]:
@@ -278,25 +287,94 @@ class SessionPool:
         with self._lock:
             return {**self._counts, "live": len(self._sessions), "waiting": len(self._waiting)}
 
-    def _checked(self, chunk: Tensor) -> Tensor:
-        chunk = self._engine.check(chunk)
-        if not chunk.shape[0]:
-            raise InputError("a chunk must have at least one step, got none")
-        return chunk
+    def _admit(self, id: str, seq: int, data: Any, final: bool) -> _Request | _Answer:
+        """A request, its session busy until it is done; or the answer to a chunk that was read already."""
+        with self._lock:
+            self._check_open()
+            session = self._idle(id)
+            if seq == session.seq and session.last is not None:
+                return _Answer(session.last)
+            if seq != session.seq + 1:
+                raise self._refused(
+                    "sequence", f"the next chunk of session {id!r} is number {session.seq + 1}, got {seq}"
+                )
+            session.busy = True
+            request = _Request(session, final, time.monotonic() + self.max_wait)
+        try:
+            self._read(request, data)
+            if not request.steps:
+                self._write(request)
+        except BaseException:
+            with self._lock:
+                session.busy = request.pending = False
+            raise
+        if not request.steps:
+            with self._lock:
+                self._finish(request, self._clock())
+        return request
 
-    def _admit(self, id: str, seq: int, chunk: Tensor, deadline: float) -> _Request | Tensor:
-        """A request, its session busy from now on; or the outputs of a chunk that was read already. The lock is held."""
-        if self._closed:
-            raise self._refused("closed", "the pool was closed")
-        session = self._idle(id)
-        if seq == session.seq and session.last is not None:
-            return session.last
-        if seq != session.seq + 1:
-            raise self._refused(
-                "sequence", f"the next chunk of session {id!r} is number {session.seq + 1}, got {seq}"
-            )
-        session.busy = True
-        return _Request(session, chunk, deadline)
+    def _read(self, request: _Request, data: Any) -> None:
+        """Set the steps of a request, from its data."""
+        carried = request.session.carried
+        if self.processor is None:
+            request.chunk = self._engine.check(data)
+            if not len(request.chunk):
+                raise InputError("a chunk must have at least one step, got none")
+        elif request.final:
+            request.chunk, request.carried = self.processor.flush(carried)
+        else:
+            request.chunk, request.carried = self.processor.read(data, carried)
+        request.steps = len(request.chunk)
+        if self.processor is not None and request.steps:
+            request.chunk = self._engine.check(request.chunk)
+
+    def _write(self, request: _Request) -> None:
+        """Set the answer of a request, from its outputs. If it raises, the session's state is that before the chunk."""
+        outputs = request.outputs
+        y = outputs[0] if len(outputs) == 1 else torch.cat(outputs) if outputs else _NOTHING
+        if self.processor is None:
+            request.answer = y
+            return
+        try:
+            if request.final:
+                request.answer, request.carried = self.processor.finish(y, request.carried), {}
+            else:
+                request.answer, request.carried = self.processor.write(y, request.carried)
+        except BaseException:
+            if request.before is not None:
+                with self._running:
+                    self._engine.write(request.session.slot, request.before or None)
+            raise
+        if request.final:
+            with self._running:
+                self._engine.write(request.session.slot, None)
+
+    def _wait(self, request: _Request | _Answer, timeout: float | None) -> Any:
+        """The answer to a request, once it has had its turn."""
+        if isinstance(request, _Answer):
+            return request.value
+        if not request.pending:
+            return request.result()
+        request.done = threading.Event()
+        with self._lock:
+            if self._closed:
+                request.session.busy = False
+                raise self._refused("closed", "the pool was closed")
+            self._waiting.append(request)
+            if self._worker is None:
+                self._worker = threading.Thread(target=self._work, name="throughtime sessions", daemon=True)
+                self._worker.start()
+            self._wake.notify()
+        if not request.done.wait(timeout):
+            with self._lock:
+                if request in self._waiting and not request.read:
+                    self._waiting.remove(request)
+                    request.session.busy = False
+                    raise TimeoutError(
+                        f"a chunk of session {request.session.name!r} was not read within {timeout} s"
+                    )
+            request.done.wait()
+        return request.result()
 
     def _work(self) -> None:
         while True:
@@ -328,11 +406,11 @@ class SessionPool:
         with self._running:
             pieces = []
             for each in batch:
+                if each.before is None and (self.processor is not None or each.steps > self.max_steps):
+                    each.before = self._engine.read(each.session.slot)
                 if each.steps <= self.max_steps:
                     pieces.append(each.chunk)
                     continue
-                if each.before is None:
-                    each.before = self._engine.read(each.session.slot)
                 pieces.append(each.chunk[each.read : each.read + self.max_steps])
             outputs, failure = None, None
             try:
@@ -347,23 +425,28 @@ class SessionPool:
             for each in batch:  # whose fault it is shows when each runs alone
                 self._run([each])
             return
+        complete = []
+        for each, y in zip(batch, outputs, strict=True):
+            each.read = min(each.steps, each.read + self.max_steps)
+            each.outputs.append(y)
+            if each.read == each.steps:
+                try:
+                    self._write(each)
+                    complete.append(each)
+                except Exception as error:
+                    self._fail(each, error)
         with self._lock:
             self._counts["batches"] += 1
             now = self._clock()
-            for each, y in zip(batch, outputs, strict=True):
-                each.read = min(each.steps, each.read + self.max_steps)
-                each.outputs.append(y)
-                if each.read == each.steps:
-                    self._finish(each, now)
+            for each in complete:
+                self._finish(each, now)
 
     def _finish(self, request: _Request, now: float) -> None:
         session = request.session
-        outputs = request.outputs
-        if len(outputs) > 1:
-            request.outputs = [torch.cat(outputs)]
-        # Part of the outputs of a whole call, which are kept until the last of its sessions has read another chunk.
-        session.last = request.outputs[0]
-        session.seq, session.steps, session.used = session.seq + 1, session.steps + request.steps, now
+        # Outputs are part of those of a whole call, which are kept until the last of its sessions has read another chunk.
+        session.last, session.carried = request.answer, request.carried
+        session.seq, session.used = session.seq + 1, now
+        session.steps = 0 if request.final else session.steps + request.steps
         self._counts["chunks"] += 1
         self._counts["steps"] += request.steps
         request.pending = session.busy = False
@@ -433,7 +516,8 @@ class SessionPool:
                 self._free.append(session.slot)
                 del self._sessions[session.name]
             raise
-        session.seq, session.steps, session.last = snapshot.seq, snapshot.steps, snapshot.last
+        session.seq, session.steps, session.carried = snapshot.seq, snapshot.steps, snapshot.carried
+        session.last = snapshot.last if self.processor is None else snapshot.answer
         session.extra = dict(snapshot.extra)
         self._save_if_kept(session)
 
@@ -443,14 +527,24 @@ class SessionPool:
 
     def _snapshot(self, data: bytes) -> Snapshot:
         snapshot = Snapshot.from_bytes(data)
-        snapshot.check_model(self._engine.identity)
+        snapshot.check(self._engine.identity, self.processor)
         return snapshot
 
     def _bytes(self, session: _Session) -> bytes:
         with self._running:
             state = self._engine.read(session.slot)
-        identity = self._engine.identity
-        return Snapshot(identity, state, session.seq, session.steps, session.last, session.extra).to_bytes()
+        plain = self.processor is None
+        return Snapshot(
+            self._engine.identity,
+            state,
+            session.seq,
+            session.steps,
+            session.last if plain else None,
+            session.extra,
+            processor_name(self.processor),
+            session.carried,
+            None if plain else session.last,
+        ).to_bytes()
 
     def _save(self, session: _Session) -> None:
         assert self.store is not None

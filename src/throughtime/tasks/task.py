@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from throughtime.data.batch import Batch
     from throughtime.data.epochs import Epochs
     from throughtime.metrics import Metric
+    from throughtime.sessions.processor import Processor
 
 Record = dict[str, Any]
 data_option = partial(option, panel="Data")
@@ -147,6 +148,13 @@ class Task(Settings, ABC):
         Raises: InputError where the task predicts nothing for a record, or the record lacks a column.
         """
         raise InputError(f"runs of {self.name} have no predictions: use evaluate")
+
+    def processor(self, model: nn.Module, assets: Assets) -> Processor:
+        """What makes steps of data that arrives in pieces, and answers of the model's outputs, for streams and sessions.
+
+        Raises: InputError where runs of the task, or this model, cannot be streamed.
+        """
+        raise InputError(f"runs of {self.name} cannot be streamed: use predict")
 
     def show(self, model: nn.Module, assets: Assets, record: Record, picture: str | None = None) -> str:
         """What led to the prediction for a record, to be printed: attention, or an alignment; also drawn into a picture.

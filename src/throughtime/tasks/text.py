@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from throughtime.data.streams import Streams
     from throughtime.metrics import Metric
     from throughtime.models.many_to_many import ManyToMany
+    from throughtime.sessions.processor import Processor
 
 TOKENS = ("char", "word", "bpe", "space")
 NORMALIZE = ("none", "lower", "letters")
@@ -148,6 +149,11 @@ class TextTask(FileTask):
                 found["loss"] = float(cross_entropy(logits[:-1], ids[1:])) / (len(ids) - 1)
                 found["perplexity"] = math.exp(min(found["loss"], 700))
             yield found
+
+    def processor(self, model: Any, assets: Assets) -> Processor:
+        from throughtime.tasks.text_processor import TextProcessor
+
+        return TextProcessor(assets.vocabulary, self.normalize)
 
     def describe(self, assets: Assets) -> str:
         source = ", ".join(path.rpartition("/")[2] for path in self.data) or "the Python language reference"
