@@ -15,7 +15,7 @@ import torch
 
 import throughtime as tt
 from throughtime.errors import InputError, SessionError
-from throughtime.sessions import SessionPool, ValkeyStore, store_of
+from throughtime.sessions import Processor, SessionPool, ValkeyStore, store_of
 
 REPLICA = """
 import base64, json, sys
@@ -196,6 +196,54 @@ def test_what_one_pool_does_the_other_sees(pools):
     assert torch.equal(here.feed("a", 1, x), expected)
     with pytest.raises(InputError):
         here.feed("a", 2, torch.zeros(1, 4))
+
+
+class Rows(Processor):
+    """Five numbers are a step; fewer are held until the next chunk, and filled with zeros at the end."""
+
+    def about(self):
+        return {"kind": "numbers"}
+
+    def read(self, data, carried):
+        values = carried.get("held", []) + list(data)
+        whole = len(values) // 5 * 5
+        return torch.tensor(values[:whole]).view(-1, 5), {"held": values[whole:]}
+
+    def write(self, outputs, carried):
+        return outputs.tolist(), carried
+
+    def flush(self, carried):
+        held = carried.get("held", [])
+        return torch.tensor(held + [0.0] * (-len(held) % 5)).view(-1, 5), {}
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["one pool", "hopping"])
+def test_what_a_processor_holds_hops_too(address, which):
+    """Chunks of 0 to 12 numbers, each sent to a pool at random, or to the one that does not have the last version."""
+    pools = [SessionPool(layer_of(), Rows(), store=store_of(address), save_every=1) for _ in range(2)]
+    draws, seq = random.Random(7), 0
+    values = torch.randn(203).tolist()
+    pools[0].open("a")
+    for _ in range(2):  # a flush ends an input, and another begins
+        found, place = [], 0
+        while place < len(values):
+            length = draws.choice((0, 1, 2, 12))
+            pool = pools[which and draws.randrange(2)]
+            chunk = (seq + 1, values[place : place + length])
+            answer = pool.feed("a", *chunk) if draws.random() < 0.5 else pool.feed_many([("a", *chunk)])[0]
+            found += answer
+            if draws.random() < 0.2:
+                assert pools[which].feed("a", *chunk) == answer
+            place, seq = place + length, seq + 1
+        seq += 1
+        found += pools[which].flush("a", seq)
+        expected = tt.stream(layer_of()).feed(torch.tensor([*values, 0.0, 0.0]).view(-1, 5))
+        assert torch.equal(torch.tensor(found), expected)
+    if which:
+        assert min(pool.stats()["stale"] for pool in pools) > 5
+    for each in pools:
+        each.shutdown()
+        each.store.close()
 
 
 def test_one_of_two_that_open_the_same_name_gets_it(pools, monkeypatch):

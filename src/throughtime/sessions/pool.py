@@ -42,7 +42,7 @@ class _Elsewhere(SessionError):
     """The store has a session as another pool continued it."""
 
     def __init__(self, name: str) -> None:
-        super().__init__("busy", f"another server is reading chunks of session {name!r}: wait, and ask again")
+        super().__init__("busy", f"another pool is reading chunks of session {name!r}: wait, and ask again")
 
 
 @dataclass(slots=True)
@@ -60,6 +60,7 @@ class _Request:
         "before",
         "carried",
         "chunk",
+        "data",
         "deadline",
         "done",
         "error",
@@ -67,12 +68,22 @@ class _Request:
         "outputs",
         "pending",
         "read",
+        "seq",
         "session",
         "steps",
+        "tries",
     )
 
-    def __init__(self, session: _Session, final: bool, deadline: float) -> None:
-        self.session, self.final, self.deadline = session, final, deadline
+    def __init__(self, session: _Session, seq: int, data: Any, final: bool, deadline: float) -> None:
+        self.seq, self.data, self.final, self.deadline = seq, data, final, deadline
+        self.tries = 0
+        self.begin(session)
+        self.done: threading.Event | None = None
+        self.pending = True  # the session is busy with it
+
+    def begin(self, session: _Session) -> None:
+        """Before its first step, on the session as it is now."""
+        self.session = session
         self.chunk = _NOTHING
         self.steps = 0  # of the chunk
         self.read = 0  # steps that were run
@@ -81,8 +92,7 @@ class _Request:
         self.outputs: list[Tensor] = []
         self.answer: Any = None
         self.error: Exception | None = None
-        self.done: threading.Event | None = None
-        self.pending = True  # the session is busy with it
+        self.tries += 1
 
     def result(self) -> Any:
         if self.error is not None:
@@ -198,7 +208,7 @@ class SessionPool:
         Raises: InputError for a chunk that the model cannot read; SessionError "unknown", "busy" (another chunk of it is being
         read), "expired", "sequence", "full"; TimeoutError after `timeout` seconds. The session is then as it was before.
         """
-        return self._ask(id, seq, chunk, False, timeout)
+        return self._wait(self._admit(id, seq, chunk, False), timeout)
 
     def flush(self, id: str, seq: int, timeout: float | None = None) -> Any:
         """End a session's input, as chunk number `seq`: run the steps that the processor still holds, and give its last answer.
@@ -208,20 +218,10 @@ class SessionPool:
         """
         if self.processor is None:
             raise InputError("flush is for sessions with a processor; without one no step is held: use reset")
-        return self._ask(id, seq, None, True, timeout)
+        return self._wait(self._admit(id, seq, None, True), timeout)
 
     def feed_many(self, chunks: Sequence[tuple[str, int, Any]]) -> list[Any]:
         """`feed` of several sessions at once, in this thread: the answer to each (id, seq, chunk), or why there is none."""
-        results = self._feed_many(chunks)
-        for _ in range(_TRIES - 1):
-            again = [n for n, each in enumerate(results) if isinstance(each, _Elsewhere)]
-            if not again:
-                break
-            for n, each in zip(again, self._feed_many([chunks[n] for n in again]), strict=True):
-                results[n] = each
-        return results
-
-    def _feed_many(self, chunks: Sequence[tuple[str, int, Any]]) -> list[Any]:
         found: list[_Answer | _Request | Exception] = []
         for id, seq, chunk in chunks:
             try:
@@ -325,32 +325,17 @@ class SessionPool:
         """
         return {**self._counts, "live": len(self._sessions), "waiting": len(self._waiting)}
 
-    def _ask(self, id: str, seq: int, data: Any, final: bool, timeout: float | None) -> Any:
-        """The answer to a chunk, from the version of the session that the store has."""
-        until = None if timeout is None else time.monotonic() + timeout
-        for _ in range(_TRIES - 1):
-            left = None if until is None else max(0.0, until - time.monotonic())
-            try:
-                return self._wait(self._admit(id, seq, data, final), left)
-            except _Elsewhere:
-                continue
-        return self._wait(self._admit(id, seq, data, final), timeout)
-
     def _admit(self, id: str, seq: int, data: Any, final: bool) -> _Request | _Answer:
         """A request, its session busy until it is done; or the answer to a chunk that was read already."""
         with self._lock:
             self._check_open()
-            session = self._idle(id, self._shared and self._next(id) != seq)
-            if seq == session.seq and session.last is not None:
+            session = self._idle(id, self._next(id) != seq)
+            if self._was_read(session, seq):
                 return _Answer(session.last)
-            if seq != session.seq + 1:
-                raise self._refused(
-                    "sequence", f"the next chunk of session {id!r} is number {session.seq + 1}, got {seq}"
-                )
             session.busy = True
-            request = _Request(session, final, time.monotonic() + self.max_wait)
+            request = _Request(session, seq, data, final, time.monotonic() + self.max_wait)
         try:
-            self._read(request, data)
+            self._read(request)
             if not request.steps:
                 self._write(request)
         except BaseException:
@@ -361,9 +346,20 @@ class SessionPool:
             self._finish([request])
         return request
 
-    def _read(self, request: _Request, data: Any) -> None:
+    def _was_read(self, session: _Session, seq: int) -> bool:
+        """Whether this chunk is the last that was read, or the next. Raises: SessionError "sequence" for others."""
+        if seq == session.seq and session.last is not None:
+            return True
+        if seq != session.seq + 1:
+            raise self._refused(
+                "sequence",
+                f"the next chunk of session {session.name!r} is number {session.seq + 1}, got {seq}",
+            )
+        return False
+
+    def _read(self, request: _Request) -> None:
         """Set the steps of a request, from its data."""
-        carried = request.session.carried
+        carried, data = request.session.carried, request.data
         if self.processor is None:
             request.chunk = self._engine.check(data)
             if not len(request.chunk):
@@ -483,7 +479,8 @@ class SessionPool:
                     complete.append(each)
                 except Exception as error:
                     self._fail(each, error)
-        self._counts["batches"] += 1
+        with self._lock:
+            self._counts["batches"] += 1
         self._finish(complete)
 
     def _finish(self, requests: Sequence[_Request]) -> None:
@@ -496,21 +493,48 @@ class SessionPool:
                 session.last, session.carried = each.answer, each.carried
                 session.seq, session.used = session.seq + 1, now
                 session.steps = 0 if each.final else session.steps + each.steps
-                self._counts["chunks"] += 1
-                self._counts["steps"] += each.steps
         due = [each for each in requests if self.save_every and each.session.seq % self.save_every == 0]
         errors = self._save([each.session for each in due])  # not under the lock: others go on meanwhile
         with self._lock:
             for each, error in zip(due, errors, strict=True):
                 each.error = (
-                    error  # the chunk was read: asked for again, its outputs are there, or it is read again
+                    error  # sent again, the chunk has its outputs, or it is read again from what is stored
                 )
                 if error is not None and self._shared:
-                    self._forget(each.session)
+                    self._forget(each.session, error)
+            again = [
+                each for each in requests if isinstance(each.error, _Elsewhere) and self._begins_again(each)
+            ]
             for each in requests:
+                if each in again:
+                    continue
+                if each.error is None:
+                    self._counts["chunks"] += 1
+                    self._counts["steps"] += each.steps
                 each.pending = each.session.busy = False
                 if each.done is not None:
                     each.done.set()
+        if empty := [each for each in again if not each.steps]:
+            self._finish(empty)
+
+    def _begins_again(self, request: _Request) -> bool:
+        """Whether a request has to run once more, from what another pool stored of its session; else it is complete."""
+        try:
+            if request.tries >= _TRIES:
+                return False
+            session = self._idle(request.session.name)
+            request.begin(session)
+            if self._was_read(session, request.seq):
+                request.answer = session.last
+                return False
+            self._read(request)
+            if not request.steps:
+                self._write(request)
+            session.busy = True
+            return True
+        except Exception as error:
+            request.error = error
+            return False
 
     def _fail(self, request: _Request, error: Exception | None) -> None:
         with self._lock:
@@ -525,8 +549,7 @@ class SessionPool:
         if session is not None and not session.busy and self._shared:
             assert self.store is not None
             if self.store.version(id) != session.version:
-                self._counts["stale"] += 1
-                self._forget(session)
+                self._forget(session, _Elsewhere(id))
                 return None
         return session
 
@@ -598,7 +621,7 @@ class SessionPool:
             (error,) = self._save([session])
             if error is not None:
                 if self._shared:
-                    self._forget(session)
+                    self._forget(session, error)
                 raise error
 
     def _snapshot(self, data: bytes) -> Snapshot:
@@ -641,7 +664,6 @@ class SessionPool:
             return [each or error for each in errors]
         for n, version in zip(entries, versions, strict=True):
             if version is None:
-                self._counts["stale"] += 1
                 errors[n] = _Elsewhere(sessions[n].name)
             else:
                 sessions[n].version, sessions[n].handed_out = version, False
@@ -656,8 +678,10 @@ class SessionPool:
         self._forget(session)
         self._counts["moved"] += 1
 
-    def _forget(self, session: _Session) -> None:
+    def _forget(self, session: _Session, why: Exception | None = None) -> None:
         """Free its memory; the store is not touched."""
+        if isinstance(why, _Elsewhere):
+            self._counts["stale"] += 1
         if self._sessions.get(session.name) is session:
             self._free.append(session.slot)
             del self._sessions[session.name]

@@ -87,9 +87,9 @@ class SqliteStore(Store):
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.execute(
                 "CREATE TABLE IF NOT EXISTS sessions "
-                "(name TEXT PRIMARY KEY, data BLOB, version TEXT, expires REAL, forget REAL)"
-            )
-            self._connection.execute("SELECT name, data, version, expires, forget FROM sessions LIMIT 1")
+                "(name TEXT PRIMARY KEY, version TEXT, expires REAL, forget REAL, data BLOB)"
+            )  # data last: what stands before it is read without it
+            self._connection.execute("SELECT name, version, expires, forget, data FROM sessions LIMIT 1")
         except sqlite3.Error as error:
             raise RunError(f"{path} cannot be used as a store of sessions: {error}") from None
 
@@ -121,7 +121,7 @@ class SqliteStore(Store):
         version = new_version()
         self._connection.execute(
             "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?)",
-            (entry.session, entry.data, version, now + seconds, now + 2 * seconds),
+            (entry.session, version, now + seconds, now + 2 * seconds, entry.data),
         )
         return version
 

@@ -89,7 +89,7 @@ class ValkeyStore(Store):
 
         def ask() -> tuple[list[bytes | None], int]:
             pipe = self._client.pipeline(transaction=True)
-            return tuple(pipe.hmget(key, "data", "version").exists(name).execute())  # type: ignore[return-value]
+            return tuple(pipe.hmget(key, "data", "version").exists(name).execute())
 
         (data, version), known = self._call(ask)
         if data is not None and version is not None:
