@@ -20,7 +20,7 @@ from throughtime.serve.refusals import Refused
 from throughtime.serve.wire import DTYPES, dumps, pack, unpack
 
 _WAITS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # seconds before each further attempt
-_AGAIN = ("closed", "full")  # causes that may have gone a moment later
+_AGAIN = ("closed", "full", "store")  # causes that may have gone a moment later
 
 
 class Client:

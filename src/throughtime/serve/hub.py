@@ -22,11 +22,12 @@ from throughtime.serve.refusals import Refusal, Refused, refusal_of
 from throughtime.serve.settings import Limits
 from throughtime.sessions.pool import SessionPool
 from throughtime.sessions.snapshot import Snapshot
-from throughtime.sessions.store import SqliteStore, Store
+from throughtime.sessions.store import Store, store_of
 
 T = TypeVar("T")
 _log = logging.getLogger("throughtime.serve")
 _NAME = re.compile(r"[\w.~:@-]{1,128}", re.ASCII)
+_IN_MEMORY = ":memory:"  # a sqlite store without a file: idle sessions take less there, and expire
 _KEPT_S = 0.5  # seconds between two looks at what has become idle, at least
 _THREADS = 8  # for calls of pools, which wait for the store now and then
 
@@ -94,7 +95,7 @@ class Hub:
 
     def __init__(self, runs: Sequence[Trained], limits: Limits, store: Store | None = None) -> None:
         self.limits = limits
-        self.store = SqliteStore(limits.store or ":memory:") if store is None else store
+        self.store = store_of(limits.store or _IN_MEMORY) if store is None else store
         kept = limits.store is not None or store is not None
         every = limits.save_every if limits.save_every is not None else int(kept)
         self.models: dict[str, Served] = {}
@@ -162,8 +163,8 @@ class Hub:
                 return served
         if len(able) == 1:
             return able[0]
-        data = self.store.get(id)
-        identity = None if data is None else Snapshot.from_bytes(data).model
+        stored = self.store.get(id)
+        identity = None if stored is None else Snapshot.from_bytes(stored.data).model
         for served in able:
             if served.sessions().identity == identity:
                 return served
@@ -315,8 +316,6 @@ class Hub:
         """Move idle sessions to the store, and free what has expired."""
         for pool in self.pools.values():
             pool.sweep()
-        if isinstance(self.store, SqliteStore):
-            self.store.sweep()
         for id in list(self._answers):
             if not any(id in pool for pool in self.pools.values()):
                 self.forget(id)

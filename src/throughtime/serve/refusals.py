@@ -23,8 +23,9 @@ STATUS = {
     "internal": 500,
     "full": 503,
     "closed": 503,
+    "store": 503,
 }
-RETRY_S = {"quota": 10, "full": 1, "closed": 2}  # seconds after which it may go through
+RETRY_S = {"quota": 10, "full": 1, "closed": 2, "store": 2}  # seconds after which it may go through
 
 
 class Refused(ThroughtimeError):

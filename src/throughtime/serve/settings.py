@@ -17,8 +17,8 @@ class Limits(Settings):
     section: ClassVar[str] = "serve"
 
     store: str | None = option(
-        None, "Keep sessions that are not in memory in this sqlite file, also over a restart. Default: in the process's memory.",
-        metavar="FILE", panel=_SESSIONS,
+        None, "Where sessions are kept that are not in memory, also over a restart: a file (sqlite), or valkey://host:port for "
+        "several servers. Default: in the process's memory.", metavar="STORE", panel=_SESSIONS,
     )  # fmt: skip
     save_every: int | None = option(
         None, "Also save a session after every N chunks, before the answer is sent; 1 loses nothing when the server is killed, "

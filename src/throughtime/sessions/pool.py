@@ -17,9 +17,10 @@ from throughtime.errors import InputError, SessionError
 from throughtime.sessions.engine import Engine, engine_of
 from throughtime.sessions.processor import Carried, Processor
 from throughtime.sessions.snapshot import Snapshot, processor_name
-from throughtime.sessions.store import Store
+from throughtime.sessions.store import Entry, Store
 
 _FIRST_SLOTS = 64
+_TRIES = 8  # of a chunk whose session other pools continue meanwhile
 _NOTHING = torch.zeros(0, 0)  # the outputs of no steps
 
 
@@ -34,6 +35,15 @@ class _Session:
     carried: Carried = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     busy: bool = False  # a chunk is being read
+    version: str = ""  # which the store gave to what it has of the session
+    handed_out: bool = False  # `extra`, which may have changed since
+
+
+class _Elsewhere(SessionError):
+    """The store has a session as another pool continued it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("busy", f"another pool is reading chunks of session {name!r}: wait, and ask again")
 
 
 @dataclass(slots=True)
@@ -51,6 +61,7 @@ class _Request:
         "before",
         "carried",
         "chunk",
+        "data",
         "deadline",
         "done",
         "error",
@@ -58,12 +69,22 @@ class _Request:
         "outputs",
         "pending",
         "read",
+        "seq",
         "session",
         "steps",
+        "tries",
     )
 
-    def __init__(self, session: _Session, final: bool, deadline: float) -> None:
-        self.session, self.final, self.deadline = session, final, deadline
+    def __init__(self, session: _Session, seq: int, data: Any, final: bool, deadline: float) -> None:
+        self.seq, self.data, self.final, self.deadline = seq, data, final, deadline
+        self.tries = 0
+        self.begin(session)
+        self.done: threading.Event | _Promise | None = None
+        self.pending = True  # the session is busy with it
+
+    def begin(self, session: _Session) -> None:
+        """Before its first step, on the session as it is now."""
+        self.session = session
         self.chunk = _NOTHING
         self.steps = 0  # of the chunk
         self.read = 0  # steps that were run
@@ -72,8 +93,7 @@ class _Request:
         self.outputs: list[Tensor] = []
         self.answer: Any = None
         self.error: Exception | None = None
-        self.done: threading.Event | _Promise | None = None
-        self.pending = True  # the session is busy with it
+        self.tries += 1
 
     def starts(self) -> bool:
         """Whether it is still wanted; from now on it cannot be given up."""
@@ -116,11 +136,15 @@ class SessionPool:
         store: where sessions are kept that are not in memory, such as `SqliteStore`; None: nowhere.
         idle_s: `sweep` moves sessions unused for so long to the store. expire_s: seconds that the store keeps a session.
         save_every: also save a session after every so many chunks, before its outputs are given out; 1 loses nothing when the
-        process is killed. 0: only when it is moved.
+        process is killed, and lets several pools share the store. 0: only when it is moved.
         native: as of `throughtime.stream`.
 
     Chunks are numbered: `feed(id, seq, chunk)` with seq = 1, 2, ... A repeated seq gives the outputs of that chunk again and
     reads nothing; any other is refused, so that a lost or repeated message cannot change a session.
+
+    Pools with save_every=1 that share a store, such as several servers with one ValkeyStore, can take up each other's sessions at
+    any chunk. A chunk is answered once the session is stored, and it is stored only in place of the version that it
+    continues; a pool whose copy is older drops it, takes up the stored one and reads the chunk again.
 
     Attributes: on_batch, called after each call of the model with the number of chunks, the seconds it took, and the seconds that
     each chunk which it began had waited; for statistics of a server.
@@ -155,6 +179,7 @@ class SessionPool:
         self.max_live, self.max_batch, self.max_steps = max_live, max_batch, max_steps
         self.max_wait = max_wait_ms / 1000
         self.store, self.idle_s, self.expire_s, self.save_every = store, idle_s, expire_s, save_every
+        self._shared = save_every == 1  # the store has every session as of its last chunk, and counts
         self._clock = clock
         self.on_batch: Callable[[int, float, list[float]], None] | None = None
         self._sessions: dict[str, _Session] = {}  # the longest unused first
@@ -165,7 +190,15 @@ class SessionPool:
         self._wake = threading.Condition(self._lock)
         self._worker: threading.Thread | None = None
         self._closed = False
-        self._counts = {"chunks": 0, "steps": 0, "batches": 0, "moved": 0, "taken_up": 0, "refused": 0}
+        self._counts = {
+            "chunks": 0,
+            "steps": 0,
+            "batches": 0,
+            "moved": 0,
+            "taken_up": 0,
+            "stale": 0,
+            "refused": 0,
+        }
 
     @property
     def native(self) -> bool:
@@ -181,13 +214,16 @@ class SessionPool:
         with self._lock:
             self._check_open()
             name = secrets.token_urlsafe(12) if id is None else id
-            if name in self._sessions or (self.store is not None and self._in_store(name)):
-                raise self._refused(
-                    "busy", f"session {name!r} is open already: close it, or choose another id"
-                )
-            session = self._place(name)
-            if snapshot is not None:
-                self._take(session, snapshot)
+            if self._fresh(name) is not None or self._in_store(name):
+                raise self._in_use(name)
+            session = self._place(name, snapshot)
+            try:
+                self._save_if_kept(session)
+            except _Elsewhere:  # opened there at the same moment
+                raise self._in_use(name) from None
+            except Exception:
+                self._forget(session)
+                raise
             return name
 
     def feed(self, id: str, seq: int, chunk: Any, timeout: float | None = None) -> Any:
@@ -257,7 +293,9 @@ class SessionPool:
         """Go to where a snapshot was taken; a snapshot that cannot be used changes nothing."""
         snapshot = self._snapshot(state)
         with self._lock:
-            self._take(self._idle(id), snapshot)
+            session = self._idle(id)
+            self._take(session, snapshot)
+            self._save_if_kept(session)
 
     def fork(self, id: str, new: str | None = None) -> str:
         """Another session that goes on from where this one is; its id."""
@@ -275,21 +313,21 @@ class SessionPool:
     def extra(self, id: str) -> dict[str, Any]:
         """What an application keeps with a session, as JSON: change it, and it is part of the next snapshot."""
         with self._lock:
-            return self._idle(id).extra
+            session = self._idle(id)
+            session.handed_out = True
+            return session.extra
 
     def close(self, id: str) -> None:
         """End a session: its state is freed, in the store too. Raises: SessionError "unknown", "busy"."""
         with self._lock:
             session = self._sessions.get(id)
-            if session is None:
-                if self.store is None or not self.store.delete(id):
-                    raise self._unknown(id)
-                return
-            self._idle(id)
-            self._free.append(session.slot)
-            del self._sessions[id]
-            if self.store is not None:
-                self.store.delete(id)
+            if session is not None and session.busy:
+                raise self._busy(id)
+            stored = self.store is not None and self.store.delete(id)
+            if session is not None:
+                self._forget(session)
+            if not stored and (session is None or self._shared):
+                raise self._unknown(id)
 
     def sweep(self) -> int:
         """Move sessions unused for `idle_s` to the store; how many. A server calls it now and then."""
@@ -300,6 +338,7 @@ class SessionPool:
             idle = [each for each in self._sessions.values() if not each.busy and each.used <= until]
             for session in idle:
                 self._move(session)
+            self.store.sweep()
             return len(idle)
 
     def shutdown(self) -> None:
@@ -356,27 +395,22 @@ class SessionPool:
         return None if session is None else session.last
 
     def stats(self) -> dict[str, int]:
-        """Counts since the start (chunks, steps, batches, sessions moved to the store and taken up again, refusals), and of now:
-        live sessions, waiting chunks.
+        """Counts since the start (chunks, steps, batches, sessions moved to the store and taken up again, copies dropped as
+        another pool had continued the session, refusals), and of now: live sessions, waiting chunks. It never waits.
         """
-        with self._lock:
-            return {**self._counts, "live": len(self._sessions), "waiting": len(self._waiting)}
+        return {**self._counts, "live": len(self._sessions), "waiting": len(self._waiting)}
 
     def _admit(self, id: str, seq: int, data: Any, final: bool) -> _Request | _Answer:
         """A request, its session busy until it is done; or the answer to a chunk that was read already."""
         with self._lock:
             self._check_open()
-            session = self._idle(id)
-            if seq == session.seq and session.last is not None:
+            session = self._idle(id, self._next(id) != seq)
+            if self._was_read(session, seq):
                 return _Answer(session.last)
-            if seq != session.seq + 1:
-                raise self._refused(
-                    "sequence", f"the next chunk of session {id!r} is number {session.seq + 1}, got {seq}"
-                )
             session.busy = True
-            request = _Request(session, final, time.monotonic() + self.max_wait)
+            request = _Request(session, seq, data, final, time.monotonic() + self.max_wait)
         try:
-            self._read(request, data)
+            self._read(request)
             if not request.steps:
                 self._write(request)
         except BaseException:
@@ -384,13 +418,23 @@ class SessionPool:
                 session.busy = request.pending = False
             raise
         if not request.steps:
-            with self._lock:
-                self._finish(request, self._clock())
+            self._finish([request])
         return request
 
-    def _read(self, request: _Request, data: Any) -> None:
+    def _was_read(self, session: _Session, seq: int) -> bool:
+        """Whether this chunk is the last that was read, or the next. Raises: SessionError "sequence" for others."""
+        if seq == session.seq and session.last is not None:
+            return True
+        if seq != session.seq + 1:
+            raise self._refused(
+                "sequence",
+                f"the next chunk of session {session.name!r} is number {session.seq + 1}, got {seq}",
+            )
+        return False
+
+    def _read(self, request: _Request) -> None:
         """Set the steps of a request, from its data."""
-        carried = request.session.carried
+        carried, data = request.session.carried, request.data
         if self.processor is None:
             request.chunk = self._engine.check(data)
             if not len(request.chunk):
@@ -531,26 +575,60 @@ class SessionPool:
                     self._fail(each, error)
         with self._lock:
             self._counts["batches"] += 1
-            now = self._clock()
-            for each in complete:
-                self._finish(each, now)
+        self._finish(complete)
 
-    def _finish(self, request: _Request, now: float) -> None:
-        session = request.session
-        # Outputs are part of those of a whole call, which are kept until the last of its sessions has read another chunk.
-        session.last, session.carried = request.answer, request.carried
-        session.seq, session.used = session.seq + 1, now
-        session.steps = 0 if request.final else session.steps + request.steps
-        self._counts["chunks"] += 1
-        self._counts["steps"] += request.steps
-        request.pending = session.busy = False
-        if self.save_every and session.seq % self.save_every == 0:
-            try:
-                self._save(session)
-            except Exception as error:  # the chunk was read: asked for again, its outputs are there
-                request.error = error
-        if request.done is not None:
-            request.done.set()
+    def _finish(self, requests: Sequence[_Request]) -> None:
+        """Give out the answers of complete requests, after their sessions were saved where that is due."""
+        with self._lock:
+            now = self._clock()
+            for each in requests:
+                session = each.session
+                # Outputs are part of those of a whole call, which are kept until the last of its sessions has read another chunk.
+                session.last, session.carried = each.answer, each.carried
+                session.seq, session.used = session.seq + 1, now
+                session.steps = 0 if each.final else session.steps + each.steps
+        due = [each for each in requests if self.save_every and each.session.seq % self.save_every == 0]
+        errors = self._save([each.session for each in due])  # not under the lock: others go on meanwhile
+        with self._lock:
+            for each, error in zip(due, errors, strict=True):
+                each.error = (
+                    error  # sent again, the chunk has its outputs, or it is read again from what is stored
+                )
+                if error is not None and self._shared:
+                    self._forget(each.session, error)
+            again = [
+                each for each in requests if isinstance(each.error, _Elsewhere) and self._begins_again(each)
+            ]
+            for each in requests:
+                if each in again:
+                    continue
+                if each.error is None:
+                    self._counts["chunks"] += 1
+                    self._counts["steps"] += each.steps
+                each.pending = each.session.busy = False
+                if each.done is not None:
+                    each.done.set()
+        if empty := [each for each in again if not each.steps]:
+            self._finish(empty)
+
+    def _begins_again(self, request: _Request) -> bool:
+        """Whether a request has to run once more, from what another pool stored of its session; else it is complete."""
+        try:
+            if request.tries >= _TRIES:
+                return False
+            session = self._idle(request.session.name)
+            request.begin(session)
+            if self._was_read(session, request.seq):
+                request.answer = session.last
+                return False
+            self._read(request)
+            if not request.steps:
+                self._write(request)
+            session.busy = True
+            return True
+        except Exception as error:
+            request.error = error
+            return False
 
     def _fail(self, request: _Request, error: Exception | None) -> None:
         with self._lock:
@@ -559,30 +637,47 @@ class SessionPool:
         if request.done is not None:
             request.done.set()
 
-    def _idle(self, id: str) -> _Session:
-        """A session that no chunk is being read of, from memory or from the store; it is the last used from now on."""
+    def _fresh(self, id: str) -> _Session | None:
+        """A session in memory; one that another pool has continued or closed is forgotten."""
         session = self._sessions.get(id)
+        if session is not None and not session.busy and self._shared:
+            assert self.store is not None
+            if self.store.version(id) != session.version:
+                self._forget(session, _Elsewhere(id))
+                return None
+        return session
+
+    def _next(self, id: str) -> int:
+        """The number of the next chunk of a session in memory."""
+        session = self._sessions.get(id)
+        return 0 if session is None else session.seq + 1
+
+    def _idle(self, id: str, check: bool = True) -> _Session:
+        """A session that no chunk is being read of, from memory or from the store; it is the last used from now on.
+
+        Args: check: that no other pool has continued it; a chunk that is next is read without, as storing it checks that.
+        """
+        session = self._fresh(id) if check else self._sessions.get(id)
         if session is None:
-            data = None
+            stored = None
             if self.store is not None:
                 try:
-                    data = self.store.get(id)
+                    stored = self.store.get(id)
                 except SessionError:
                     self._counts["refused"] += 1
                     raise
-            if data is None:
+            if stored is None:
                 raise self._unknown(id)
-            snapshot = self._snapshot(data)
-            session = self._place(id)
-            self._take(session, snapshot)
+            session = self._place(id, self._snapshot(stored.data))
+            session.version = stored.version
             self._counts["taken_up"] += 1
         if session.busy:
-            raise self._refused("busy", f"a chunk of session {id!r} is being read: wait for its outputs")
+            raise self._busy(id)
         self._sessions[id] = self._sessions.pop(id)  # now the last used
         return session
 
-    def _place(self, name: str) -> _Session:
-        """A session with a slot of its own and the state before the first step."""
+    def _place(self, name: str, snapshot: Snapshot | None) -> _Session:
+        """A session with a slot of its own, where the snapshot was taken or before the first step."""
         if len(self._sessions) >= self.max_live:
             oldest = next((each for each in self._sessions.values() if not each.busy), None)
             if self.store is None or oldest is None:
@@ -599,25 +694,29 @@ class SessionPool:
             slot = self._free.pop()
             self._engine.write(slot, None)
         session = self._sessions[name] = _Session(name, slot, self._clock())
+        if snapshot is not None:
+            try:
+                self._take(session, snapshot)
+            except SessionError:
+                self._forget(session)
+                raise
         return session
 
     def _take(self, session: _Session, snapshot: Snapshot) -> None:
-        try:
-            with self._running:
-                self._engine.write(session.slot, snapshot.state)
-        except SessionError:
-            if not session.steps and not session.seq:
-                self._free.append(session.slot)
-                del self._sessions[session.name]
-            raise
+        with self._running:
+            self._engine.write(session.slot, snapshot.state)
         session.seq, session.steps, session.carried = snapshot.seq, snapshot.steps, snapshot.carried
         session.last = snapshot.last if self.processor is None else snapshot.answer
         session.extra = dict(snapshot.extra)
-        self._save_if_kept(session)
 
     def _save_if_kept(self, session: _Session) -> None:
+        """After a change without a chunk. Raises: what the store raises; the session is as the store has it then."""
         if self.save_every:
-            self._save(session)
+            (error,) = self._save([session])
+            if error is not None:
+                if self._shared:
+                    self._forget(session, error)
+                raise error
 
     def _snapshot(self, data: bytes) -> Snapshot:
         snapshot = Snapshot.from_bytes(data)
@@ -640,27 +739,59 @@ class SessionPool:
             None if plain else session.last,
         ).to_bytes()
 
-    def _save(self, session: _Session) -> None:
+    def _save(self, sessions: Sequence[_Session]) -> list[Exception | None]:
+        """Put sessions into the store in one call: why each could not be kept, or None."""
+        errors: list[Exception | None] = [None] * len(sessions)
+        entries = {}
+        for n, session in enumerate(sessions):
+            try:
+                after = session.version if self._shared else None
+                entries[n] = Entry(session.name, self._bytes(session), after)
+            except Exception as error:  # what is kept with it is not JSON
+                errors[n] = error
+        if not entries:
+            return errors
         assert self.store is not None
-        self.store.put(session.name, self._bytes(session), self.expire_s)
+        try:
+            versions = self.store.put_many(list(entries.values()), self.expire_s)
+        except Exception as error:
+            return [each or error for each in errors]
+        for n, version in zip(entries, versions, strict=True):
+            if version is None:
+                errors[n] = _Elsewhere(sessions[n].name)
+            else:
+                sessions[n].version, sessions[n].handed_out = version, False
+        return errors
 
     def _move(self, session: _Session) -> None:
         """Out of memory, into the store."""
-        self._save(session)
-        self._free.append(session.slot)
-        del self._sessions[session.name]
+        if not self._shared or session.handed_out:  # else the store has it already
+            (error,) = self._save([session])
+            if error is not None and not isinstance(error, _Elsewhere):
+                raise error
+        self._forget(session)
         self._counts["moved"] += 1
 
+    def _forget(self, session: _Session, why: Exception | None = None) -> None:
+        """Free its memory; the store is not touched."""
+        if isinstance(why, _Elsewhere):
+            self._counts["stale"] += 1
+        if self._sessions.get(session.name) is session:
+            self._free.append(session.slot)
+            del self._sessions[session.name]
+
     def _in_store(self, name: str) -> bool:
-        assert self.store is not None
-        try:
-            return self.store.get(name) is not None
-        except SessionError:  # it has expired: the name is free
-            return False
+        return self.store is not None and self.store.version(name) != ""
 
     def _check_open(self) -> None:
         if self._closed:
             raise self._refused("closed", "the pool was closed")
+
+    def _in_use(self, id: str) -> SessionError:
+        return self._refused("busy", f"session {id!r} is open already: close it, or choose another id")
+
+    def _busy(self, id: str) -> SessionError:
+        return self._refused("busy", f"a chunk of session {id!r} is being read: wait for its outputs")
 
     def _unknown(self, id: str) -> SessionError:
         return self._refused("unknown", f"there is no session {id!r}: open it first")
