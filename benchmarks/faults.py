@@ -1,8 +1,8 @@
 """`python -m benchmarks.faults`: many sessions on real servers, under load and faults; every answer is checked, to the last bit.
 
 Clients open, feed, leave, resume, restore, fork, reset and close sessions at random over WebSockets and HTTP. They kill sockets,
-send chunks twice, leave chunks out, send halves of requests, and do not read; servers are killed and stopped, and start again from
-the store. For each session a stream in this process is fed the same, and every answer must be its answer.
+send chunks twice, leave chunks out, send halves of requests, and do not read; servers are killed and stopped, and start again
+from the store. For each session a stream in this process is fed the same, and every answer must be its answer.
 """
 
 from __future__ import annotations
