@@ -59,6 +59,7 @@ COMMANDS = [
     ["search"],
     ["chat"],
     ["generate"],
+    ["serve"],
     ["runs"],
     ["flow"],
     ["influence"],

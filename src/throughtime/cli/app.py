@@ -20,6 +20,7 @@ from throughtime.cli import (
     predict,
     runs,
     search,
+    serve,
     tasks,
 )
 from throughtime.cli.builder import Command, bare_flags, help_text
@@ -35,6 +36,7 @@ _ORDER = (
     "search",
     "chat",
     "generate",
+    "serve",
     "runs",
     "flow",
     "influence",
@@ -102,6 +104,7 @@ _add(app, "predict", predict.predict)
 _add(app, "search", search.search)
 _add(app, "chat", chat.chat)
 _add(app, "generate", generate.generate)
+_add(app, "serve", serve.serve)
 _add(app, "runs", runs.runs)
 _add(app, "flow", flow.flow)
 _add(app, "influence", flow.influence)

@@ -6,6 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.errors import InputError, SessionError
-from throughtime.sessions.engine import engine_of
+from throughtime.sessions.engine import Engine, engine_of
 from throughtime.sessions.processor import Carried, Processor
 from throughtime.sessions.snapshot import Snapshot, processor_name
 from throughtime.sessions.store import Entry, Store
@@ -78,7 +79,7 @@ class _Request:
         self.seq, self.data, self.final, self.deadline = seq, data, final, deadline
         self.tries = 0
         self.begin(session)
-        self.done: threading.Event | None = None
+        self.done: threading.Event | _Promise | None = None
         self.pending = True  # the session is busy with it
 
     def begin(self, session: _Session) -> None:
@@ -94,10 +95,30 @@ class _Request:
         self.error: Exception | None = None
         self.tries += 1
 
+    def starts(self) -> bool:
+        """Whether it is still wanted; from now on it cannot be given up."""
+        return self.read > 0 or not isinstance(self.done, _Promise) or self.done.starts()
+
     def result(self) -> Any:
         if self.error is not None:
             raise self.error
         return self.answer
+
+
+class _Promise:
+    """Where the answer to a request goes that nobody waits for."""
+
+    def __init__(self, request: _Request, future: Future[Any]) -> None:
+        self.request, self.future = request, future
+
+    def starts(self) -> bool:
+        return self.future.running() or self.future.set_running_or_notify_cancel()
+
+    def set(self) -> None:
+        if self.request.error is not None:
+            self.future.set_exception(self.request.error)
+        else:
+            self.future.set_result(self.request.answer)
 
 
 class SessionPool:
@@ -124,6 +145,9 @@ class SessionPool:
     Pools with save_every=1 that share a store, such as several servers with one ValkeyStore, can take up each other's sessions at
     any chunk. A chunk is answered once the session is stored, and it is stored only in place of the version that it
     continues; a pool whose copy is older drops it, takes up the stored one and reads the chunk again.
+
+    Attributes: on_batch, called after each call of the model with the number of chunks, the seconds it took, and the seconds that
+    each chunk which it began had waited; for statistics of a server.
 
     With a processor a session is its state and what the processor carries: both change with a chunk, or neither does. A chunk
     that completes no step, such as a few samples, is answered without the model. `flush` ends an input.
@@ -157,6 +181,7 @@ class SessionPool:
         self.store, self.idle_s, self.expire_s, self.save_every = store, idle_s, expire_s, save_every
         self._shared = save_every == 1  # the store has every session as of its last chunk, and counts
         self._clock = clock
+        self.on_batch: Callable[[int, float, list[float]], None] | None = None
         self._sessions: dict[str, _Session] = {}  # the longest unused first
         self._free: list[int] = []
         self._lock = threading.RLock()  # of all that is here; never held while the model runs
@@ -209,6 +234,25 @@ class SessionPool:
         read), "expired", "sequence", "full"; TimeoutError after `timeout` seconds. The session is then as it was before.
         """
         return self._wait(self._admit(id, seq, chunk, False), timeout)
+
+    def submit(self, id: str, seq: int, data: Any = None, *, final: bool = False) -> Future[Any]:
+        """`feed`, or with `final` `flush`, that does not wait: the answer to come. The data is read before it returns.
+
+        `cancel()` of the future gives up a chunk that has not begun; the session is then as it was before.
+        Raises: as `feed` and `flush`; what fails later is the future's exception.
+        """
+        if final and self.processor is None:
+            raise InputError("flush is for sessions with a processor; without one no step is held: use reset")
+        request, future = self._admit(id, seq, data, final), Future[Any]()
+        if isinstance(request, _Answer):
+            future.set_result(request.value)
+        elif not request.pending:
+            _Promise(request, future).set()
+        else:
+            request.done = _Promise(request, future)
+            self._enqueue(request)
+            future.add_done_callback(lambda done: self._give_up(request) if done.cancelled() else None)
+        return future
 
     def flush(self, id: str, seq: int, timeout: float | None = None) -> Any:
         """End a session's input, as chunk number `seq`: run the steps that the processor still holds, and give its last answer.
@@ -319,6 +363,37 @@ class SessionPool:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def __contains__(self, id: object) -> bool:
+        """Whether a session is in memory."""
+        return id in self._sessions
+
+    @property
+    def identity(self) -> str:
+        """The model's, as snapshots name it."""
+        return self._engine.identity
+
+    def new_engine(self) -> Engine:
+        """An engine with the pool's weights and no sessions, for work beside it."""
+        return self._engine.like()
+
+    def position(self, id: str) -> tuple[int, int]:
+        """Chunks and steps that a session has read. Raises: as `snapshot`."""
+        with self._lock:
+            session = self._idle(id)
+            return session.seq, session.steps
+
+    def state(self, id: str) -> dict[str, Tensor]:
+        """A copy of a session's state, by name. Raises: as `snapshot`."""
+        with self._lock:
+            slot = self._idle(id).slot
+            with self._running:
+                return self._engine.read(slot)
+
+    def last(self, id: str) -> Any:
+        """The answer to the last chunk of a session in memory, the same object; else None."""
+        session = self._sessions.get(id)
+        return None if session is None else session.last
+
     def stats(self) -> dict[str, int]:
         """Counts since the start (chunks, steps, batches, sessions moved to the store and taken up again, copies dropped as
         another pool had continued the session, refusals), and of now: live sessions, waiting chunks. It never waits.
@@ -400,6 +475,16 @@ class SessionPool:
         if not request.pending:
             return request.result()
         request.done = threading.Event()
+        self._enqueue(request)
+        if not request.done.wait(timeout):
+            if self._give_up(request):
+                raise TimeoutError(
+                    f"a chunk of session {request.session.name!r} was not read within {timeout} s"
+                )
+            request.done.wait()
+        return request.result()
+
+    def _enqueue(self, request: _Request) -> None:
         with self._lock:
             if self._closed:
                 request.session.busy = False
@@ -409,16 +494,15 @@ class SessionPool:
                 self._worker = threading.Thread(target=self._work, name="throughtime sessions", daemon=True)
                 self._worker.start()
             self._wake.notify()
-        if not request.done.wait(timeout):
-            with self._lock:
-                if request in self._waiting and not request.read:
-                    self._waiting.remove(request)
-                    request.session.busy = False
-                    raise TimeoutError(
-                        f"a chunk of session {request.session.name!r} was not read within {timeout} s"
-                    )
-            request.done.wait()
-        return request.result()
+
+    def _give_up(self, request: _Request) -> bool:
+        """Take a request back that has not begun; whether it had not."""
+        with self._lock:
+            waits = request in self._waiting and not request.read
+            if waits:
+                self._waiting.remove(request)
+                request.session.busy = request.pending = False
+            return waits
 
     def _work(self) -> None:
         while True:
@@ -437,8 +521,15 @@ class SessionPool:
                 if not self._waiting:  # all were given up meanwhile
                     continue
                 self._waiting.sort(key=lambda each: each.deadline)
-                batch, self._waiting = self._waiting[: self.max_batch], self._waiting[self.max_batch :]
-            self._run(batch)
+                first, self._waiting = self._waiting[: self.max_batch], self._waiting[self.max_batch :]
+                batch = []
+                for each in first:
+                    if each.starts():
+                        batch.append(each)
+                    else:
+                        each.session.busy = each.pending = False
+            if batch:
+                self._run(batch)
             with self._lock:
                 for each in batch:
                     if each.pending:  # more steps to read, after those who have waited longer
@@ -456,7 +547,7 @@ class SessionPool:
                     pieces.append(each.chunk)
                     continue
                 pieces.append(each.chunk[each.read : each.read + self.max_steps])
-            outputs, failure = None, None
+            outputs, failure, began = None, None, time.monotonic()
             try:
                 outputs = self._engine.run([each.session.slot for each in batch], pieces)
             except Exception as error:
@@ -469,6 +560,9 @@ class SessionPool:
             for each in batch:  # whose fault it is shows when each runs alone
                 self._run([each])
             return
+        if self.on_batch is not None:
+            waits = [max(0.0, began - each.deadline + self.max_wait) for each in batch if not each.read]
+            self.on_batch(len(batch), time.monotonic() - began, waits)
         complete = []
         for each, y in zip(batch, outputs, strict=True):
             each.read = min(each.steps, each.read + self.max_steps)
