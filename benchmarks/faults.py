@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 import torch
 
 import throughtime as tt
-from benchmarks.faults_clients import ANSWER_S, Client, Crowd, Lost, Remote, Report
+from benchmarks.faults_clients import Client
+from benchmarks.faults_connection import ANSWER_S, Crowd, Lost, Remote, Report
 
 _SETTLED_S = 3.0  # after a restart, until waits are counted again
 _DOOMED = 20  # sessions that are left alone until they expire
@@ -159,8 +160,7 @@ async def measure(plan: Plan) -> Result:
     clients = [Client(crowd, number) for number in range(plan.clients)]
     killer = None
     try:
-        for each in servers:
-            await each.start()
+        await asyncio.gather(*(each.start() for each in servers))
         for _ in range(20):  # memory that a server takes but once
             crowd.idle.append(await _opened(clients[0]))
         before = sum(each.memory() for each in servers)
@@ -174,9 +174,9 @@ async def measure(plan: Plan) -> Result:
         seconds, away = time.monotonic() - start, await killer
         crowd.report.chunks -= filled
         chunks = crowd.report.chunks
+        await asyncio.gather(*(_last(each) for each in clients))
         await asyncio.sleep(max(0.0, doomed[-1].touched + plan.expire_s + 0.5 - time.monotonic()))
         await _gone(clients[0], doomed)
-        await asyncio.gather(*(_last(each) for each in clients))
         crowd.report.chunks = chunks
         for each in servers:
             await each.stop(signal.SIGTERM)
