@@ -247,7 +247,7 @@ def test_floats_keep_their_bits():
 
 
 SENTENCES = (
-    "Don't stop. The  state \n\n is   carried: (h, c)!\r\nΟΔΟΣ, ΣΑΣ' Σ. <unk> naïve 学习 123 x\n İi ΑΣ\n"
+    "Don't stop. The  state \n\n is   carried: (h, c)!\r\nΟΔΟΣ, ΣΑΣ' Σ. <unk> naïve ΜΕΣΑ 学习 123 x\n İi ΑΣ\n"
     "  end <eos> \r and on"
 )
 

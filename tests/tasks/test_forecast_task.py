@@ -22,7 +22,7 @@ from throughtime.flow import influence, measure
 from throughtime.metrics.forecasting import LEVELS
 from throughtime.models.config import ModelConfig
 from throughtime.tasks import ForecastTask
-from throughtime.tasks.forecast_predict import QUANTILES, Stream, forecast
+from throughtime.tasks.forecast_predict import QUANTILES, RowForecasts, forecast
 from throughtime.training import TrainingConfig
 from throughtime.training.loop import start_run, train
 
@@ -261,7 +261,7 @@ def test_a_stream_that_cannot_be_read_on(file: str, tmp_path: Path) -> None:
         ("2007-10", "2 rows are missing .*: expected 2007-08, got 2007-10"),
         ("2007-08-15", "are 1 month apart, so 2007-08"),
     ):
-        stream = Stream(task, found.model, found.assets)
+        stream = RowForecasts(task, found.model, found.assets)
         rows = [{"month": month, "a": 1, "b": 2} for month in ("2007-07", second)]
         with pytest.raises(InputError, match=message) as error:
             list(stream.answers(rows))

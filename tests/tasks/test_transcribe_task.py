@@ -19,6 +19,8 @@ from throughtime.errors import InputError
 from throughtime.layers.eval_mode import evaluating
 from throughtime.models.config import ModelConfig
 from throughtime.runs import Run
+from throughtime.sessions.engine import engine_of
+from throughtime.sessions.stream import Stream
 from throughtime.tasks.baselines.transcribe import decode_morse
 from throughtime.tasks.transcribe import TranscribeTask
 from throughtime.training import TrainingConfig
@@ -104,28 +106,33 @@ def test_a_stream_in_any_pieces_is_the_whole_recording(tmp_path, cell, options):
     trained.task = TranscribeTask(**{**trained.task.to_table(), **options, "data": trained.task.data})
     samples = torch.tensor(tones("abcdeabc", 3), dtype=torch.float32)
     expected = trained.predict({"samples": samples})["transcript"]
-    listener = trained.listen()
+    listener = trained.stream()
+    assert listener.native == (cell == "lstm")
     front = trained.task.front(trained.assets)
-    whole = listener.emissions(front.of(samples))
-    listener.reset()
+
+    def emissions():
+        return Stream(engine_of(trained.model, stepwise=True))
+
+    whole = emissions().feed(front.of(samples)).log_softmax(-1)
     for size in (1, 7, 800, 5000):
         if size == 1 and (cell != "lstm" or options):
             continue
         pieces = samples.split(size)
-        assert "".join([*(listener.feed(piece) for piece in pieces), listener.flush()]) == expected
-        steps, state = [], None
+        texts = [listener.feed(piece)["text"] for piece in pieces]
+        assert "".join([*texts, listener.flush()["text"]]) == expected
+        steps, state, model = [], None, emissions()
         for piece in pieces:
             new, state = front.feed(piece, state)
-            steps.append(listener.emissions(new))
-        steps.append(listener.emissions(front.flush(state)))
-        assert torch.equal(torch.cat(steps), whole)
-        listener.reset()
+            steps += [model.feed(new)] if len(new) else []
+        if len(new := front.flush(state)):
+            steps.append(model.feed(new))
+        assert torch.equal(torch.cat(steps).log_softmax(-1), whole)
     # A snapshot goes on as often as one likes.
-    begin = listener.feed(samples[:3333])
+    begin = listener.feed(samples[:3333])["text"]
     kept = listener.snapshot()
     ends = []
     for _ in range(2):
-        ends.append(begin + listener.feed(samples[3333:]) + listener.flush())
+        ends.append(begin + listener.feed(samples[3333:])["text"] + listener.flush()["text"])
         listener.restore(kept)
     assert ends == [expected, expected]
     # Near what the model says of the whole sequence in one call.
@@ -158,8 +165,8 @@ def test_a_bidirectional_model_reads_whole_recordings_alone(tmp_path):
     both = ModelConfig(hidden=6, bidirectional=True)
     trained = trained_on(clips(tmp_path / "clips"), tmp_path / "run", both, mels=8)
     assert "transcript" in trained.predict({"samples": tones("ab", 1)})
-    with pytest.raises(InputError, match="a bidirectional model cannot transcribe sound as it arrives"):
-        trained.listen()
+    with pytest.raises(InputError, match="a bidirectional model cannot stream"):
+        trained.stream()
 
 
 def task_model_batch(tmp_path, size=6):

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from throughtime.decoding.state import Step, select
+from throughtime.decoding.state import Step, array_from_json, array_to_json, select
 from throughtime.errors import InputError
 
 BLANK = 0
@@ -68,6 +68,12 @@ class Decoder(Protocol):
     def copy(self) -> Self:
         """A decoder in the same state, which goes on by itself."""
 
+    def to_json(self) -> dict[str, Any]:
+        """The state as JSON."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go to a state that `to_json` gave, of a decoder with the same options."""
+
 
 class Greedy:
     """The text of the likeliest path, symbol by symbol as it comes: a symbol is certain at once.
@@ -109,6 +115,14 @@ class Greedy:
     def copy(self) -> Self:
         """A decoder in the same state."""
         return copy.copy(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """The state as JSON."""
+        return {"last": self._last, "frames": self._frames, "score": self._score}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go to a state that `to_json` gave."""
+        self._last, self._frames, self._score = state["last"], state["frames"], state["score"]
 
 
 class _Prefix:
@@ -179,6 +193,7 @@ class Beam:
             )
         self.width, self.blank, self.lm, self.alpha, self.beta = width, blank, lm, alpha, beta
         self._floor = math.log(prune) if prune else _LEAST
+        self._form: list[TreeSpec] = []  # of the language model's state; copies share it
         self.reset()
 
     def reset(self) -> None:
@@ -213,6 +228,55 @@ class Beam:
         other = copy.copy(self)
         other._prefixes = list(self._prefixes)
         return other
+
+    def to_json(self) -> dict[str, Any]:
+        """The state as JSON. Its size: the symbols of the kept texts that are not certain yet, and the language model's state."""
+        nodes: dict[int, _Prefix] = {}
+        for node in self._prefixes:
+            while node.number not in nodes:
+                nodes[node.number] = node
+                if node.before is None or node.length <= self._certain:
+                    break
+                node = node.before
+        first = min(nodes)  # the text that all of them begin with
+        found: dict[str, Any] = {
+            "nodes": [
+                [n, -1 if n == first or each.before is None else each.before.number, each.symbol, each.frame]
+                for n, each in sorted(nodes.items())
+            ],
+            "kept": [each.number for each in self._prefixes],
+            "numbers": array_to_json(np.stack([self._blank, self._symbol, self._bonus])),
+            "made": self._count,
+            "frame": self._frame,
+            "certain": self._certain,
+        }
+        if self._next is not None:
+            leaves = [each for each in tree_flatten(self._state)[0] if isinstance(each, Tensor)]
+            found["next"] = array_to_json(self._next)
+            found["state"] = [array_to_json(each.detach().cpu().numpy()) for each in leaves]
+        return found
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go to a state that `to_json` gave, of a decoder with the same options. `best` gives what was not certain then.
+
+        Cost: the first time one step of the language model, whose state's form is not in the JSON.
+        """
+        made: dict[int, _Prefix] = {}
+        for number, before, symbol, frame in state["nodes"]:
+            node = made[number] = _Prefix(made.get(before), symbol, frame, number)
+            if node.before is None:
+                node.length = state["certain"]
+            else:
+                node.before.children[symbol] = node
+        self._prefixes = [made[number] for number in state["kept"]]
+        self._blank, self._symbol, self._bonus = array_from_json(state["numbers"])
+        self._count, self._frame, self._certain = state["made"], state["frame"], state["certain"]
+        self._next = self._state = None
+        if self.lm is not None and "next" in state:
+            if not self._form:
+                self._form.append(tree_flatten(self.lm(None, torch.tensor([self.blank]))[1])[1])
+            leaves = [torch.from_numpy(array_from_json(each)) for each in state["state"]]
+            self._next, self._state = array_from_json(state["next"]), tree_unflatten(leaves, self._form[0])
 
     def best(self, n: int = 1) -> list[Transcript]:
         """The n best texts, or as many as there are, the best first."""

@@ -1,10 +1,13 @@
-"""The state of a model while it writes: rows are chosen, repeated and dropped."""
+"""The state of a model while it writes: rows are chosen, repeated and dropped; arrays as JSON."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 Step = Callable[[Any, Tensor], tuple[Tensor, Any]]
@@ -30,3 +33,15 @@ def select(state: Any, rows: Tensor) -> Any:
     if isinstance(state, dict):
         return {name: select(part, rows) for name, part in state.items()}
     return state
+
+
+def array_to_json(array: NDArray[Any]) -> dict[str, Any]:
+    """An array of numbers as JSON, with all its bits."""
+    data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+    return {"type": array.dtype.str, "shape": list(array.shape), "data": data}
+
+
+def array_from_json(value: dict[str, Any]) -> NDArray[Any]:
+    """What `array_to_json` gave."""
+    found = np.frombuffer(base64.b64decode(value["data"]), np.dtype(value["type"]))
+    return found.reshape(value["shape"]).copy()

@@ -29,6 +29,10 @@ class CalibratedLinear(nn.Linear):
         """Return the calibrated logits."""
         return super().forward(x) / self.temperature
 
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a plain linear head with the same outputs, up to rounding."""
+        return self.weight / self.temperature, self.bias / self.temperature
+
     @property
     def calibrated(self) -> bool:
         """Whether a temperature and a threshold were set."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from throughtime.errors import InputError, one_of
 from throughtime.models.embeddings import Continuous
-from throughtime.models.many_to_many import ManyToMany
+from throughtime.models.many_to_many import ManyToMany, StreamingParts
 
 ENCODERS = ("cnn", "linear")
 _CHANNELS = (16, 32)  # of the convolutions
@@ -67,6 +67,9 @@ class FrameModel(ManyToMany):
     ) -> None:
         super().__init__(Continuous(encoder.features), layers, features, outputs, dropout=dropout)
         self.encoder = encoder
+
+    def streaming_parts(self) -> StreamingParts:
+        return StreamingParts(self.encoder, self.layers, (self.head.weight, self.head.bias))
 
     def forward(self, inputs: Tensor, state: Any = None, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
         """As `ManyToMany.forward`, of frames [T, B, H * W * C]."""

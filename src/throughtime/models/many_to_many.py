@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from throughtime.errors import InputError
+
+
+class StreamingParts(NamedTuple):
+    """A model as native streaming runs it: outputs_t = W h_t + b, (h_t, state_t) = layers(embedding(input_t), state_{t-1})."""
+
+    embedding: nn.Module  # of each step alone
+    layers: nn.Module
+    head: tuple[Tensor, Tensor]  # W [Q, H], b [Q]
 
 
 class ManyToMany(nn.Module):
@@ -61,6 +69,12 @@ class ManyToMany(nn.Module):
         """
         y, state = run_layers(self, inputs, state, lengths)
         return self.head(self.dropout(y)), state
+
+    def streaming_parts(self) -> StreamingParts | None:
+        """What the outputs of eval mode are computed from; None of a model that computes something else."""
+        if type(self).forward is not ManyToMany.forward or type(self.head) is not nn.Linear:
+            return None
+        return StreamingParts(self.embedding, self.layers, (self.head.weight, self.head.bias))
 
 
 def tie(head: nn.Linear, embedding: nn.Module) -> None:

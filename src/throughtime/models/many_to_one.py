@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.errors import InputError, one_of
+from throughtime.models.calibrated import CalibratedLinear
 from throughtime.models.config import POOLINGS
-from throughtime.models.many_to_many import has_bidirectional, run_layers
+from throughtime.models.many_to_many import StreamingParts, has_bidirectional, run_layers
 
 
 class ManyToOne(nn.Module):
@@ -59,6 +60,17 @@ class ManyToOne(nn.Module):
     def reads_whole(self) -> bool:
         """Whether a sequence must be read in one call."""
         return self.pooling != "last" or self.bidirectional
+
+    def streaming_parts(self) -> StreamingParts | None:
+        """What the outputs after each step are computed from, in eval mode; None where all steps are needed."""
+        if self.reads_whole or type(self).forward is not ManyToOne.forward:
+            return None
+        head = (
+            self.head.folded()
+            if isinstance(self.head, CalibratedLinear)
+            else (self.head.weight, self.head.bias)
+        )
+        return StreamingParts(self.embedding, self.layers, head)
 
     def forward(self, inputs: Tensor, state: Any = None, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
         """Read sequences.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from throughtime.data.readers.spans import may_follow
 from throughtime.errors import InputError
 from throughtime.models.crf import CRF, Scored
-from throughtime.models.many_to_many import ManyToMany
+from throughtime.models.many_to_many import ManyToMany, StreamingParts
 
 
 class Tagger(ManyToMany):
@@ -37,6 +37,11 @@ class Tagger(ManyToMany):
     def needs_whole(self) -> str:
         """What in the model must read a whole sequence, in words; "" for nothing."""
         return "a CRF" if self.crf is not None else ""
+
+    def streaming_parts(self) -> StreamingParts | None:
+        if self.crf is not None:
+            return None
+        return StreamingParts(self.embedding, self.layers, (self.head.weight, self.head.bias))
 
     def forward(self, inputs: Tensor, state: Any = None, lengths: Tensor | None = None) -> tuple[Any, Any]:
         """As `ManyToMany.forward`; of a model with a CRF the outputs are `Scored`, and the state is None."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from throughtime.data.batch import IGNORE
 from throughtime.decoding.ctc import BLANK
-from throughtime.models.many_to_many import ManyToMany
+from throughtime.models.many_to_many import ManyToMany, StreamingParts
 
 
 class Emissions(NamedTuple):
@@ -66,6 +66,9 @@ class Transcriber(ManyToMany):
         self, frames: nn.Module, layers: nn.Module, features: int, symbols: int, *, dropout: float = 0.0
     ) -> None:
         super().__init__(frames, layers, features, symbols, dropout=dropout)
+
+    def streaming_parts(self) -> StreamingParts:
+        return StreamingParts(self.embedding, self.layers, (self.head.weight, self.head.bias))
 
     def forward(self, inputs: Tensor, state: Any = None, lengths: Tensor | None = None) -> tuple[Any, Any]:
         """Frames [T, B, F] to (`Emissions`, state)."""

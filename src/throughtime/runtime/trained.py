@@ -228,18 +228,6 @@ class Trained:
         """
         return SessionPool(self.model, self.task.processor(self.model, self.assets), **options)
 
-    def listen(self) -> Any:
-        """A transcription of sound that arrives piece by piece: `feed(samples)`, `flush()`, `snapshot`, `restore`, `reset`.
-
-        Raises: InputError for a run of another task than transcribe, and for a bidirectional model.
-        """
-        listen = getattr(self.task, "listen", None)
-        if listen is None:
-            raise InputError(
-                f"only runs of transcribe listen, and {self.path} is a run of {self.task.name}: use predict"
-            )
-        return listen(self.model, self.assets)
-
     def __repr__(self) -> str:
         sizes = " + ".join(map(str, self.config.sizes))
         lines = [

@@ -34,6 +34,7 @@ class Refused(ThroughtimeError):
     def __init__(self, cause: str, message: str) -> None:
         super().__init__(message)
         self.cause = cause
+        self.status_code = STATUS[cause]  # for routes of other modules that answer by themselves
 
 
 class Refusal(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,14 @@ from throughtime.kernels.native.streaming import PackedStack, Slab
 from throughtime.layers import packed
 from throughtime.layers.eval_mode import evaluating
 from throughtime.models.embeddings import Continuous, OneHot
-from throughtime.models.many_to_many import ManyToMany
+from throughtime.models.many_to_many import StreamingParts
 
 
 class Engine(ABC):
     """The states of some sequences, by slot, and the model that continues them.
 
-    Attributes: native, whether every output is the same to the last bit in any company and for any chunking; reason, why not.
+    Attributes: native, whether every output is the same to the last bit in any company and for any chunking; reason, why not;
+    single, whether the model has one output for a sequence: that of a chunk is of its last step, [1, Q].
     """
 
     native: bool
@@ -30,6 +31,7 @@ class Engine(ABC):
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self.single = bool(getattr(model, "pooling", ""))
         self.slots = 0
         self._identity: str | None = None
 
@@ -78,7 +80,9 @@ class Engine(ABC):
 class NativeEngine(Engine):
     """Streams through csrc/stream.cpp: GRU, LSTM and RNN layers, and models of an embedding, such layers and a linear head.
 
-    The weights are copied: later changes of the model have no effect. Raises: BackendError with `refusal(model)`.
+    The weights are copied: later changes of the model have no effect. What makes the vector of a step, where that is no table of
+    symbols' vectors, is the model's own; it is called for each step alone, so that its bits depend on no other.
+    Raises: BackendError with `refusal(model)`.
     """
 
     native = True
@@ -87,14 +91,17 @@ class NativeEngine(Engine):
         self, model: nn.Module, stack: PackedStack | None = None, table: Tensor | None = None
     ) -> None:
         super().__init__(model)
+        parts = _parts(model)
         if stack is None:
             if reason := refusal(model):
                 raise BackendError(reason)
-            layers, head = (model.layers, model.head) if isinstance(model, ManyToMany) else (model, None)
-            pair = None if head is None else (head.weight.detach(), head.bias.detach())
-            stack = PackedStack(packed.packed_layers(layers), pair)
+            head = None if parts is None else (parts.head[0].detach(), parts.head[1].detach())
+            stack = PackedStack(packed.packed_layers(model if parts is None else parts.layers), head)
             table = _table(model)
         self.stack, self.table = stack, table
+        self._encoder = None
+        if table is None and parts is not None and type(parts.embedding) is not Continuous:
+            self._encoder = parts.embedding
         self.slab = Slab(stack, 0)
         self._call = stack.bind(self.slab)
         self._inputs = stack.inputs
@@ -113,6 +120,8 @@ class NativeEngine(Engine):
     def check(self, x: Any) -> Tensor:
         if self.table is not None:
             return _checked_ids(x, len(self.table))
+        if self._encoder is not None:
+            return self._encoded(x)
         if (
             not isinstance(x, Tensor)
             or x.dim() != 2
@@ -122,6 +131,22 @@ class NativeEngine(Engine):
             raise InputError(f"a chunk must be [t, {self._inputs}] of real numbers, got {_came(x)}")
         return x.detach().to("cpu", torch.float32).contiguous()
 
+    def _encoded(self, x: Any) -> Tensor:
+        """The vectors [t, D] of steps [t, ...]."""
+        assert self._encoder is not None
+        if not isinstance(x, Tensor) or x.dim() < 1:
+            raise InputError(
+                f"a chunk must be a tensor [t, ...], a step of the sequence in each row, got {_came(x)}"
+            )
+        with evaluating(self._encoder), torch.no_grad():
+            try:
+                found = [self._encoder(step[None, None]).reshape(1, self._inputs) for step in x]
+            except (RuntimeError, IndexError, ValueError) as error:
+                raise InputError(
+                    f"the model cannot read steps {_came(x)}: {str(error).splitlines()[0]}"
+                ) from None
+        return torch.cat(found) if found else torch.zeros(0, self._inputs)
+
     def run(self, slots: Sequence[int], chunks: Sequence[Tensor]) -> list[Tensor]:
         if not slots:
             return []
@@ -130,12 +155,15 @@ class NativeEngine(Engine):
         torch.cumsum(torch.tensor(lengths), 0, out=offsets[1:])
         x = chunks[0] if len(chunks) == 1 else torch.cat(list(chunks))
         y = self._call.run(torch.tensor(slots), offsets, x if self.table is None else self.table[x])
-        return [y] if len(slots) == 1 else list(torch.split(y, lengths))
+        found = [y] if len(slots) == 1 else list(torch.split(y, lengths))
+        return [each[-1:] for each in found] if self.single else found
 
     def run_one(self, x: Tensor) -> Tensor:
         """Continue slot 0, the shortest way: what `run` does for one stream of real numbers or ids."""
         if self.table is not None:
             x = self.table[self.check(x)]
+        elif self._encoder is not None:
+            x = self._encoded(x)
         elif (
             type(x) is not Tensor
             or x.dtype is not torch.float32
@@ -145,7 +173,8 @@ class NativeEngine(Engine):
             or not x.is_cpu
         ):
             x = self.check(x)
-        return self._call.run_one(0, x, 1)
+        y = self._call.run_one(0, x, 1)
+        return y[-1:] if self.single else y
 
     def read(self, slot: int) -> dict[str, Tensor]:
         values = self.slab.read(slot)
@@ -175,23 +204,28 @@ class ModuleEngine(Engine):
 
     Each sequence runs alone, so its company changes no bit; another chunking may change the last bits, as torch may sum in
     another order for another number of steps. The weights are the model's own, as they are at each call.
+    Args: stepwise: call the model for each step alone, so that chunking changes no bit either.
     """
 
     native = False
 
-    def __init__(self, model: nn.Module, reason: str | None = None) -> None:
+    def __init__(self, model: nn.Module, reason: str | None = None, stepwise: bool = False) -> None:
         super().__init__(model)
+        self.stepwise = stepwise
         if any(getattr(module, "bidirectional", False) for module in model.modules()):
             raise InputError(
                 "a bidirectional model cannot stream: its backward half starts at the end; train one without it"
             )
         if what := getattr(model, "needs_whole", ""):
-            raise InputError(f"{what}, so it cannot stream")
+            raise InputError(f"a model with {what} cannot stream: it reads whole sequences")
         self.reason = reason
         self._states: list[Any] = []
+        self._example: Any = None  # a state, for the form that all have
 
     def like(self) -> ModuleEngine:
-        return ModuleEngine(self.model, self.reason)
+        other = ModuleEngine(self.model, self.reason, self.stepwise)
+        other._example = self._example
+        return other
 
     def grow(self, slots: int) -> None:
         self._states += [None] * (slots - len(self._states))
@@ -212,80 +246,109 @@ class ModuleEngine(Engine):
                 x = chunk if parameter is None else chunk.to(parameter.device)
                 if not len(x):
                     raise InputError("a chunk must have at least one step, got none")
-                y, state = self.model(x.unsqueeze(1), self._states[slot])
-                outputs.append(y.squeeze(1) if y.dim() > 2 else y)
+                x = x.unsqueeze(1)
+                state, found = self._started(slot, x), []
+                for part in torch.split(x, 1) if self.stepwise else [x]:
+                    y, state = self.model(part, state)
+                    y = y if isinstance(y, Tensor) else y[0]  # with its lengths, which are all of it
+                    found.append(y if self.single else y.squeeze(1))
+                outputs.append(found[-1] if self.single else torch.cat(found))
                 states.append(state)
         for slot, state in zip(slots, states, strict=True):
-            self._states[slot] = state
+            self._states[slot] = self._example = state
         return outputs
 
     def read(self, slot: int) -> dict[str, Tensor]:
-        leaves, _ = tree_flatten(self._states[slot])
-        return {str(n): leaf.detach().clone() for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
+        state = self._states[slot]
+        if isinstance(state, _Leaves):
+            return {name: value.clone() for name, value in state.values.items()}
+        return {name: value.detach().clone() for name, value in _named(state).items()}
 
     def write(self, slot: int, state: dict[str, Tensor] | None) -> None:
         if not state:
             self._states[slot] = None
             return
-        leaves, form = tree_flatten(self._example())
-        found = {name: (tuple(value.shape), value.dtype) for name, value in state.items()}
-        expected = {str(n): (tuple(v.shape), v.dtype) for n, v in enumerate(leaves) if isinstance(v, Tensor)}
+        found = _Leaves({name: value.clone() for name, value in state.items()})
+        self._states[slot] = found if self._example is None else found.like(self._example)
+
+    def _started(self, slot: int, x: Tensor) -> Any:
+        """The state that a slot's chunk x [t, 1, ...] goes on from.
+
+        The form of a model's state is that of what it returns. An engine that has run nothing yet learns it from one step of x.
+        """
+        state = self._states[slot]
+        if not isinstance(state, _Leaves):
+            return state
+        if self._example is None:
+            _, self._example = self.model(x[:1], None)
+        return state.like(self._example)
+
+
+class _Leaves(NamedTuple):
+    """A state that was read from a snapshot, by name: its form is not known yet."""
+
+    values: dict[str, Tensor]
+
+    def like(self, example: Any) -> Any:
+        """In the form of another state of the model. Raises: SessionError where the tensors are others."""
+        expected = {name: (tuple(value.shape), value.dtype) for name, value in _named(example).items()}
+        found = {name: (tuple(value.shape), value.dtype) for name, value in self.values.items()}
         if found != expected:
             raise SessionError(
                 "snapshot",
                 f"the state must be {list(expected.values())}, got {list(found.values())}: it is of another model",
             )
-        values = [state[str(n)].clone() if isinstance(v, Tensor) else v for n, v in enumerate(leaves)]
-        self._states[slot] = tree_unflatten(values, form)
-
-    def _example(self) -> Any:
-        """A state of the model, of one sequence that has read one step."""
-        for state in self._states:
-            if state is not None:
-                return state
-        inputs = getattr(self.model, "input_size", None) or getattr(
-            getattr(self.model, "embedding", None), "embedding_dim", None
+        leaves, form = tree_flatten(example)
+        return tree_unflatten(
+            [
+                self.values[str(n)].to(leaf.device) if isinstance(leaf, Tensor) else leaf
+                for n, leaf in enumerate(leaves)
+            ],
+            form,
         )
-        kind = getattr(self.model, "embedding", None)
-        ids = isinstance(kind, nn.Embedding | OneHot)
-        parameter = next(self.model.parameters())
-        x = torch.zeros(1, 1, dtype=torch.int64) if ids else parameter.new_zeros(1, 1, int(inputs or 1))
-        with evaluating(self.model), torch.no_grad():
-            _, state = self.model(x.to(parameter.device), None)
-        return state
 
 
-def engine_of(model: nn.Module, native: bool | None = None) -> Engine:
-    """The engine of a model or a layer. Args: native: True asks for it, False for the other; None: native where it can run.
+def _named(state: Any) -> dict[str, Tensor]:
+    """The tensors of a state, by their places."""
+    return {str(n): leaf for n, leaf in enumerate(tree_flatten(state)[0]) if isinstance(leaf, Tensor)}
+
+
+def engine_of(model: nn.Module, native: bool | None = None, stepwise: bool = False) -> Engine:
+    """The engine of a model or a layer. Args: native: True asks for it, False for the other; None: native where it can run;
+    stepwise, as of `ModuleEngine`.
 
     Raises: BackendError with the reason where native was asked for and cannot run; InputError for a model that cannot stream.
     """
     reason = "asked for by name" if native is False else refusal(model)
     if reason is None or native:
         return NativeEngine(model)
-    return ModuleEngine(model, reason)
+    return ModuleEngine(model, reason, stepwise)
 
 
 def refusal(model: nn.Module) -> str | None:
     """Why native streaming cannot run a model, or None."""
-    layers: Any = model
-    if isinstance(model, ManyToMany):
-        layers = model.layers
-        if type(model) is not ManyToMany or type(model.head) is not nn.Linear:
-            return f"native streaming runs layers or a ManyToMany with a linear head, this is a {type(model).__name__}"
-        if type(model.embedding) not in (nn.Embedding, OneHot, Continuous):
-            return f"native streaming reads numbers, one-hot or embedded symbols, not {type(model.embedding).__name__}"
-        if getattr(model.embedding, "max_norm", None) is not None:
-            return "native streaming has no embedding with max_norm"
+    parts = _parts(model)
+    layers: Any = model if parts is None else parts.layers
+    if parts is None and (hasattr(model, "layers") or hasattr(model, "streaming_parts")):
+        return f"native streaming runs layers, or an embedding, layers and a linear head, this is a {type(model).__name__}"
+    if parts is not None and getattr(parts.embedding, "max_norm", None) is not None:
+        return "native streaming has no embedding with max_norm"
     return packed.layer_refusal(layers, "streaming") or packed.tensor_refusal(model, layers, "streaming")
+
+
+def _parts(model: Any) -> StreamingParts | None:
+    """What a model consists of; None of a layer."""
+    parts: StreamingParts | None = model.streaming_parts() if hasattr(model, "streaming_parts") else None
+    return parts
 
 
 def _table(model: nn.Module) -> Tensor | None:
     """The vector of each symbol [V, D], where a model reads symbols."""
-    embedding = model.embedding if isinstance(model, ManyToMany) else None
+    parts = _parts(model)
+    embedding = None if parts is None else parts.embedding
     if isinstance(embedding, OneHot):
         return torch.eye(embedding.num_embeddings)
-    return embedding.weight.detach().clone() if isinstance(embedding, nn.Embedding) else None
+    return embedding.weight.detach().clone() if type(embedding) is nn.Embedding else None
 
 
 def _checked_ids(x: Any, symbols: int) -> Tensor:

@@ -174,7 +174,7 @@ class SessionPool:
                 raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
         if save_every and store is None:
             raise InputError("save_every needs a store to save to: give one, as SqliteStore(path)")
-        self._engine = engine_of(model, native)
+        self._engine = engine_of(model, native, processor is not None)
         self.processor = processor
         self.max_live, self.max_batch, self.max_steps = max_live, max_batch, max_steps
         self.max_wait = max_wait_ms / 1000
@@ -450,7 +450,9 @@ class SessionPool:
     def _write(self, request: _Request) -> None:
         """Set the answer of a request, from its outputs. If it raises, the session's state is that before the chunk."""
         outputs = request.outputs
-        y = outputs[0] if len(outputs) == 1 else torch.cat(outputs) if outputs else _NOTHING
+        if len(outputs) > 1:
+            outputs = outputs[-1:] if self._engine.single else [torch.cat(outputs)]
+        y = outputs[0] if outputs else _NOTHING
         if self.processor is None:
             request.answer = y
             return

@@ -134,4 +134,4 @@ def stream(model: nn.Module, processor: Processor | None = None, *, native: bool
     Native copies the weights into packed panels; later changes of the model have no effect on the stream.
     Raises: InputError for a model that cannot run from left to right; BackendError where native was asked for and cannot run.
     """
-    return Stream(engine_of(model, native), processor)
+    return Stream(engine_of(model, native, processor is not None), processor)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from throughtime.data.readers.labelled_audio import Sound
     from throughtime.data.readers.tables import Table
     from throughtime.models.log_mel import LogMel
+    from throughtime.sessions.processor import Processor
     from throughtime.tasks.classify import ClassifyTask
 
 
@@ -143,6 +144,10 @@ class Sounds:
         from throughtime.data.readers.labelled_audio import read_sound
 
         return read_sound(text_of(record, self.column).strip())
+
+    def processor(self, model: Any, assets: Assets) -> Processor:
+        """Raises: InputError: the frames of a recording are normalized by all of it, or joined in groups of whole recordings."""
+        raise InputError("classifiers of recordings cannot be streamed: they read whole ones; use predict")
 
     def step_names(self, assets: Assets, inputs: Tensor) -> list[str]:
         """When each step begins, in seconds."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from throughtime.data.assets import Assets
     from throughtime.data.readers.series import Series
     from throughtime.data.readers.tables import Table
+    from throughtime.sessions.processor import Processor
     from throughtime.tasks.classify import ClassifyTask
 
 
@@ -128,6 +129,19 @@ class Numbers:
         from throughtime.data.readers.series import parse_values
 
         return parse_values(field_of(record, self.column), int(_kept(assets)["size"]))
+
+    def processor(self, model: Any, assets: Assets) -> Processor:
+        """See `Task.processor`. Raises: InputError for a run that permutes whole sequences."""
+        from functools import partial
+
+        from throughtime.tasks.label_processor import NumberLabels
+
+        if self.task.permute is not None:
+            raise InputError(
+                "a run with permute cannot be streamed: it reads the numbers of a sequence in another order"
+            )
+        size, columns = int(_kept(assets)["size"]), names_of(self.task.features)
+        return NumberLabels(size, columns, partial(self.encode, assets), assets.labels["label"])
 
     def step_names(self, assets: Assets, inputs: Tensor) -> list[str]:
         """The numbers of the steps."""

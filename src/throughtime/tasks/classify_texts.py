@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from throughtime.data.assets import Assets
     from throughtime.data.readers.tables import Table
     from throughtime.data.vocabulary import Vocabulary
+    from throughtime.sessions.processor import Processor
     from throughtime.tasks.labelled import LabelledData
 
 
@@ -127,6 +128,14 @@ class Texts:
     def of_record(self, assets: Assets, record: Record) -> str:
         """The text of a record."""
         return text_of(record, self.column)
+
+    def processor(self, model: Any, assets: Assets) -> Processor:
+        """See `Task.processor`."""
+        from throughtime.tasks.label_processor import TextLabels
+        from throughtime.tasks.text_processor import TextReader
+
+        reader = TextReader(assets.vocabulary, "lower" if self.task.lower else "none")
+        return TextLabels(reader, assets.vocabulary.encode, self.task.length, assets.labels["label"])
 
     def step_names(self, assets: Assets, inputs: Tensor) -> list[str]:
         """The symbols."""

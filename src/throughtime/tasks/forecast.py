@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from throughtime.data.readers.time_series import Columns, SeriesTable
     from throughtime.data.step_inputs import StepInputs
     from throughtime.metrics import Metric
+    from throughtime.sessions.processor import Processor
 
 HEADS = ("quantiles", "student", "normal", "negbin")
 _EMBEDDED_SEASON = 11  # years of a cycle of sunspots
@@ -356,9 +357,14 @@ class ForecastTask(FileTask):
 
     def predict(self, model: Any, assets: Assets, records: Iterable[Record]) -> Iterator[Record]:
         """The forecast after each record {time: ..., target: ...}, the state carried: times and quantiles, lists of H each."""
-        from throughtime.tasks.forecast_predict import Stream
+        from throughtime.tasks.forecast_predict import RowForecasts
 
-        return Stream(self, model, assets).answers(records)
+        return RowForecasts(self, model, assets).answers(records)
+
+    def processor(self, model: Any, assets: Assets) -> Processor:
+        from throughtime.tasks.forecast_processor import ForecastProcessor
+
+        return ForecastProcessor(self, assets)
 
     def predict_file(
         self, model: Any, assets: Assets, file: str, out: IO[str], *, form: str, skip_bad: bool

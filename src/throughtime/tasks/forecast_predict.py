@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,27 +14,23 @@ from throughtime.data.forecasting import ScaledSeries, unscaled
 from throughtime.data.readers.records import open_source, write_records
 from throughtime.data.readers.time_series import (
     Row,
-    Series,
     SeriesRows,
     SeriesTable,
-    check_kind,
-    missing_steps,
     read_series,
-    row_of,
 )
-from throughtime.data.readers.times import Step, Time, later, time_text
+from throughtime.data.readers.times import Step, Time, later, parse_time, time_text
 from throughtime.data.step_inputs import Ahead
 from throughtime.errors import InputError
 from throughtime.layers.eval_mode import evaluating
 from throughtime.metrics.forecasting import LEVELS
 from throughtime.models.forecaster import forecast_quantiles
+from throughtime.tasks.forecast_processor import QUANTILES, RowReader, by_name
 from throughtime.tasks.task import Record
 
 if TYPE_CHECKING:
     from throughtime.tasks.forecast import ForecastTask
 
 _CHUNK = 512  # steps of a history that are read at a time
-QUANTILES = tuple("median" if level == 0.5 else f"q{round(100 * level)}" for level in LEVELS)
 
 
 def predict_file(
@@ -96,101 +91,50 @@ def forecast(
     return unscaled(quantiles, scales, task.how)[0], state
 
 
-@dataclass
-class _Carried:
-    """What is kept of one series between its rows."""
-
-    time: Time  # of the last row
-    steps: int  # read so far
-    values: list[float] = field(default_factory=list)  # the last ones, gaps filled
-    past: list[tuple[float, ...]] = field(default_factory=list)
-    state: Any = None
-
-
-class Stream:
+class RowForecasts:
     """Reads rows of one or several series and forecasts after each; keeps their states and a few last values.
 
-    Raises: InputError for a run with known columns: those of the steps ahead do not come with a row.
+    Raises: InputError as `RowReader`.
     """
 
     def __init__(self, task: ForecastTask, model: nn.Module, assets: Assets) -> None:
-        self.task, self.model, self.assets = task, model, assets
-        self.step, self.columns = Step(*assets.values["step"]), task.run_columns(assets)
-        self.memory = task.layout(assets).memory
-        self._carried: dict[str, _Carried] = {}
-        if self.columns.known:
-            raise InputError(
-                f"after each row the known columns ({', '.join(self.columns.known)}) of the next steps are not there: give a "
-                "file that ends with rows of them"
-            )
+        self.task, self.model, self.reader = task, model, RowReader(task, assets)
+        self._carried: dict[str, tuple[dict[str, Any], Any]] = {}  # of each series, and the model's state
 
     def answers(self, records: Iterable[Record]) -> Iterator[Record]:
         """For each record the times and quantiles of the steps after it, lists of H; of several series by their names."""
         for number, record in enumerate(records, start=1):
-            typed = self.task.columns[0]  # the name that a typed line is given
-            if typed in record and typed not in self.columns.targets and len(self.columns.targets) == 1:
-                record = record | {self.columns.targets[0]: record[typed]}
-            if self.columns.time not in record:
-                record = record | {self.columns.time: self._next_time()}
+            first, _ = next(iter(self._carried.values()), (None, None))
+            before = None if first is None else parse_time(first["time"])
             found = {
-                row.series: {"time": times} | dict(zip(QUANTILES, quantiles.T.tolist(), strict=True))
-                for row in row_of(record, self.columns, number)
+                row.series: {"time": times, **by_name(quantiles.tolist())}
+                for row in self.reader.rows(record, before, number)
                 for times, quantiles in [self.after(row)]
             }
             yield next(iter(found.values())) if len(found) == 1 else found
 
     def after(self, row: Row) -> tuple[list[str], Tensor]:
         """The times and the quantiles [H, Q] of the steps after a row."""
-        check_kind(row, self.step)
-        carried = self._carried.get(row.series)
-        if carried is None:
-            missing, carried = 0, _Carried(row.time, 0)
-        else:
-            missing = missing_steps(carried.time, row, self.step, self.task.gaps == "fill")
-        new = [np.nan] * missing + [row.value]
-        past = [tuple(np.nan for _ in row.past)] * missing + [row.past]
-        values = np.array(carried.values + new)
-        before = len(carried.values)
-        series = Series(
-            row.series,
-            later(row.time, 1 - len(values), self.step),
-            values,
-            np.zeros((len(values), 0)),
-            np.array(carried.past + past).reshape(len(values), -1),
-        )
-        table = SeriesTable((series,), self.step, self.columns, row.text)
-        (one,) = self.task.scaled(self.assets, table)
-        steps = carried.steps + len(new)
-        quantiles, state = forecast(self.task, self.model, one, before, len(values), carried.state, steps - 1)
-        known = ~np.isnan(values)
-        places = np.maximum.accumulate(np.where(known, np.arange(len(values)), -1))
-        filled = np.where(places >= 0, values[np.maximum(places, 0)], np.nan)
-        self._carried[row.series] = _Carried(
-            row.time, steps, filled[-self.memory :].tolist(), (carried.past + past)[-self.memory :], state
-        )
-        return _times(row.time, 0, self.task.horizon, table), quantiles
-
-    def _next_time(self) -> str:
-        """One step after the last row; of the first one, the time that the run's data starts at."""
-        example = str(self.assets.values["example"])
-        if not self._carried:
-            return example
-        return time_text(later(next(iter(self._carried.values())).time, 1, self.step), example)
+        carried, state = self._carried.get(row.series, ({}, None))
+        one, start, carried = self.reader.read(row, carried)
+        quantiles, state = forecast(self.task, self.model, one, start, len(one), state, carried["steps"] - 1)
+        self._carried[row.series] = carried, state
+        return self.reader.times(row.text), quantiles
 
 
 def _predict_stream(
     task: ForecastTask, model: nn.Module, assets: Assets, out: IO[str], form: str | None, skip_bad: bool
 ) -> str:
-    stream = Stream(task, model, assets)
+    running = RowForecasts(task, model, assets)
     with open_source("-") as source:
         rows = SeriesRows(
-            source, stream.columns, name="standard input", form=form, skip_bad=skip_bad, headless=True
+            source, running.reader.columns, name="standard input", form=form, skip_bad=skip_bad, headless=True
         )
         write = write_records(out, rows.format, ("origin", "time", "series", *QUANTILES))
         for several in rows:
             for row in several:
                 try:
-                    times, quantiles = stream.after(row)
+                    times, quantiles = running.after(row)
                 except InputError as error:
                     raise InputError(f"standard input:{row.line}: {error}") from None
                 for time, values in zip(times, quantiles.tolist(), strict=True):

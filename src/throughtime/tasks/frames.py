@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from throughtime.data.readers.series import Series
     from throughtime.data.text import Source
     from throughtime.metrics import Metric
+    from throughtime.sessions.processor import Processor
 
 PARTS = ("train", "validation", "test")
 
@@ -212,6 +213,11 @@ class FramesTask(ExamplesTask):
         from throughtime.tasks.frames_predict import write_predictions
 
         return write_predictions(self, model, assets, file, out, form=form, skip_bad=skip_bad)
+
+    def processor(self, model: nn.Module, assets: Assets) -> Processor:
+        from throughtime.tasks.frames_predict import FrameProcessor
+
+        return FrameProcessor(self, assets)
 
     def describe(self, assets: Assets) -> str:
         kept = kept_of(assets)

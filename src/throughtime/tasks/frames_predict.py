@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,11 @@ from throughtime.data.readers.long_table import LongTable
 from throughtime.data.readers.records import open_source, write_records
 from throughtime.data.readers.series import scaled
 from throughtime.errors import InputError
-from throughtime.layers.eval_mode import evaluating
+from throughtime.sessions.processor import Carried, Processor
+from throughtime.sessions.stream import stream
 from throughtime.tasks.classify_numbers import names_of
 from throughtime.tasks.frames import FramesTask, kept_of
+from throughtime.tasks.label_processor import numbers_about, rows_of
 from throughtime.tasks.task import Record, run_one
 
 Step = tuple[str, Record, Tensor]  # the name of the sequence, what is written again, the frame [D]
@@ -31,7 +33,7 @@ def write_predictions(
     remarks: list[str] = []
     steps = _long(task, file, skip_bad, remarks) if form == "long" else _frames(task, file, form)
     write: Callable[[Record], None] | None = None
-    for record, label, probability in _answers(model, assets, steps):
+    for record, label, probability in _answers(task, model, assets, steps):
         row = dict(record)
         for name, value in (("label", label), ("probability", round(probability, 6))):
             row[f"predicted_{name}" if name in record else name] = value
@@ -76,29 +78,48 @@ def _frames(task: FramesTask, file: str, form: str) -> Iterator[Step]:
             yield video.name, {"sequence": video.name, "frame": image.name}, values
 
 
-def _answers(model: nn.Module, assets: Assets, steps: Iterable[Step]) -> Iterator[tuple[Record, str, float]]:
+def _answers(
+    task: FramesTask, model: nn.Module, assets: Assets, steps: Iterable[Step]
+) -> Iterator[tuple[Record, str, float]]:
     """(what is written again, label, probability) of each frame; each as it comes where the model reads forward."""
-    kept, device = kept_of(assets), next(model.parameters()).device
-
-    def read(frame: Tensor) -> Tensor:
-        if len(frame) != kept["size"]:
-            raise InputError(f"the model reads frames of {kept['size']} numbers, got {len(frame)}")
-        return scaled(frame[None], kept["scale"])
-
-    def answer(record: Record, logits: Tensor) -> tuple[Record, str, float]:
-        chances = logits.double().softmax(-1)
-        best = int(chances.argmax())
-        return record, assets.labels["label"][best], float(chances[best])
-
+    processor = FrameProcessor(task, assets)
+    backward = getattr(model, "bidirectional", False)
+    running = None if backward else stream(model, processor)
     for _, sequence in groupby(steps, key=lambda step: step[0]):
-        if getattr(model, "bidirectional", False):
+        if running is None:
             rows = list(sequence)
-            outputs = run_one(model, torch.cat([read(frame) for _, _, frame in rows]))
-            for (_, record, _), logits in zip(rows, outputs, strict=True):
-                yield answer(record, logits)
+            frames, _ = processor.read(torch.stack([frame for _, _, frame in rows]), {})
+            answer, _ = processor.write(run_one(model, frames), {})
+            yield from zip([record for _, record, _ in rows], *answer.values(), strict=True)
             continue
-        state = None
+        running.reset()
         for _, record, frame in sequence:
-            with evaluating(model), torch.inference_mode():
-                outputs, state = model(read(frame)[:, None].to(device), state)
-            yield answer(record, outputs[0, 0].cpu())
+            found = running.feed(frame[None])
+            yield record, found["labels"][0], found["probabilities"][0]
+
+
+class FrameProcessor(Processor):
+    """Takes frames as rows of numbers, and gives the likeliest label of each and its probability."""
+
+    def __init__(self, task: FramesTask, assets: Assets) -> None:
+        kept = kept_of(assets)
+        self.size, self.scale, self.frame = int(kept["size"]), kept["scale"], kept["frame"]
+        self.columns, self.labels = names_of(task.features), assets.labels["label"]
+
+    def about(self) -> dict[str, Any]:
+        return {
+            **numbers_about(self.size, self.columns),
+            "gives": "labels: the likeliest of each step; probabilities: theirs",
+            "labels": list(self.labels),
+            "frame": self.frame,
+        }
+
+    def read(self, data: Any, carried: Carried) -> tuple[Tensor, Carried]:
+        return scaled(rows_of(data, self.size), self.scale), carried
+
+    def write(self, outputs: Tensor, carried: Carried) -> tuple[Any, Carried]:
+        if not len(outputs):
+            return {"labels": [], "probabilities": []}, carried
+        chances, best = outputs.cpu().double().softmax(-1).max(-1)
+        labels = [self.labels[number] for number in best.tolist()]
+        return {"labels": labels, "probabilities": chances.tolist()}, carried

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from throughtime.data.batch import Batch
     from throughtime.data.readers.tables import Table
     from throughtime.metrics import Metric
+    from throughtime.sessions.processor import Processor
 
 
 class Messages(Texts):
@@ -59,16 +60,30 @@ class Messages(Texts):
 
     def encode(self, assets: Assets, text: str) -> Tensor:
         """Ids [t]; with n-grams [t, 1 + M]: see `Subwords`."""
-        ids = super().encode(assets, text)
+        return self._steps(assets, self.normalized(text))[: self.task.length]
+
+    def _steps(self, assets: Assets, text: str) -> Tensor:
+        """As `encode`, of a normalized text."""
+        vocabulary: Any = assets.vocabulary
+        ids: Tensor = vocabulary.encode(text)
         if not self.has_subwords:
             return ids
         import torch
 
         from throughtime.data.ngrams import ngram_ids
 
-        vocabulary: Any = assets.vocabulary
-        words = vocabulary.pieces(self.normalized(text))[: self.task.length]
-        return torch.cat([ids[:, None], ngram_ids(words, self.task.subwords)], dim=1)
+        return torch.cat([ids[:, None], ngram_ids(vocabulary.pieces(text), self.task.subwords)], dim=1)
+
+    def processor(self, model: Any, assets: Assets) -> Processor:
+        from functools import partial
+
+        from throughtime.tasks.label_processor import TextLabels
+        from throughtime.tasks.text_processor import TextReader
+
+        task = self.task
+        reader = TextReader(assets.vocabulary, "lower" if task.lower else "none", strip=task.tokens != "char")
+        encode, decide = partial(self._steps, assets), partial(task.decision, model, assets)
+        return TextLabels(reader, encode, task.length, assets.labels["label"], decide)
 
 
 @dataclass(frozen=True)
@@ -221,23 +236,27 @@ class IntentTask(LabelledTask):
 
         An empty text is handed over.
         """
-        head: Any = model.head
-        if not head.calibrated:
-            raise RunError(
-                "the run has no threshold yet, which is chosen when its training ends: continue it with --resume"
-            )
-        answers = assets.values.get("answers", {})
         for record in records:
             text = text_of(record, self.columns[0])
             probabilities = run_one(model, self._encode(assets, text)).double().softmax(-1)
             best = int(probabilities.argmax())
             label, probability = assets.labels["label"][best], float(probabilities[best])
-            sure = bool(text.strip()) and probability >= float(head.threshold)
-            answer = answers.get(label, "")
-            found = {"label": label, "probability": round(probability, 6)}
-            if answers:
-                found["answer"] = answer if sure else ""
-            yield {**found, "handed_over": not sure or (bool(answers) and not answer)}
+            decision = self.decision(model, assets, label, probability if text.strip() else -1.0)
+            yield {"label": label, "probability": round(probability, 6), **decision}
+
+    def decision(self, model: Any, assets: Assets, label: str, probability: float) -> Record:
+        """The answer for a label with this probability, where the run has answers, and whether a person must give one.
+
+        Raises: RunError for a run without a threshold.
+        """
+        if not model.head.calibrated:
+            raise RunError(
+                "the run has no threshold yet, which is chosen when its training ends: continue it with --resume"
+            )
+        answers, sure = assets.values.get("answers", {}), probability >= float(model.head.threshold)
+        answer = answers.get(label, "")
+        found = {"answer": answer if sure else ""} if answers else {}
+        return {**found, "handed_over": not sure or (bool(answers) and not answer)}
 
     def describe(self, assets: Assets) -> str:
         answers = assets.values.get("answers", {})

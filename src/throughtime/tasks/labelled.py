@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from throughtime.data.batch import Batch
     from throughtime.data.readers.tables import Table
     from throughtime.metrics import Metric
+    from throughtime.sessions.processor import Processor
     from throughtime.tasks.classify_audio import Sounds
     from throughtime.tasks.classify_numbers import Numbers
     from throughtime.tasks.classify_texts import Texts
@@ -315,6 +316,10 @@ class LabelledTask(WordVectors, LabelledData):
             best = int(probabilities.argmax())
             label, probability = assets.labels["label"][best], float(probabilities[best])
             yield {"label": label, "probability": round(probability, 6)}
+
+    def processor(self, model: nn.Module, assets: Assets) -> Processor:
+        """Of texts or numbers: the likeliest label of what was read so far, after each chunk."""
+        return self._inputs.processor(model, assets)
 
     def _encoded(self, assets: Assets, split: str) -> tuple[list[Tensor], Tensor]:
         """Ids [t] of each text, or numbers [t, D] of each sequence, and the numbers of the labels [N]."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from throughtime.data.words import WordTable
     from throughtime.metrics import Metric
     from throughtime.models.tagger import Tagger
+    from throughtime.sessions.processor import Processor
 
 PARTS = ("train", "validation", "test")
 _model_option = partial(option, panel="Model")
@@ -219,6 +220,11 @@ class TagTask(WordVectors, ExamplesTask):
         from throughtime.tasks.tag_predict import Predictor
 
         return Predictor(self, model, assets).file(file, out, form, skip_bad)
+
+    def processor(self, model: Any, assets: Assets) -> Processor:
+        from throughtime.tasks.tag_predict import TagProcessor
+
+        return TagProcessor(self, assets)
 
     def describe(self, assets: Assets) -> str:
         source = (

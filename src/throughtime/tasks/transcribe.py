@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from throughtime.metrics.transcription import Breakdown
     from throughtime.models.log_mel import LogMel
     from throughtime.models.transcriber import Transcriber
-    from throughtime.tasks.transcribe_predict import Listener
+    from throughtime.tasks.transcribe_processor import TranscribeProcessor
 
 PARTS = ("train", "validation", "test")
 MESSAGES = 5000  # of Morse code, where no data is given
@@ -300,14 +300,12 @@ class TranscribeTask(ExamplesTask):
 
         return write_transcripts(self, model, assets, file, out, form=form, skip_bad=skip_bad)
 
-    def listen(self, model: Any, assets: Assets) -> Listener:
-        """A transcription of sound that arrives piece by piece.
+    def processor(self, model: Any, assets: Assets) -> TranscribeProcessor:
+        """A transcription of sound that arrives piece by piece."""
+        from throughtime.tasks.transcribe_predict import decoder_of
+        from throughtime.tasks.transcribe_processor import TranscribeProcessor
 
-        Raises: InputError for a bidirectional model.
-        """
-        from throughtime.tasks.transcribe_predict import Listener
-
-        return Listener(self, model, assets)
+        return TranscribeProcessor(self, assets, decoder_of(self, assets))
 
     def show(self, model: Any, assets: Assets, record: Record, picture: str | None = None) -> str:
         """The spectrogram, and under it the symbols where the model wrote them."""

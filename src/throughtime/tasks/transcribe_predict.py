@@ -5,12 +5,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from throughtime.data.assets import Assets
 from throughtime.data.batch import Batch
@@ -21,114 +19,13 @@ from throughtime.decoding.ctc import Beam, Decoder, Greedy, Symbol
 from throughtime.decoding.state import Step
 from throughtime.errors import InputError
 from throughtime.layers.eval_mode import evaluating
-from throughtime.models.log_mel import LogMelState
+from throughtime.sessions.engine import engine_of
+from throughtime.sessions.stream import Stream, stream
 from throughtime.tasks.task import Record, field_of
 from throughtime.tasks.transcribe import TranscribeTask, text_of
+from throughtime.tasks.transcribe_processor import samples_of
 
 _READ = 4096  # bytes of a stream that are asked for at once; fewer are taken where fewer have come
-
-
-class ListenerState(NamedTuple):
-    """What a `Listener` carries from one piece of sound to the next."""
-
-    front: LogMelState | None
-    model: Any
-    decoder: Decoder
-    space: bool  # a space that is written once something follows it
-    begun: bool  # whether something was written
-
-
-class Listener:
-    """A transcription of one sound that arrives in pieces of any size.
-
-        listener = throughtime.load("runs/morse").listen()
-        for piece in pieces:
-            print(listener.feed(piece), end="")
-        print(listener.flush())
-
-    The pieces change nothing: down to single samples, the text together is that of the whole sound, and the emissions are the
-    same bits, since frames have the same bits and the layers read one step at a time.
-
-    Attributes: rate, samples in a second; seconds, of a step; delay, seconds of sound from the beginning of a step until the
-    model has read it: the length of its frames. Greedy decoding writes a character in the step in which it is recognized; a beam
-    writes what all its texts agree on.
-    Raises: InputError for a bidirectional model, which reads from the end too.
-    Cost: one call of the layers for each step, of one row.
-    """
-
-    def __init__(self, task: TranscribeTask, model: Any, assets: Assets) -> None:
-        if getattr(model, "bidirectional", False):
-            raise InputError(
-                "a bidirectional model cannot transcribe sound as it arrives: its backward half starts at the end; train one "
-                "without --bidirectional, or give it whole recordings"
-            )
-        self._model, self._assets, self._front = model, assets, task.front(assets)
-        self._new = decoder_of(task, assets)
-        self.rate, self.seconds, self.delay = self._front.rate, self._front.seconds, self._front.latency
-        self.reset()
-
-    def reset(self) -> None:
-        """Go back to before the first sample."""
-        self._state = ListenerState(None, None, self._new.copy(), False, False)
-
-    def feed(self, samples: Any) -> str:
-        """The text that is new with the next samples [n]: real numbers of full scale 1, or whole numbers of 16 bits."""
-        frames, front = self._front.feed(_samples(samples), self._state.front)
-        self._state = self._state._replace(front=front)
-        return self._text(self._state.decoder.feed(self.emissions(frames)))
-
-    def flush(self) -> str:
-        """The rest of the text, at the end of the sound; the listener is at a new beginning then."""
-        frames = self._front.flush(self._state.front)
-        decoder = self._state.decoder
-        text = self._text([*decoder.feed(self.emissions(frames)), *decoder.flush()])
-        self.reset()
-        return text
-
-    def emissions(self, frames: Tensor) -> Tensor:
-        """Log-probabilities [t, V] of the next steps [t, F]; the state of the layers goes on."""
-        found, state = [], self._state.model
-        device = next(self._model.parameters()).device
-        with evaluating(self._model), torch.inference_mode():
-            for frame in frames.to(device):
-                outputs, state = self._model(frame[None, None], state)
-                found.append(outputs.log_probabilities()[:, 0].cpu())
-        self._state = self._state._replace(model=state)
-        symbols = 2 + len(self._assets.labels["symbol"])
-        return torch.cat(found) if found else torch.zeros(0, symbols)
-
-    def snapshot(self) -> ListenerState:
-        """A copy of the current state, for `restore`, any number of times."""
-        copied: ListenerState = tree_map_only(Tensor, lambda leaf: leaf.detach().clone(), self._state)
-        return copied._replace(decoder=self._state.decoder.copy())
-
-    def restore(self, state: ListenerState) -> None:
-        """Go back to a state that `snapshot` copied."""
-        self._state = state._replace(decoder=state.decoder.copy())
-
-    def _text(self, symbols: Iterable[Symbol]) -> str:
-        """The text of new symbols: no space at the beginning or the end, and none twice."""
-        written = ""
-        space, begun = self._state.space, self._state.begun
-        for character in text_of(self._assets, (each.symbol for each in symbols)):
-            if character == " ":
-                space = begun
-                continue
-            written += " " + character if space else character
-            space, begun = False, True
-        self._state = self._state._replace(space=space, begun=begun)
-        return written
-
-
-def _samples(values: Any) -> Tensor:
-    """Samples [n] as float32 of full scale 1; whole numbers are of 16 bits."""
-    found = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
-    if found.dim() != 1 or found.is_complex():
-        raise InputError(f"samples must be [n], one channel, got {list(found.shape)}")
-    found = found.float() if found.is_floating_point() else found.float() / 32768
-    if not bool(found.isfinite().all()):
-        raise InputError("expected finite samples, got NaN or infinity")
-    return found
 
 
 def decoder_of(task: TranscribeTask, assets: Assets) -> Decoder:
@@ -180,10 +77,10 @@ def transcripts(
 
 
 def _heard(task: TranscribeTask, model: Any, assets: Assets, record: Record) -> tuple[Tensor, Tensor]:
-    """The steps [t, F] of a record, and the log-probabilities [t, V]; a model that reads forward gives those of a `Listener`."""
+    """The steps [t, F] of a record, and the log-probabilities [t, V]; a model that reads forward gives those of a stream."""
     front = task.front(assets)
     if "samples" in record and "path" not in record:
-        samples = _samples(record["samples"])
+        samples = samples_of(record["samples"])
     else:
         file = str(field_of(record, "path"))
         try:
@@ -195,7 +92,8 @@ def _heard(task: TranscribeTask, model: Any, assets: Assets, record: Record) -> 
         raise InputError("expected samples, got none")
     steps = front.of(samples)
     if not getattr(model, "bidirectional", False):
-        return steps, Listener(task, model, assets).emissions(steps)
+        outputs = Stream(engine_of(model, stepwise=True)).feed(steps)
+        return steps, outputs.cpu().float().log_softmax(-1)
     with evaluating(model), torch.inference_mode():
         batch = Batch.of(steps[:, None], lengths=[len(steps)])
         outputs, _ = batch.to(next(model.parameters()).device).run(model)
@@ -222,7 +120,7 @@ def write_transcripts(
 ) -> str:
     """See `TranscribeTask.predict_file`."""
     if form == "pcm":
-        _write_stream(Listener(task, model, assets), file, out)
+        _write_stream(task, model, assets, file, out)
         return ""
     if file == "-":
         raise InputError(
@@ -285,23 +183,25 @@ def _write_table(
     return "; ".join(remarks)
 
 
-def _write_stream(listener: Listener, file: str, out: IO[str]) -> None:
+def _write_stream(task: TranscribeTask, model: nn.Module, assets: Assets, file: str, out: IO[str]) -> None:
     """Write the text of 16-bit samples as they arrive, raw or in a WAV stream, and a new line at the end."""
-    with open_source(file) as stream:
-        held = _header(stream, listener.rate, "standard input" if file == "-" else file)
-        read = getattr(stream, "read1", stream.read)
+    processor = task.processor(model, assets)
+    running = stream(model, processor)
+    with open_source(file) as source:
+        held = _header(source, processor.rate, "standard input" if file == "-" else file)
+        read = getattr(source, "read1", source.read)
         while True:
             data = read(_READ)
             held += data
             whole = len(held) // 2 * 2
-            text = listener.feed(np.frombuffer(held[:whole], "<i2")) if whole else ""
+            text = running.feed(held[:whole])["text"]
             held = held[whole:]
             if text:
                 out.write(text)
                 out.flush()
             if not data:
                 break
-    out.write(listener.flush() + "\n")
+    out.write(running.flush()["text"] + "\n")
     out.flush()
 
 
