@@ -168,6 +168,7 @@ async def measure(plan: Plan) -> Result:
         memory = (sum(each.memory() for each in servers) - before) / (len(crowd.idle) - 20)
         doomed = [await _opened(clients[0]) for _ in range(_DOOMED)]
         filled, start = crowd.report.chunks, time.monotonic()
+        crowd.report.waits.clear()
         crowd.end = start + plan.seconds
         killer = asyncio.create_task(_kill(plan, crowd, servers, key_server))
         await asyncio.gather(*(each.work() for each in clients))
