@@ -253,6 +253,21 @@ def test_idle_sessions_move_and_shutdown_saves_all(tmp_path):
         assert torch.equal(later.feed(b, 2, x[3:]), alone(layer, x)[3:])
 
 
+def test_one_session_that_cannot_be_saved_keeps_no_other(tmp_path):
+    layer, x = layer_of(), torch.randn(4, 5)
+    store = SqliteStore(tmp_path / "sessions.db")
+    pool = SessionPool(layer, store=store, idle_s=0, max_batch=2)
+    for name in "abcde":
+        pool.feed(pool.open(name), 1, x)
+    pool.extra("c")["user"] = object()
+    with pytest.raises(InputError, match="JSON"):
+        pool.sweep()
+    assert set(pool._sessions) == {"c"}
+    del pool.extra("c")["user"]
+    pool.shutdown()
+    assert set(store.sessions()) == set("abcde")
+
+
 def test_nothing_is_lost_when_the_process_is_killed(tmp_path):
     code = """
 import os, signal, sys, torch, throughtime as tt

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from throughtime.errors import InputError, SessionError, nearest
+from throughtime.errors import InputError, SessionError, ThroughtimeError, nearest
 from throughtime.runtime.trained import Trained
 from throughtime.serve.metrics import CHUNKS, SECONDS, Counts, Histogram
 from throughtime.serve.refusals import Refusal, Refused, refusal_of
@@ -315,7 +315,10 @@ class Hub:
         """Move idle sessions to the store, and free what has expired, until it is cancelled."""
         while True:
             await asyncio.sleep(max(_KEPT_S, min(self.limits.idle_s / 4, 15.0)))
-            await self.call(self.sweep)
+            try:
+                await self.call(self.sweep)
+            except ThroughtimeError as error:  # such as a store that is away; the next time it may be back
+                _log.warning("idle sessions stay in memory: %s", error)
 
     def sweep(self) -> None:
         """Move idle sessions to the store, and free what has expired."""

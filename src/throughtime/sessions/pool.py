@@ -337,8 +337,7 @@ class SessionPool:
                 return 0
             until = self._clock() - self.idle_s
             idle = [each for each in self._sessions.values() if not each.busy and each.used <= until]
-            for session in idle:
-                self._move(session)
+            self._move(idle)
             self.store.sweep()
             return len(idle)
 
@@ -355,8 +354,7 @@ class SessionPool:
             while any(each.busy for each in self._sessions.values()) and time.monotonic() < until:
                 self._wake.wait(0.01)  # for other threads that are in the middle of a chunk
             if self.store is not None:
-                for session in [each for each in self._sessions.values() if not each.busy]:
-                    self._move(session)
+                self._move([each for each in self._sessions.values() if not each.busy])
 
     def __enter__(self) -> SessionPool:
         return self
@@ -691,7 +689,7 @@ class SessionPool:
                     "full",
                     f"{self.max_live} sessions are open, as many as max_live: close some, or give a store",
                 )
-            self._move(oldest)
+            self._move([oldest])
         with self._running:
             if not self._free:
                 before = self._engine.slots
@@ -769,14 +767,23 @@ class SessionPool:
                 sessions[n].version, sessions[n].handed_out = version, False
         return errors
 
-    def _move(self, session: _Session) -> None:
-        """Out of memory, into the store."""
-        if not self._shared or session.handed_out:  # else the store has it already
-            (error,) = self._save([session])
-            if error is not None and not isinstance(error, _Elsewhere):
-                raise error
-        self._forget(session)
-        self._counts["moved"] += 1
+    def _move(self, sessions: Sequence[_Session]) -> None:
+        """Out of memory, into the store. Raises: the first error, where the store could not keep some; those stay."""
+        failed: Exception | None = None
+        for start in range(0, len(sessions), self.max_batch):
+            part = sessions[start : start + self.max_batch]
+            # With save_every=1 the store has them already.
+            unsaved = [each for each in part if not self._shared or each.handed_out]
+            errors = dict(zip(unsaved, self._save(unsaved), strict=True))
+            for each in part:
+                error = errors.get(each)
+                if error is None or isinstance(error, _Elsewhere):
+                    self._forget(each)
+                    self._counts["moved"] += 1
+                else:
+                    failed = failed or error
+        if failed is not None:
+            raise failed
 
     def _forget(self, session: _Session, why: Exception | None = None) -> None:
         """Free its memory; the store is not touched."""
