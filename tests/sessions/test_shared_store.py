@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -331,43 +332,48 @@ def test_a_chunk_that_cannot_be_stored_changes_nothing(pools, monkeypatch, lande
 
 def test_the_store_is_killed_and_comes_back_under_use(key_server):
     """Chunks wait for it, or fail in one line after `patience_s` and are sent again; no session is lost."""
-    x = torch.randn(8, 60, 5)
-    expected = [tt.stream(layer_of()).feed(each) for each in x]
     pools = [
         SessionPool(layer_of(), store=ValkeyStore(key_server.url, patience_s=0.2), save_every=1)
         for _ in range(2)
     ]
     for n in range(8):
         pools[0].open(str(n))
-    errors, causes, first = [], [], threading.Event()
+    errors, causes, done = [], [], threading.Event()
+    x, references = torch.randn(8, 5, 5), [tt.stream(layer_of()) for _ in range(8)]
+    counts = [0] * 8
 
     def client(n):
         try:
             draws = random.Random(n)
-            for seq in range(1, 61):
+            while not done.is_set() or counts[n] < 5:
+                chunk = x[n, : draws.randint(1, 5)]
                 while True:
                     try:
-                        y = draws.choice(pools).feed(str(n), seq, x[n, seq - 1 : seq])
+                        y = draws.choice(pools).feed(str(n), counts[n] + 1, chunk)
                         break
                     except SessionError as error:
                         causes.append(error.cause)
-                assert torch.equal(y, expected[n][seq - 1 : seq])
-                first.set()
+                assert torch.equal(y, references[n].feed(chunk))
+                counts[n] += 1
         except BaseException as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=client, args=(n,)) for n in range(8)]
+    threads = [threading.Thread(target=client, args=(n,), daemon=True) for n in range(8)]
     for each in threads:
         each.start()
-    first.wait(20)
-    for pause in (0.05, 0.6, 0.0):
+    for pause in (0.0, 0.6, 0.05):
+        before = sum(counts)
+        until = time.monotonic() + 30
+        while sum(counts) < before + 20 and time.monotonic() < until:
+            time.sleep(0.005)
         key_server.kill()
-        threading.Event().wait(pause)
+        time.sleep(pause)
         key_server.start()
-        threading.Event().wait(0.1)
+    done.set()
     for each in threads:
         each.join(60)
     assert not errors
+    assert min(counts) >= 5
     assert set(causes) == {"store"}
     for each in pools:
         each.shutdown()
@@ -404,7 +410,7 @@ def test_an_expired_session_is_gone_everywhere(address):
     x = torch.randn(2, 5)
     pools[0].open("a")
     pools[0].feed("a", 1, x)
-    threading.Event().wait(0.4)
+    time.sleep(0.4)
     for pool in pools:
         assert cause(pool.feed, "a", 2, x) == "expired"
     assert pools[1].open("a") == "a"
