@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections import defaultdict
 
@@ -178,6 +179,40 @@ def test_chunks_change_nothing(make):
     ends = [start + each.feed(frames[31:]) + each.flush() for each in (decoder, other)]
     assert ends == [expected, expected]
     assert decoder.feed(frames) + decoder.flush() == expected
+
+
+def counting(state, symbols):
+    """A language model whose state matters: it adds up what it has read."""
+    sums = symbols[:, None].double() if state is None else state[0] + symbols[:, None]
+    return (sums * torch.arange(1, 7)).sin().float() * 4, (sums, "a state is more than tensors")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        ctc.Greedy,
+        lambda: ctc.Beam(7),
+        lambda: ctc.Beam(5, lm=bigram),
+        lambda: ctc.Beam(9, lm=counting, alpha=0.8),
+    ],
+    ids=["greedy", "beam", "lm", "lm with a state"],
+)
+@pytest.mark.parametrize("sharp", [0.5, 3.0])
+def test_a_state_as_json_goes_on_elsewhere(make, sharp):
+    frames = outputs(60, 6, 12, sharp=sharp)
+    whole = make()
+    expected = whole.feed(frames)
+    score = whole.score
+    expected += whole.flush()
+    found, state = [], json.loads(json.dumps(make().to_json()))
+    for chunk in frames.split(7):
+        decoder = make()
+        decoder.feed(frames[3:9])  # whatever it has read before
+        decoder.restore(state)
+        found += decoder.feed(chunk)
+        state = json.loads(json.dumps(decoder.to_json()))
+    assert decoder.score == score
+    assert found + decoder.flush() == expected
 
 
 def test_what_a_beam_has_returned_never_changes():

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from throughtime.decoding.state import Step, array_from_json, array_to_json, select
 from throughtime.errors import InputError
@@ -193,7 +193,7 @@ class Beam:
             )
         self.width, self.blank, self.lm, self.alpha, self.beta = width, blank, lm, alpha, beta
         self._floor = math.log(prune) if prune else _LEAST
-        self._form: list[TreeSpec] = []  # of the language model's state; copies share it
+        self._example: list[Any] = []  # a state of the language model, for its form; copies share it
         self.reset()
 
     def reset(self) -> None:
@@ -273,10 +273,18 @@ class Beam:
         self._count, self._frame, self._certain = state["made"], state["frame"], state["certain"]
         self._next = self._state = None
         if self.lm is not None and "next" in state:
-            if not self._form:
-                self._form.append(tree_flatten(self.lm(None, torch.tensor([self.blank]))[1])[1])
-            leaves = [torch.from_numpy(array_from_json(each)) for each in state["state"]]
-            self._next, self._state = array_from_json(state["next"]), tree_unflatten(leaves, self._form[0])
+            if not self._example:
+                self._example.append(self.lm(None, torch.tensor([self.blank]))[1])
+            tensors = iter(state["state"])
+            leaves, form = tree_flatten(self._example[0])
+            self._state = tree_unflatten(
+                [
+                    torch.from_numpy(array_from_json(next(tensors))) if isinstance(each, Tensor) else each
+                    for each in leaves
+                ],
+                form,
+            )
+            self._next = array_from_json(state["next"])
 
     def best(self, n: int = 1) -> list[Transcript]:
         """The n best texts, or as many as there are, the best first."""

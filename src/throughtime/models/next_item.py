@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import register_pytree_node, tree_map_only
 
 from throughtime.data.batch import IGNORE, unmasked
-from throughtime.models.many_to_many import ManyToMany
+from throughtime.models.many_to_many import ManyToMany, StreamingParts
 from throughtime.models.ranking_losses import bpr_max, full_softmax, sampled_softmax, top1_max
 
 _MOST = 2**24  # scores that are computed at once
@@ -96,6 +96,13 @@ class NextItem(ManyToMany):
         nn.init.zeros_(self.head.bias)
         # Follows the module's device; it is the data's, so it is not saved with the weights.
         self.register_buffer("frequencies", frequencies.float().pow(alpha), persistent=False)
+
+    def streaming_parts(self) -> StreamingParts:
+        return StreamingParts(self.embedding, self.layers, (self.head.weight, self.head.bias))
+
+    def step_outputs(self, outputs: ItemScores) -> Tensor:
+        """The scores of all items [T, B, V + 1]."""
+        return outputs.of(outputs.hidden)
 
     def forward(  # type: ignore[override]
         self, inputs: Tensor | tuple[Tensor, Tensor], state: Any = None, lengths: Tensor | None = None

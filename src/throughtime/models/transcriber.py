@@ -70,6 +70,10 @@ class Transcriber(ManyToMany):
     def streaming_parts(self) -> StreamingParts:
         return StreamingParts(self.embedding, self.layers, (self.head.weight, self.head.bias))
 
+    def step_outputs(self, outputs: Emissions) -> Tensor:
+        """The logits of each step [T, B, V]."""
+        return outputs.logits
+
     def forward(self, inputs: Tensor, state: Any = None, lengths: Tensor | None = None) -> tuple[Any, Any]:
         """Frames [T, B, F] to (`Emissions`, state)."""
         before = state if isinstance(state, WindowState) else None

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from throughtime.errors import InputError, SessionError, ThroughtimeError
 from throughtime.serve.gate import PROTOCOL
@@ -146,10 +147,16 @@ class Client:
 
     def _connected(self) -> ClientConnection:
         if self._socket is None:
+            # Entered, as the library asks for; what leaves the block is `close`.
             self._socket = connect(
-                self.url, additional_headers=self._headers, subprotocols=[PROTOCOL], open_timeout=self._timeout, max_size=None,
-                compression=None, proxy=None,
-            )  # fmt: skip
+                self.url,
+                additional_headers=self._headers,
+                subprotocols=[Subprotocol(PROTOCOL)],
+                open_timeout=self._timeout,
+                max_size=None,
+                compression=None,
+                proxy=None,
+            ).__enter__()
             self._socket.send(
                 dumps({"type": "credit", "credit": 2**31 - 1})
             )  # each answer is awaited before the next request

@@ -151,14 +151,9 @@ class Gate:
             if "websocket.http.response" not in scope.get("extensions", {}):
                 await send({"type": "websocket.close", "code": 1008, "reason": found.message[:120]})
                 return
-
-            async def denied(message: Message) -> None:
-                await send({**message, "type": f"websocket.{message['type']}"})
-
-            await response(scope, receive, denied)
-            return
-        self.hub.counts.add("throughtime_requests_total", status=str(found.status))
-        await response(scope, receive, send)
+        if scope["type"] == "http":
+            self.hub.counts.add("throughtime_requests_total", status=str(found.status))
+        await response(scope, receive, send)  # to a WebSocket in the place of its opening
 
 
 def address(scope: Any) -> str:

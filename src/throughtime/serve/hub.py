@@ -15,6 +15,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import numpy as np
+import torch
+
 from throughtime.errors import InputError, SessionError, ThroughtimeError, nearest
 from throughtime.runtime.trained import Trained
 from throughtime.serve.metrics import CHUNKS, SECONDS, Counts, Histogram
@@ -202,6 +205,8 @@ class Hub:
             raise SessionError("busy", f"a completion of session {id!r} is being written: wait for its end")
         if (found := self._again(pool, id, seq)) is not None:
             return found
+        if isinstance(data, np.ndarray):
+            data = torch.from_numpy(data)
         future = pool.submit(id, seq, data, final=final)
         future.add_done_callback(lambda done: self._keep(id, seq, read, done))
         return future

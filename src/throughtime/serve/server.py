@@ -71,6 +71,7 @@ def serve(
 def running(
     runs: Sequence[str | Path | Trained],
     *,
+    port: int = 0,
     token: str | None = None,
     limits: Limits | None = None,
     store: Store | None = None,
@@ -82,7 +83,7 @@ def running(
     hub = Hub(
         [load(each) if isinstance(each, (str, Path)) else each for each in runs], limits or Limits(), store
     )
-    listener = _listener("127.0.0.1", 0)
+    listener = _listener("127.0.0.1", port)
     server = _Server(_config(hub, token))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), name="throughtime server")
     thread.start()

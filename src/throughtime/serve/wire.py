@@ -64,7 +64,7 @@ def unpack(message: bytes) -> tuple[dict[str, Any], np.ndarray[Any, Any] | bytes
     name, shape = header.pop("dtype", None), header.pop("shape", None)
     if name == "bytes":
         return header, raw
-    if name not in DTYPES:
+    if not isinstance(name, str) or name not in DTYPES:
         raise InputError(f"dtype must be {', '.join(DTYPES)} or bytes, got {name!r:.40}")
     if (
         not isinstance(shape, list)

@@ -240,6 +240,9 @@ class ModuleEngine(Engine):
 
     def run(self, slots: Sequence[int], chunks: Sequence[Tensor]) -> list[Tensor]:
         outputs, states = [], []
+        found_in: Any = getattr(
+            self.model, "step_outputs", None
+        )  # of a model that returns more than a tensor
         parameter = next(self.model.parameters(), None)
         with evaluating(self.model), torch.no_grad():
             for slot, chunk in zip(slots, chunks, strict=True):
@@ -250,7 +253,8 @@ class ModuleEngine(Engine):
                 state, found = self._started(slot, x), []
                 for part in torch.split(x, 1) if self.stepwise else [x]:
                     y, state = self.model(part, state)
-                    y = y if isinstance(y, Tensor) else y[0]  # with its lengths, which are all of it
+                    if found_in is not None:
+                        y = found_in(y)
                     found.append(y if self.single else y.squeeze(1))
                 outputs.append(found[-1] if self.single else torch.cat(found))
                 states.append(state)

@@ -21,6 +21,7 @@ from throughtime.sessions.store import Entry, Store
 
 _FIRST_SLOTS = 64
 _TRIES = 8  # of a chunk whose session other pools continue meanwhile
+_LEAVE = 10.0  # seconds that `shutdown` waits for chunks that other threads are reading
 _NOTHING = torch.zeros(0, 0)  # the outputs of no steps
 
 
@@ -349,8 +350,11 @@ class SessionPool:
         if worker is not None:
             worker.join()
         with self._lock:
+            until = time.monotonic() + _LEAVE
+            while any(each.busy for each in self._sessions.values()) and time.monotonic() < until:
+                self._wake.wait(0.01)  # for other threads that are in the middle of a chunk
             if self.store is not None:
-                self._move(list(self._sessions.values()))
+                self._move([each for each in self._sessions.values() if not each.busy])
 
     def __enter__(self) -> SessionPool:
         return self

@@ -150,7 +150,7 @@ class ForecastProcessor(Processor):
             one, start, kept = self.reader.read(row, kept)
             steps = one.rows(start, len(one))
             count += len(steps)
-            kept["number"] = one.number
+            kept["number"] = int(one.number)
             found.append(steps)
             places.append(count - 1)
             origins.append(row.text)

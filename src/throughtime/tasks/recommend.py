@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from throughtime.data.assets import Assets
     from throughtime.data.batch import Batch
     from throughtime.metrics import Metric
+    from throughtime.sessions.processor import Processor
 
 OBJECTIVES = ("softmax", "sampled", "bpr-max", "top1-max")
 PROBABILITIES = OBJECTIVES[:2]  # the others learn an order of the items, and no probabilities
@@ -182,6 +183,11 @@ class RecommendTask(SessionTask):
             answer, _ = self._answer(model, assets, items, None)
             yield answer | {"unknown": self._unknown(assets, items)}
 
+    def processor(self, model: nn.Module, assets: Assets) -> Processor:
+        from throughtime.tasks.recommend_processor import RecommendProcessor
+
+        return RecommendProcessor(self, assets)
+
     def follow(self, model: nn.Module, assets: Assets, events: Iterable[tuple[str, str]]) -> Iterator[Record]:
         """What `predict` gives after each event (session, item), before the next one is taken; sessions may be interleaved.
 
@@ -254,15 +260,21 @@ class RecommendTask(SessionTask):
         held = held | set(ids[:, 0].tolist()) if self.unseen else held
         with evaluating(model), torch.inference_mode():
             outputs, carried = model(ids, carried)
-            scores = outputs.of(outputs.hidden[-1, 0]).double()
-            never = {*held, len(scores) - 1}  # of unknown items there is nothing to say
-            scores[list(never)] = -torch.inf
-            if self.objective in PROBABILITIES:
-                scores = scores.softmax(0)
-            best, numbers = scores.topk(min(self.top, len(scores) - len(never)))
+            scores = outputs.of(outputs.hidden[-1, 0])
+        return self.best(assets, scores, held), (carried, held)
+
+    def best(self, assets: Assets, scores: Tensor, held: Iterable[int]) -> Record:
+        """The best items and their scores, from the scores [V + 1] of all. Args: held, items that are left out."""
+        import torch
+
+        scores = scores.double()
+        never = {*held, len(scores) - 1}  # of unknown items there is nothing to say
+        scores[list(never)] = -torch.inf
+        if self.objective in PROBABILITIES:
+            scores = scores.softmax(0)
+        best, numbers = scores.topk(min(self.top, len(scores) - len(never)))
         names = assets.labels["item"]
-        answer = {
+        return {
             "next": [names[number] for number in numbers.tolist()],
             "score": [round(value, 6) for value in best.tolist()],
         }
-        return answer, (carried, held)
