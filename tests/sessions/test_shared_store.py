@@ -247,6 +247,36 @@ def test_what_a_processor_holds_hops_too(address, which):
         each.store.close()
 
 
+class Counted(Rows):
+    """Takes a number that is the next, and refuses others: what is refused depends on what is carried."""
+
+    def read(self, data, carried):
+        if data != carried.get("number", 0) + 1:
+            raise InputError(f"expected {carried.get('number', 0) + 1}, got {data}")
+        return torch.full((1, 5), float(data)), {"number": data}
+
+
+def test_data_is_judged_by_the_latest_version(address):
+    here, there = (
+        SessionPool(layer_of(), Counted(), store=store_of(address), save_every=1) for _ in range(2)
+    )
+    here.open("a")
+    here.feed("a", 1, 1), here.feed("a", 2, 2)
+    there.reset("a")
+    there.feed("a", 1, 1)
+    there.flush("a", 2)  # as many chunks as here, and before the first number
+    with pytest.raises(InputError, match="expected 1, got 3"):
+        here.feed("a", 3, 3)
+    there.reset("a")
+    here.feed("a", 1, 1), here.feed("a", 2, 2), here.feed("a", 3, 3)
+    there.reset("a")
+    there.feed("a", 1, 1), there.feed("a", 2, 2), there.flush("a", 3)
+    assert len(here.feed("a", 4, 1)) == 1
+    for each in (here, there):
+        each.shutdown()
+        each.store.close()
+
+
 def test_one_of_two_that_open_the_same_name_gets_it(pools, monkeypatch):
     for pool in pools:
         monkeypatch.setattr(pool, "_in_store", lambda name: False)  # both looked before either wrote
