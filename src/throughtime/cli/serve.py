@@ -73,11 +73,10 @@ def serve(
     print(f"throughtime: stopped, {kept}", file=sys.stderr)
 
 
-_fixed = [
-    each for each in inspect.signature(serve, eval_str=True).parameters.values() if each.name != "typed"
-]
-_limits = option_parameters(Limits, {}, ())
-serve.__signature__ = inspect.Signature(
-    [*(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in _fixed), *_limits]
-)  # type: ignore[attr-defined]
-serve.__annotations__ = {each.name: each.annotation for each in (*_fixed, *_limits)}
+# The parameters that typer sees: those above, and one for each field of Limits.
+_all = [each for each in inspect.signature(serve, eval_str=True).parameters.values() if each.name != "typed"]
+_all = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in _all] + option_parameters(
+    Limits, {}, ()
+)
+serve.__signature__ = inspect.Signature(_all)  # type: ignore[attr-defined]
+serve.__annotations__ = {each.name: each.annotation for each in _all}

@@ -18,12 +18,12 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from throughtime.serve.completions import complete
 from throughtime.serve.gate import Gate, address
-from throughtime.serve.hub import Hub, snapshot_bytes
+from throughtime.serve.hub import Hub
 from throughtime.serve.metrics import exposition
 from throughtime.serve.predictions import predictions
 from throughtime.serve.refusals import Refusal
 from throughtime.serve.websocket import stream
-from throughtime.serve.wire import dumps, loads, unpack
+from throughtime.serve.wire import dumps, loads, snapshot_bytes, unpack
 
 BINARY = "application/octet-stream"
 

@@ -17,11 +17,11 @@ from starlette.responses import Response, StreamingResponse
 
 from throughtime.errors import InputError, ThroughtimeError
 from throughtime.kernels.native.generation.interface import check_sampling
-from throughtime.serve.hub import Hub, Served, checked_id, whole
+from throughtime.serve.hub import Hub, Served
 from throughtime.serve.refusals import Refused
 from throughtime.serve.sampling import Piece, Prompt, Sampling, choice
 from throughtime.serve.settings import Limits
-from throughtime.serve.wire import dumps, loads
+from throughtime.serve.wire import checked_id, dumps, loads, whole
 from throughtime.sessions.snapshot import Snapshot
 
 # Fields of OpenAI's that have no meaning here, with the values that change nothing.

@@ -56,6 +56,7 @@ class Gate:
         self.app, self.hub, self.token = app, hub, token
         self.origins = {each.rstrip("/").lower() for each in hub.limits.origin}
         self.open = Counter[str]()  # WebSockets by address
+        self.requests = 0  # under way, over HTTP
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -99,7 +100,11 @@ class Gate:
                 self.hub.counts.add("throughtime_requests_total", status=str(message["status"]))
             await send(message)
 
-        await self.app(scope, limited, counted)
+        self.requests += 1
+        try:
+            await self.app(scope, limited, counted)
+        finally:
+            self.requests -= 1
 
     def _check(self, scope: Scope) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
@@ -124,6 +129,8 @@ class Gate:
                 "large", f"a request may have {self.hub.limits.max_message} bytes, got {length}: send smaller chunks, or raise "
                 "max_message"
             )  # fmt: skip
+        if scope["type"] == "http" and self.requests >= self.hub.limits.max_connections:
+            raise Refused("full", f"{self.requests} requests are under way, as many as max_connections")
         if scope["type"] == "websocket":
             if self.hub.connections >= self.hub.limits.max_connections:
                 raise Refused(

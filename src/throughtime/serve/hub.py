@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import logging
-import re
 import secrets
 import threading
 import time
@@ -23,13 +20,13 @@ from throughtime.runtime.trained import Trained
 from throughtime.serve.metrics import CHUNKS, SECONDS, Counts, Histogram
 from throughtime.serve.refusals import Refusal, Refused, refusal_of
 from throughtime.serve.settings import Limits
+from throughtime.serve.wire import checked_id, whole
 from throughtime.sessions.pool import SessionPool
 from throughtime.sessions.snapshot import Snapshot
 from throughtime.sessions.store import Store, store_of
 
 T = TypeVar("T")
 _log = logging.getLogger("throughtime.serve")
-_NAME = re.compile(r"[\w.~:@-]{1,128}", re.ASCII)
 _IN_MEMORY = ":memory:"  # a sqlite store without a file: idle sessions take less there, and expire
 _KEPT_S = 0.5  # seconds between two looks at what has become idle, at least
 _THREADS = 8  # for calls of pools, which wait for the store now and then
@@ -283,15 +280,16 @@ class Hub:
 
     def _again(self, pool: SessionPool, id: str, seq: int) -> Future[Any] | None:
         """The answer to an earlier chunk than the last, where it was kept and the session has not been elsewhere since."""
-        kept = self._answers.get(id)
-        if not kept or seq >= kept[-1][0] or pool.last(id) is not kept[-1][1]:
+        kept = self._answers.get(id, [])
+        earlier = [answer for number, answer in kept[:-1] if number == seq]
+        if not earlier:
             return None
-        for number, answer in kept:
-            if number == seq:
-                found: Future[Any] = Future()
-                found.set_result(answer)
-                return found
-        return None
+        pool.position(id)  # which takes up a later version of the session, where the store has one
+        if pool.last(id) is not kept[-1][1]:
+            return None
+        found: Future[Any] = Future()
+        found.set_result(earlier[0])
+        return found
 
     def _count_open(self, client: str) -> None:
         """Let a client open a session: so many at once, and then as they come back with time."""
@@ -339,25 +337,3 @@ class Hub:
                 pool.shutdown()
             self.store.close()
         return self._saved
-
-
-def checked_id(id: Any) -> str:
-    """A session's name. Raises: InputError for one that cannot stand in an address."""
-    if not isinstance(id, str) or not _NAME.fullmatch(id):
-        raise InputError(f"a session's id must be 1 to 128 letters, digits and . _ ~ : @ -, got {id!r:.60}")
-    return id
-
-
-def whole(value: Any, name: str, low: int = 0) -> int:
-    """A whole number of JSON. Raises: InputError for anything else."""
-    if type(value) is not int or not low <= value < 2**53:
-        raise InputError(f"{name} must be a whole number of at least {low}, got {value!r:.40}")
-    return value
-
-
-def snapshot_bytes(text: Any) -> bytes:
-    """A snapshot that came in JSON. Raises: InputError for what is no base64."""
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError, TypeError):
-        raise InputError(f"a snapshot in JSON must be base64, got {text!r:.40}") from None

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from throughtime.errors import SessionError
+
 if TYPE_CHECKING:
     from throughtime.serve.hub import Hub
 
@@ -83,7 +85,10 @@ def exposition(hub: Hub) -> str:
     """All counts of a server. Cost: a look at the names of all sessions in the store."""
     pools, served = hub.pools, [hub.models[name] for name in hub.pools]
     stats = {name: pool.stats() for name, pool in pools.items()}
-    spilled = sum(1 for id in hub.store.sessions() if not any(id in pool for pool in pools.values()))
+    try:
+        spilled = sum(1 for id in hub.store.sessions() if not any(id in pool for pool in pools.values()))
+    except SessionError:  # the store is away; all else can be told
+        spilled = None
     text = []
     for name, kind, key, help in _OF_POOLS:
         rows = [sample(name, found[key], {"model": model}) for model, found in stats.items()]
@@ -93,7 +98,7 @@ def exposition(hub: Hub) -> str:
         ("throughtime_websockets", hub.connections, "WebSockets that are open."),
         ("throughtime_jobs", hub.jobs, "Predictions and completions under way or waiting."),
     ):
-        text.append(_family(name, "gauge", help, [sample(name, value, {})]))
+        text.append(_family(name, "gauge", help, [] if value is None else [sample(name, value, {})]))
     for name, part, help in _HISTOGRAMS:
         rows = [line for each in served for line in getattr(each, part).lines(name, {"model": each.name})]
         text.append(_family(name, "histogram", help, rows))

@@ -55,7 +55,9 @@ class Limits(Settings):
         (), "Let pages of this origin call, as https://example.org; repeat for more. Pages that the server serves itself may.",
         metavar="URL", panel=_CLIENTS,
     )  # fmt: skip
-    max_connections: int = option(1000, "WebSockets at a time.", metavar="N", low=1, panel=_CLIENTS)
+    max_connections: int = option(
+        1000, "WebSockets at a time, and requests over HTTP.", metavar="N", low=1, panel=_CLIENTS
+    )
     client_connections: int = option(
         100, "WebSockets of one address at a time.", metavar="N", low=1, panel=_CLIENTS
     )

@@ -12,9 +12,9 @@ from starlette.websockets import WebSocket
 
 from throughtime.errors import InputError
 from throughtime.serve.gate import PROTOCOL, address
-from throughtime.serve.hub import Hub, checked_id, snapshot_bytes, whole
+from throughtime.serve.hub import Hub
 from throughtime.serve.refusals import Refused
-from throughtime.serve.wire import dumps, loads, pack, unpack
+from throughtime.serve.wire import checked_id, dumps, loads, pack, snapshot_bytes, unpack, whole
 
 REQUESTS = ("open", "chunk", "flush", "reset", "snapshot", "restore", "fork", "close")
 _POLICY = 1008  # why a connection is closed, as RFC 6455 numbers it

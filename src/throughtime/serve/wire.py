@@ -7,8 +7,11 @@ of a tensor, little-endian, in the order of C. The header is the same message th
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ from throughtime.errors import InputError
 
 DTYPES = {"float32": "<f4", "int16": "<i2", "int64": "<i8"}
 _LENGTH = 4
+_NAME = re.compile(r"[\w.~:@-]{1,128}", re.ASCII)
 
 
 def dumps(value: Any) -> str:
@@ -77,6 +81,28 @@ def unpack(message: bytes) -> tuple[dict[str, Any], np.ndarray[Any, Any] | bytes
         raise InputError(f"{name} {shape} takes {math.prod(shape) * dtype.itemsize} bytes, got {len(raw)}")
     # A copy: an array over the message could not be written to, which torch warns about.
     return header, np.frombuffer(raw, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=True)
+
+
+def checked_id(id: Any) -> str:
+    """A session's name. Raises: InputError for one that cannot stand in an address."""
+    if not isinstance(id, str) or not _NAME.fullmatch(id):
+        raise InputError(f"a session's id must be 1 to 128 letters, digits and . _ ~ : @ -, got {id!r:.60}")
+    return id
+
+
+def whole(value: Any, name: str, low: int = 0) -> int:
+    """A whole number of JSON. Raises: InputError for anything else."""
+    if type(value) is not int or not low <= value < 2**53:
+        raise InputError(f"{name} must be a whole number of at least {low}, got {value!r:.40}")
+    return value
+
+
+def snapshot_bytes(text: Any) -> bytes:
+    """A snapshot that came in JSON. Raises: InputError for what is no base64."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError, TypeError):
+        raise InputError(f"a snapshot in JSON must be base64, got {text!r:.40}") from None
 
 
 def _plain(value: Any) -> Any:
