@@ -65,6 +65,28 @@ def test_what_needs_no_token(guarded, connect):
         connect(guarded, subprotocols=["throughtime", "bearer.other-token"])
 
 
+def test_browsers_are_told_which_origins_may_call(guarded):
+    asked = {
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,content-type",
+    }
+    may = httpx.options(f"{guarded}/v1/sessions", headers={"origin": "https://example.org", **asked})
+    assert (may.status_code, may.headers["access-control-allow-origin"]) == (200, "https://example.org")
+    assert (
+        httpx.options(
+            f"{guarded}/v1/sessions", headers={"origin": "https://evil.example", **asked}
+        ).status_code
+        == 400
+    )
+    headers = {"origin": "https://example.org", "authorization": f"Bearer {TOKEN}"}
+    found = httpx.get(f"{guarded}/v1/models", headers=headers)
+    assert (found.status_code, found.headers["access-control-allow-origin"]) == (200, "https://example.org")
+    refused = httpx.get(
+        f"{guarded}/v1/models", headers={"origin": "https://evil.example", "authorization": f"Bearer {TOKEN}"}
+    )
+    assert refused.status_code == 403 and "access-control-allow-origin" not in refused.headers
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [

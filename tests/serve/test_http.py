@@ -12,10 +12,12 @@ import pytest
 import torch
 
 import throughtime as tt
+from throughtime.errors import SessionError
 from throughtime.serve import Limits, running
 from throughtime.serve.hub import Hub
-from throughtime.serve.refusals import STATUS
+from throughtime.serve.refusals import STATUS, refusal_of
 from throughtime.serve.wire import pack
+from throughtime.sessions import SqliteStore
 
 BINARY = {"content-type": "application/octet-stream"}
 
@@ -273,3 +275,54 @@ def test_names_of_runs_must_differ(book):
         Hub([tt.load(book), tt.load(book)], Limits())
     with pytest.raises(tt.InputError, match="at least one"):
         Hub([], Limits())
+
+
+class Away(SqliteStore):
+    """A store that can be out of reach."""
+
+    away = False
+
+    def put_many(self, entries, seconds):
+        if self.away:
+            raise SessionError("store", "the store does not answer")
+        return super().put_many(entries, seconds)
+
+
+def test_a_store_that_is_away_is_said_and_tried_again(book, tmp_path):
+    store = Away(tmp_path / "s.db")
+    hub = Hub([tt.load(book)], Limits(), store)
+    hub.open(None, "a", None, "")
+    assert hub.submit("a", 1, "the").result(20)
+    store.away = True
+    for _ in range(2):
+        with pytest.raises(SessionError) as caught:
+            hub.submit("a", 2, " quick").result(20)
+        assert refusal_of(caught.value).status == 503
+    store.away = False
+    assert hub.submit("a", 2, " quick").result(20)["symbols"]
+    assert hub.close() == 1
+
+
+def test_sessions_that_cannot_be_saved_are_said(book, tmp_path):
+    store = Away(tmp_path / "s.db")
+    hub = Hub([tt.load(book)], Limits(save_every=0), store)
+    hub.open(None, "a", None, "")
+    store.away = True
+    with pytest.raises(SessionError, match="does not answer"):
+        hub.close()
+    store.away = False
+    assert hub.close() == hub.close() == 1
+    assert set(SqliteStore(tmp_path / "s.db").sessions()) == {"a"}
+
+
+def test_a_session_of_a_model_that_is_not_served(book, words, frames, tmp_path):
+    path = str(tmp_path / "s.db")
+    first = Hub([tt.load(book)], Limits(store=path))
+    first.open(None, "a", None, "")
+    first.close()
+    for runs in ([words], [words, frames]):
+        second = Hub([tt.load(run) for run in runs], Limits(store=path))
+        with pytest.raises(SessionError) as caught:
+            second.about("a")
+        assert caught.value.cause == "snapshot"
+        second.close()

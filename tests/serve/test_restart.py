@@ -105,3 +105,15 @@ def test_a_completion_under_way_ends_when_the_server_stops(book):
         assert begun.wait(SECONDS)
     reading.join(SECONDS)
     assert '"code":"closed"' in [line for line in rest if line][-1]
+
+
+def test_a_completion_that_nobody_reads_ends(book):
+    asked = {"prompt": "the", "max_tokens": 1_000_000, "stream": True}
+    limits = Limits(max_tokens=1_000_000, workers=1)
+    with running([book], limits=limits) as url, httpx.Client(base_url=url, timeout=SECONDS) as http:
+        for _ in range(2):
+            with http.stream("POST", "/v1/completions", json=asked) as answer:
+                assert next(answer.iter_lines()).startswith("data: ")
+        short = http.post("/v1/completions", json={**asked, "max_tokens": 2, "stream": False})
+        assert short.json()["usage"]["completion_tokens"] == 2
+        assert "throughtime_jobs 0\n" in http.get("/metrics").text

@@ -17,7 +17,7 @@ from throughtime.serve.settings import Limits
 def serve(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="Folders of trained runs; their names are the models'."),
+        typer.Argument(metavar="RUN", help="Folders of trained runs; their names are the models'."),
     ],
     host: Annotated[
         str,

@@ -12,10 +12,12 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
+from throughtime.errors import ThroughtimeError
 from throughtime.serve.completions import complete
 from throughtime.serve.gate import Gate, address
 from throughtime.serve.hub import Hub
@@ -41,7 +43,8 @@ def create_app(hub: Hub, token: str | None = None) -> Starlette:
         keeping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await keeping
-        await asyncio.to_thread(hub.close)
+        with contextlib.suppress(ThroughtimeError):  # said by who closes the hub after the application
+            await asyncio.to_thread(hub.close)
 
     routes: list[BaseRoute] = [
         Route("/v1/models", models),
@@ -63,6 +66,11 @@ def create_app(hub: Hub, token: str | None = None) -> Starlette:
         *_page(hub),
     ]
     middleware = [Middleware(Gate, hub=hub, token=token), Middleware(_Errors, hub=hub)]
+    if hub.limits.origin:  # browsers ask first whether a page of another origin may call, without a token
+        middleware.insert(0, Middleware(
+            CORSMiddleware, allow_origins=hub.limits.origin, allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["authorization", "content-type"],
+        ))  # fmt: skip
     app = Starlette(
         routes=routes, lifespan=lifespan, middleware=middleware, exception_handlers={HTTPException: _no_route}
     )

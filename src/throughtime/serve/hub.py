@@ -111,6 +111,7 @@ class Hub:
         self.counts = Counts()
         self.connections = 0  # WebSockets that are open
         self.closing = False
+        self._live = 0  # sessions in memory when it was closed
         self._saved: int | None = None
         self._threads = ThreadPoolExecutor(_THREADS, "throughtime serve")
         self._workers = ThreadPoolExecutor(limits.workers, "throughtime jobs")
@@ -163,12 +164,13 @@ class Hub:
                 return served
         if len(able) == 1:
             return able[0]
-        stored = self.store.get(id)
-        identity = None if stored is None else Snapshot.from_bytes(stored.data).model
+        if (stored := self.store.get(id)) is None:
+            raise SessionError("unknown", f"there is no session {id!r}: open it first")
+        identity = Snapshot.from_bytes(stored.data).model
         for served in able:
             if served.sessions().identity == identity:
                 return served
-        raise SessionError("unknown", f"there is no session {id!r}: open it first")
+        raise SessionError("snapshot", f"session {id!r} is of a model that is not served: open a new one")
 
     def open(self, model: Any, id: Any, state: bytes | None, client: str) -> dict[str, Any]:
         """A new session. Raises: as `SessionPool.open`; Refused "quota" for a client that opens too many."""
@@ -327,13 +329,17 @@ class Hub:
                 self.forget(id)
 
     def close(self) -> int:
-        """Let what was begun come to its end, and save every session; how many. Nothing more happens the second time."""
+        """Let what was begun come to its end, and save every session; how many. Nothing more happens the second time.
+
+        Raises: SessionError "store" where the store cannot be reached; a further call tries again.
+        """
         if self._saved is None:
-            self.closing, self._saved = True, 0
+            self.closing = True
             self._workers.shutdown(cancel_futures=True)
             self._threads.shutdown()
+            self._live = self._live or sum(map(len, self.pools.values()))
             for pool in self.pools.values():
-                self._saved += len(pool)
                 pool.shutdown()
             self.store.close()
+            self._saved = self._live
         return self._saved

@@ -41,7 +41,8 @@ def serve(
         limits, store: see `Limits`; a store goes before the one that limits name.
         started: called with the address and the hub once requests are answered.
 
-    Raises: InputError and RunError for runs, an address or a store that cannot be used.
+    Raises: InputError and RunError for runs, an address or a store that cannot be used; SessionError "store" where sessions could
+    not be saved in the end.
     """
     check_token(host, token)
     hub = Hub(
@@ -92,6 +93,7 @@ def running(
     finally:
         hub.closing = server.should_exit = True
         thread.join()
+        hub.close()
 
 
 class _Server(uvicorn.Server):
