@@ -60,6 +60,7 @@ http {{
       proxy_pass http://servers;
       proxy_http_version 1.1;
       proxy_set_header Host $http_host;
+      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
       proxy_set_header Upgrade $http_upgrade;  # WebSockets
       proxy_set_header Connection $connection_upgrade;
       proxy_buffering off;  # completions are sent as they are written
@@ -103,7 +104,7 @@ class Example:
         wait_for(f"{self.url}/healthz")
 
     def start_server(self, number: int) -> None:
-        # All clients come from one address, that of nginx: limits by address must hold for all of them.
+        # All clients of this example come from one address, whose limits must hold for all of them.
         words = [
             sys.executable, "-m", "throughtime", "serve", self.run, "--port", self.ports[number],
             "--store", f"valkey://127.0.0.1:{self.store_port}/0", "--save-every", 1, "--open-rate", 0,

@@ -95,22 +95,22 @@ def test_expired_is_not_unknown(store):
     assert store.get("short") is None  # forgotten, after as long again
 
 
-def test_puts_of_many_clients_are_one_after_the_other(address):
-    """Each adds 1 to a number 60 times: none is lost, though every one is read and written apart."""
+def test_of_puts_after_the_same_version_one_is_kept(address):
+    """Four clients read a number at the same moment, and each puts one more: in each of 20 rounds exactly one put is kept."""
     stores = [store_of(address) for _ in range(4)]
     stores[0].put("n", b"0", 60)
-    errors, refused = [], []
+    errors, kept, together = [], [], threading.Barrier(4)
 
     def client(store):
         try:
-            done = 0
-            while done < 60:
+            for number in range(20):
                 found = store.get("n")
+                together.wait(30)
                 if store.put("n", str(int(found.data) + 1).encode(), 60, found.version):
-                    done += 1
-                else:
-                    refused.append(1)
-        except Exception as error:
+                    kept.append(number)
+                together.wait(30)
+        except BaseException as error:
+            together.abort()
             errors.append(error)
 
     threads = [threading.Thread(target=client, args=(each,)) for each in stores]
@@ -119,8 +119,8 @@ def test_puts_of_many_clients_are_one_after_the_other(address):
     for each in threads:
         each.join(60)
     assert not errors
-    assert stores[0].get("n").data == b"240"
-    assert refused
+    assert stores[0].get("n").data == b"20"
+    assert kept == list(range(20))
     for each in stores:
         each.close()
 

@@ -234,7 +234,7 @@ class SessionPool:
         Raises: InputError for a chunk that the model cannot read; SessionError "unknown", "busy" (another chunk of it is being
         read), "expired", "sequence", "full"; TimeoutError after `timeout` seconds. The session is then as it was before.
         """
-        return self._wait(self._admit(id, seq, chunk, False), timeout)
+        return self._wait(self._admit(id, seq, chunk, False, self._soon()), timeout)
 
     def submit(self, id: str, seq: int, data: Any = None, *, final: bool = False) -> Future[Any]:
         """`feed`, or with `final` `flush`, that does not wait: the answer to come. The data is read before it returns.
@@ -244,7 +244,7 @@ class SessionPool:
         """
         if final and self.processor is None:
             raise InputError("flush is for sessions with a processor; without one no step is held: use reset")
-        request, future = self._admit(id, seq, data, final), Future[Any]()
+        request, future = self._admit(id, seq, data, final, self._soon()), Future[Any]()
         if isinstance(request, _Answer):
             future.set_result(request.value)
         elif not request.pending:
@@ -263,14 +263,14 @@ class SessionPool:
         """
         if self.processor is None:
             raise InputError("flush is for sessions with a processor; without one no step is held: use reset")
-        return self._wait(self._admit(id, seq, None, True), timeout)
+        return self._wait(self._admit(id, seq, None, True, self._soon()), timeout)
 
     def feed_many(self, chunks: Sequence[tuple[str, int, Any]]) -> list[Any]:
         """`feed` of several sessions at once, in this thread: the answer to each (id, seq, chunk), or why there is none."""
         found: list[_Answer | _Request | Exception] = []
         for id, seq, chunk in chunks:
             try:
-                found.append(self._admit(id, seq, chunk, False))
+                found.append(self._admit(id, seq, chunk, False, 0.0))
             except Exception as error:
                 found.append(error)
         requests = [each for each in found if isinstance(each, _Request) and each.pending]
@@ -402,26 +402,35 @@ class SessionPool:
         """
         return {**self._counts, "live": len(self._sessions), "waiting": len(self._waiting)}
 
-    def _admit(self, id: str, seq: int, data: Any, final: bool) -> _Request | _Answer:
+    def _admit(
+        self, id: str, seq: int, data: Any, final: bool, deadline: float, check: bool = False
+    ) -> _Request | _Answer:
         """A request, its session busy until it is done; or the answer to a chunk that was read already."""
         with self._lock:
             self._check_open()
-            session = self._idle(id, self._next(id) != seq)
+            check = check or not self._shared or self._next(id) != seq
+            session = self._idle(id, check)
             if self._was_read(session, seq):
                 return _Answer(session.last)
             session.busy = True
-            request = _Request(session, seq, data, final, time.monotonic() + self.max_wait)
+            request = _Request(session, seq, data, final, deadline)
         try:
             self._read(request)
             if not request.steps:
                 self._write(request)
-        except BaseException:
+        except BaseException as error:
             with self._lock:
                 session.busy = request.pending = False
+            if not check and isinstance(error, InputError):  # for the older of two copies, it may be
+                return self._admit(id, seq, data, final, deadline, True)
             raise
         if not request.steps:
             self._finish([request])
         return request
+
+    def _soon(self) -> float:
+        """When a chunk that comes now has waited long enough for others."""
+        return time.monotonic() + self.max_wait
 
     def _was_read(self, session: _Session, seq: int) -> bool:
         """Whether this chunk is the last that was read, or the next. Raises: SessionError "sequence" for others."""
@@ -439,13 +448,13 @@ class SessionPool:
         carried, data = request.session.carried, request.data
         if self.processor is None:
             request.chunk = self._engine.check(data)
-            if not len(request.chunk):
+            if not request.chunk.shape[0]:
                 raise InputError("a chunk must have at least one step, got none")
         elif request.final:
             request.chunk, request.carried = self.processor.flush(carried)
         else:
             request.chunk, request.carried = self.processor.read(data, carried)
-        request.steps = len(request.chunk)
+        request.steps = request.chunk.shape[0]
         if self.processor is not None and request.steps:
             request.chunk = self._engine.check(request.chunk)
 
@@ -537,7 +546,7 @@ class SessionPool:
             with self._lock:
                 for each in batch:
                     if each.pending:  # more steps to read, after those who have waited longer
-                        each.deadline = time.monotonic() + self.max_wait
+                        each.deadline = self._soon()
                         self._waiting.append(each)
 
     def _run(self, batch: Sequence[_Request]) -> None:
@@ -595,9 +604,8 @@ class SessionPool:
         errors = self._save([each.session for each in due])  # not under the lock: others go on meanwhile
         with self._lock:
             for each, error in zip(due, errors, strict=True):
-                each.error = (
-                    error  # sent again, the chunk has its outputs, or it is read again from what is stored
-                )
+                # Sent again, the chunk gets the outputs that are there, or it is read again from what is stored.
+                each.error = error
                 if error is not None and self._shared:
                     self._forget(each.session, error)
             again = [
