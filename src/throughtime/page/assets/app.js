@@ -1,0 +1,384 @@
+// The state of the page, what is asked of the server, and what every control does.
+
+const EMBEDDED = JSON.parse(document.getElementById("data").textContent);
+const SERVER = "start 'throughtime serve RUN' and open its address.";
+const S = {
+  model: null, about: null, trace: null, branch: null, branches: [], layer: "", part: "h", unit: 0, largest: 1, largestOf: () => 1, order: [],
+  cursor: 0, hover: null, anchor: null, selection: null, places: [], threshold: 0.5, color: "unit", influence: null, example: 1, source: null,
+  running: false, asked: 0, trying: false,
+};
+
+function el(id) { return document.getElementById(id); }
+
+function say(text, kind = "") {
+  el("message").className = kind;
+  el("message").textContent = text;
+  el("message").title = text;
+}
+
+let token = "";
+try { token = new URLSearchParams(location.hash.slice(1)).get("token") || sessionStorage.getItem("throughtime-token") || ""; } catch { token = ""; }
+
+class Failed extends Error {}
+
+async function ask(path, body) {
+  const headers = token ? { authorization: "Bearer " + token } : {};
+  if (body) headers["content-type"] = "application/json";
+  let answer;
+  try {
+    answer = await fetch("v1/inspect/" + path, body ? { method: "POST", headers, body: JSON.stringify(body) } : { headers });
+  } catch {
+    throw new Failed("The server does not answer: see whether it still runs, then try again.");
+  }
+  let found = null;
+  try { found = await answer.json(); } catch { found = null; }
+  if (answer.status === 401) el("token").hidden = false;
+  if (!answer.ok || !found) throw new Failed((found && found.error && (found.error.message || found.error)) || "The server answered " + answer.status + ".");
+  return found;
+}
+
+// One line for what went wrong, wherever it did.
+async function trying(work, words) {
+  const number = ++S.asked;
+  if (words) say(words, "busy");
+  try {
+    const found = await work();
+    if (words && number === S.asked) say(S.trace && S.trace.remark ? "Shown: " + S.trace.remark + "." : "");
+    return found;
+  } catch (error) {
+    if (!(error instanceof Failed)) throw error;
+    say(error.message, "wrong");
+    return null;
+  }
+}
+
+function openTrace(trace, options = {}) {
+  S.branches = [{ name: S.about.kind === "text" ? "Text" : "Input", trace, edits: [], parent: null }];
+  S.cursor = options.keep ? Math.min(S.cursor, trace.length - 1) : 0;
+  S.selection = S.anchor = S.hover = null;
+  openBranch(S.branches[0], true);
+}
+
+function openBranch(branch, units) {
+  S.branch = branch;
+  S.trace = branch.trace;
+  S.influence = null;
+  S.hover = null;
+  S.cursor = Math.min(S.cursor, S.trace.length - 1);
+  if (units) {
+    el("layer").replaceChildren(...S.trace.layers().map((layer) => new Option(layer, layer)));
+    showSorts();
+  }
+  buildCells(0);
+  showBranches();
+  const layer = S.trace.layers().includes(S.layer) ? S.layer : S.trace.layers()[0];
+  if (units && !S.chosen) {
+    S.chosen = true;
+    S.layer = layer;
+    S.part = "h";
+    S.order = unitScores().map((each) => each.unit);
+    S.unit = S.order[0];
+  }
+  chooseLayer(layer);
+  moveTo(S.cursor, { focus: false, keep: true });
+  showControls();
+}
+
+function showBranches() {
+  const list = el("branches");
+  list.replaceChildren();
+  for (const branch of S.branches) {
+    const button = list.appendChild(document.createElement("button"));
+    button.type = "button";
+    button.setAttribute("role", "tab");
+    button.setAttribute("aria-selected", String(branch === S.branch));
+    button.tabIndex = branch === S.branch ? 0 : -1;
+    button.textContent = branch.name;
+    button.addEventListener("click", () => { pause(); openBranch(branch); });
+  }
+}
+
+function showControls() {
+  const can = S.model.live && S.about.generates;
+  for (const name of ["generate", "step", "fork", "seed", "temperature"]) el(name).disabled = !can;
+  el("generation").classList.toggle("hidden", !S.about.generates && S.model.live);
+  el("generate").textContent = S.running ? "Pause" : "Generate";
+  el("generate").setAttribute("aria-pressed", String(S.running));
+  el("color").querySelector("[value=surprise]").disabled = S.about.predicts !== "next";
+  el("view-title").textContent = S.about.kind === "text" ? "Text" : "Steps";
+  el("units").classList.toggle("hidden", false);
+}
+
+let painting = 0;
+function paintSoon() {
+  if (painting) return;
+  painting = requestAnimationFrame(() => { painting = 0; paintCells(); drawStrips(); });
+}
+
+// The influence on a step: from the file, what is known already, or the server, after the pointer has rested a moment.
+let waiting = 0;
+function requestInfluence(step) {
+  if (!S.about.labels.length || (S.influence && S.influence.step === step)) return;
+  const known = S.branch.known || (S.branch.known = new Map());
+  S.influence = known.get(step) || null;
+  if (S.influence) return;
+  if (S.model.file) {
+    if (S.model.file.has(step)) S.influence = { step, values: S.model.file.get(step) };
+    return;
+  }
+  clearTimeout(waiting);
+  const branch = S.branch;
+  waiting = setTimeout(() => trying(async () => {
+    const found = await ask("influence", { model: S.model.name, ...branch.source, ...(branch.trace.ids ? { ids: branch.trace.ids } : {}), position: step });
+    const most = Math.max(...found.values, 0), values = new Map();
+    found.values.forEach((value, n) => values.set(found.first + n, most > 0 ? value / most : 0));
+    known.set(step, { step, values });
+    if (S.branch === branch && (S.hover ?? S.cursor) === step) showStep();
+  }), 90);
+}
+
+function fileInfluence(kept) {
+  const data = bytes(kept.data), forward = S.about.predicts !== "next";
+  return {
+    has: (step) => step >= kept.first,
+    get: (step) => {
+      const values = new Map(), row = (step - kept.first) * kept.last;
+      for (let back = 0; back < kept.last; back++) {
+        const at = step - back - (forward ? 0 : 1);
+        if (at >= 0) values.set(at, data[row + back] / 255);
+      }
+      return values;
+    },
+  };
+}
+
+async function readSource(source, options = {}) {
+  S.source = source;
+  pause();
+  const number = (S.reading = (S.reading || 0) + 1);
+  await trying(async () => {
+    const payload = await ask("trace", { model: S.model.name, ...source });
+    if (number !== S.reading) return;
+    const trace = new Trace(payload);
+    openTrace(trace, options);
+    S.branch.source = trace.ids ? {} : source;
+    if (options.fill && S.about.kind === "text") el("text").value = trace.names.join(S.about.by_character || trace.ids ? "" : " ");
+  }, "Reading \u2026");
+}
+
+function readText() {
+  const text = el("text").value;
+  if (text) readSource({ text }, { keep: true });
+}
+
+async function openModel(name) {
+  pause();
+  await trying(async () => {
+    const about = await ask("about?model=" + encodeURIComponent(name));
+    S.model = { name, live: true, file: null };
+    S.chosen = false;
+    showAbout(about);
+    S.example = 1;
+    el("example").textContent = "Example 1";
+    await readSource({ example: 1 }, { fill: true });
+  }, "Opening " + name + " \u2026");
+}
+
+function showAbout(about) {
+  S.about = about;
+  const words = { text: "text", numbers: "numbers", audio: "sound" }[about.kind];
+  el("about").textContent = about.task + ": " + about.cell.toUpperCase() + " of " + about.sizes.join(" + ") + " units, " + about.parameters.toLocaleString("en") +
+    " parameters, reads " + words + (about.forward ? "" : " both ways");
+  el("text").classList.toggle("hidden", about.kind === "audio");
+  el("text").placeholder = about.kind === "text" ? "Type or paste text" : "Steps of numbers as JSON, as in [[0.1, 0.2], [0.3, 0.4]]";
+  el("text").value = "";
+  el("file-label").hidden = !(S.model.live && about.kind !== "text");
+  el("file").accept = about.kind === "audio" ? "audio/*" : ".csv,.txt,.json";
+}
+
+// Continue the shown branch by some symbols.
+async function extend(count) {
+  const branch = S.branch, before = branch.trace.length;
+  const payload = await ask("continue", {
+    model: S.model.name, ids: branch.trace.ids, steps: count, edits: branch.edits, seed: branch.seed ?? seedValue(), temperature: temperature(),
+  });
+  if (branch.trace.length !== before) return;
+  branch.seed = branch.seed ?? seedValue();
+  branch.trace = branch.trace.continued(payload, Math.min(branch.trace.written, before));
+  if (S.branch !== branch) return;
+  S.trace = branch.trace;
+  buildCells(before);
+  S.largest = S.trace.largest(S.layer, S.part, S.unit);
+  moveTo(S.trace.length - 1, { focus: false, keep: true });
+}
+
+function seedValue() { return Math.max(0, Math.min(4294967295, Math.floor(Number(el("seed").value) || 0))); }
+
+function temperature() { return Math.max(0, Math.min(5, Number(el("temperature").value) || 0)); }
+
+function pause() {
+  S.running = false;
+  if (S.about && S.model) showControls();
+}
+
+async function generate() {
+  if (S.running) return pause();
+  S.running = true;
+  showControls();
+  while (S.running && S.trace.length < EMBEDDED.limits.steps) {
+    const done = await trying(async () => { await extend(S.trace.ids.length ? 4 : 1); return true; });
+    if (!done) break;
+    await new Promise((resolve) => setTimeout(resolve, 60));
+  }
+  pause();
+}
+
+function addBranch(name, trace, parent, edits, seed) {
+  const branch = { name, trace, edits, parent, seed, source: parent.source, known: edits.length ? null : undefined };
+  S.branches.push(branch);
+  openBranch(branch);
+  return branch;
+}
+
+function fork() {
+  pause();
+  const at = S.cursor, count = S.branches.length;
+  el("seed").value = seedValue() + 1;
+  addBranch("Fork " + count + " at " + at, S.trace.cut(at + 1), S.branch, S.branch.edits.filter((each) => each.step <= at), undefined);
+  say("Forked after step " + at + ": Generate continues from there with seed " + seedValue() + ".");
+}
+
+async function edit(rewrite) {
+  pause();
+  const at = S.cursor, parent = S.branch, part = ["h", "c"].includes(S.part) ? S.part : "h";
+  const edits = [...parent.edits, { layer: S.layer, part, unit: S.unit, step: at, value: Number(el("value").value), hold: el("hold").checked }];
+  await trying(async () => {
+    const ids = parent.trace.ids && (rewrite ? parent.trace.ids.slice(0, at + 1) : parent.trace.ids);
+    const payload = await ask("trace", { model: S.model.name, ...(ids ? { ids } : parent.source), edits, first: at });
+    const written = rewrite ? Math.min(parent.trace.written, at + 1) : parent.trace.written;
+    addBranch("Edit " + S.branches.length + ": " + part + " " + S.unit + " at " + at, parent.trace.continued(payload, written), parent, edits, parent.seed);
+    if (rewrite) await extend(120);
+    moveTo(at, { focus: false });
+  }, "Running with the edit \u2026");
+}
+
+// Rows of numbers from a table or JSON; samples of a recording as 16 bits in base64.
+async function openFile(file) {
+  if (!file) return;
+  if (S.about.kind === "audio") {
+    const context = new OfflineAudioContext(1, 1, Math.max(3000, S.about.rate));
+    let sound;
+    try {
+      sound = await context.decodeAudioData(await file.arrayBuffer());
+    } catch {
+      return say("The browser cannot read " + file.name + " as a recording: give WAV, FLAC or OGG.", "wrong");
+    }
+    const samples = sound.getChannelData(0), whole = new Int16Array(samples.length);
+    samples.forEach((value, n) => { whole[n] = Math.max(-32768, Math.min(32767, Math.round(value * 32768))); });
+    let text = "";
+    const raw = new Uint8Array(whole.buffer);
+    for (let n = 0; n < raw.length; n += 8192) text += String.fromCharCode(...raw.subarray(n, n + 8192));
+    return readSource({ samples: btoa(text), rate: sound.sampleRate });
+  }
+  const text = await file.text();
+  try {
+    const rows = text.trim().startsWith("[") ? JSON.parse(text) : text.trim().split(/\r?\n/).map((row) => row.split(/[,;\t]/).map(Number));
+    readSource({ values: rows.filter((row) => !Array.isArray(row) || row.every(Number.isFinite)) });
+  } catch {
+    say("The file must hold rows of numbers, or JSON of them, as in [[0.1, 0.2], [0.3, 0.4]].", "wrong");
+  }
+}
+
+function wire() {
+  wireCells();
+  wireStrips();
+  el("model").addEventListener("change", () => openModel(el("model").value));
+  el("read").addEventListener("click", () => (S.about.kind === "text" ? readText() : readNumbers()));
+  let typing = 0;
+  el("text").addEventListener("input", () => {
+    clearTimeout(typing);
+    if (S.about.kind === "text" && el("text").value.length <= 4000) typing = setTimeout(readText, 350);
+  });
+  el("text").addEventListener("keydown", (event) => { if (event.key === "Enter" && event.ctrlKey) el("read").click(); });
+  const example = (change) => {
+    S.example = Math.max(1, S.example + change);
+    el("example").textContent = "Example " + S.example;
+    readSource({ example: S.example }, { fill: true });
+  };
+  el("back").addEventListener("click", () => example(-1));
+  el("next").addEventListener("click", () => example(1));
+  el("file").addEventListener("change", () => { openFile(el("file").files[0]); el("file").value = ""; });
+  el("color").addEventListener("change", () => { S.color = el("color").value; showLegend(); paintSoon(); });
+  el("layer").addEventListener("change", () => chooseLayer(el("layer").value));
+  el("part").addEventListener("change", () => choosePart(el("part").value));
+  el("unit").addEventListener("input", () => { if (el("unit").value !== "") chooseUnit(Number(el("unit").value)); });
+  el("sort").addEventListener("change", () => { showUnits(); chooseUnit(S.order[0]); });
+  el("list").addEventListener("click", (event) => { const item = event.target.closest("[role=option]"); if (item) chooseUnit(item.unit); });
+  el("list").addEventListener("keydown", (event) => {
+    const at = S.order.indexOf(S.unit), last = S.order.length - 1;
+    const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: last, PageDown: at + 9, PageUp: at - 9 }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    chooseUnit(S.order[Math.max(0, Math.min(last, to))]);
+  });
+  el("branches").addEventListener("keydown", (event) => {
+    const change = { ArrowLeft: -1, ArrowRight: 1 }[event.key], to = S.branches[S.branches.indexOf(S.branch) + change];
+    if (!to) return;
+    event.preventDefault();
+    openBranch(to);
+    el("branches").querySelector("[aria-selected=true]").focus();
+  });
+  el("threshold").addEventListener("input", () => { S.threshold = Number(el("threshold").value); showSimilar(); paintSoon(); });
+  el("value").addEventListener("input", () => { el("value-shown").textContent = signed(Number(el("value").value)); });
+  el("generate").addEventListener("click", generate);
+  el("step").addEventListener("click", () => { pause(); trying(() => extend(1)); });
+  el("fork").addEventListener("click", fork);
+  el("seed").addEventListener("change", () => { if (S.branch) S.branch.seed = undefined; });
+  el("apply").addEventListener("click", () => edit(false));
+  el("rewrite").addEventListener("click", () => edit(true));
+  el("token").addEventListener("submit", (event) => {
+    event.preventDefault();
+    token = el("token-value").value;
+    try { sessionStorage.setItem("throughtime-token", token); } catch { /* the page works without it */ }
+    el("token").hidden = true;
+    start();
+  });
+}
+
+function readNumbers() {
+  try {
+    readSource({ values: JSON.parse(el("text").value) });
+  } catch {
+    say("The numbers must be JSON, as in [[0.1, 0.2], [0.3, 0.4]].", "wrong");
+  }
+}
+
+async function start() {
+  const limits = EMBEDDED.limits;
+  el("limits").textContent = "At most " + limits.steps.toLocaleString("en") + " steps are read. Values are sent with 8 bits of the largest of their kind, probabilities with 16, the " +
+    limits.top + " likeliest of each step. Influence reaches back " + limits.last + " steps and is the norm of the gradient of one log-probability.";
+  if (EMBEDDED.page) {
+    const page = EMBEDDED.page;
+    S.model = { name: page.name, live: false, file: null };
+    el("model").append(new Option(page.name, page.name));
+    el("model").disabled = true;
+    showAbout(page.about);
+    if (page.influence) S.model.file = fileInfluence(page.influence);
+    else S.model.file = { has: () => false };
+    el("text").classList.add("hidden");
+    for (const name of ["read", "examples", "file-label"]) el(name).classList.add("hidden");
+    el("source-note").textContent = page.source + ". Another text, continuing and editing need the model: " + SERVER;
+    openTrace(new Trace(page.payload));
+    say(S.trace.remark ? "Shown: " + S.trace.remark + "." : "");
+    return;
+  }
+  const found = await trying(() => ask("models"), "Opening \u2026");
+  if (!found) return;
+  el("model").replaceChildren(...found.models.map((name) => new Option(name, name)));
+  if (found.models.length) await openModel(found.models[0]);
+  else say("The server has no model: start it with a run, as in 'throughtime serve runs/book'.", "wrong");
+}
+
+window.throughtime = { state: S, unitsOn, similarPlaces }; // for the console
+wire();
+start();
