@@ -17,6 +17,7 @@ from throughtime.cli import (
     flow,
     generate,
     help,
+    page,
     predict,
     runs,
     search,
@@ -38,6 +39,7 @@ _ORDER = (
     "runs",
     "flow",
     "influence",
+    "page",
     "compare",
     "bench",
     "backends",
@@ -105,6 +107,7 @@ _add(app, "generate", generate.generate)
 _add(app, "runs", runs.runs)
 _add(app, "flow", flow.flow)
 _add(app, "influence", flow.influence)
+_add(app, "page", page.page)
 _add(app, "demo", demo.demo)
 _add(app, "help", help.help_)
 _add(app, "backends", bench.backends)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 _LONGEST = 600  # characters between two quotation marks that belong together
-_COLUMNS = 12  # columns of numbers that are compared one by one
+_COLUMNS = 12  # columns of numbers that are compared one by one, at most
 _LABELS = 12
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 
@@ -46,12 +46,9 @@ def text_features(names: Sequence[str]) -> dict[str, Tensor]:
 
 
 def number_features(inputs: Tensor, columns: Sequence[str], top: Tensor | None, labels: Sequence[str]) -> dict[str, Tensor]:
-    """The same of numbers [T, D]: each column where there are few, their mean, their change, and which label is the likeliest."""
+    """The same of numbers [T, D]: their mean, their change, the columns that have names, and which label is the likeliest."""
     found = {"mean of the input": inputs.mean(1), "change of the input": _change(inputs)}
-    if inputs.shape[1] <= _COLUMNS:
-        found |= {
-            columns[n] if n < len(columns) else f"input {n + 1}": inputs[:, n] for n in range(inputs.shape[1])
-        }
+    found |= {name: inputs[:, n] for n, name in enumerate(columns[:_COLUMNS])}
     return _varied({name: value.float() for name, value in found.items()}) | label_features(top, labels)
 
 

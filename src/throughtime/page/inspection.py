@@ -22,7 +22,7 @@ from throughtime.models.forecaster import Forecaster
 from throughtime.models.many_to_many import ManyToMany
 from throughtime.models.many_to_one import ManyToOne
 from throughtime.models.transcriber import Emissions
-from throughtime.page.sources import Reading, kind_of, of_ids, picture_of
+from throughtime.page.sources import Reading, kind_of, of_ids, picture_of, takes_numbers
 from throughtime.runtime.session import Session
 from throughtime.runtime import draw
 
@@ -111,6 +111,7 @@ class Inspector:
         self.predicts = self._predicts()
         self.generates = self.predicts == "next"
         self._lock = threading.Lock()
+        self._reached: tuple[Reading | None, int, Any] = (None, 0, None)
         self._states: OrderedDict[Any, tuple[Any, Tensor]] = OrderedDict()
 
     def about(self) -> dict[str, Any]:
@@ -127,7 +128,7 @@ class Inspector:
             "labels": list(self.labels),
             "forward": self.forward,
             "generates": self.generates,
-            "own": not trained.task.stream,
+            "typed": self.kind == "text" or takes_numbers(trained),
             "by_character": any(each.kind == "char" for each in trained.assets.vocabularies.values()),
             **picture,
         }
@@ -167,11 +168,7 @@ class Inspector:
         target = int(reading.inputs[position, 0]) if shown else None
         step = end - 1 - first if self.forward else position
         with self._lock:
-            state = self._state
-            if first:
-                with torch.no_grad():
-                    for chunk in reading.inputs[:first].to(self._device).split(_CHUNK):
-                        _, state = self.model(chunk, state)
+            state = self._before(reading, first)
             found = influence(_OneAnswer(self.model, step, target), inputs, state)
         return first, found.matrix[0]
 
@@ -372,6 +369,18 @@ class Inspector:
             return self._states[key]
         steps = self._run(reading.inputs, self._state, hooks, 0)
         return steps.state, steps.last
+
+    def _before(self, reading: Reading, first: int) -> Any:
+        """The state before step `first`; of steps that are asked for one after the other, continued from the last."""
+        kept, start, state = self._reached
+        if kept is not reading or start > first:
+            start, state = 0, self._state
+        if first > start:
+            with torch.no_grad():
+                for chunk in reading.inputs[start:first].to(self._device).split(_CHUNK):
+                    _, state = self.model(chunk, state)
+        self._reached = (reading, first, state)
+        return state
 
     def _keep(self, ids: Sequence[int], edits: Sequence[Edit], state: Any, logits: Tensor) -> None:
         self._states[(tuple(ids), tuple(edits))] = (state, logits)

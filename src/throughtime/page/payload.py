@@ -22,7 +22,7 @@ _STATES = ("h", "c", "0", "1")
 def payload(inspector: Inspector, found: Inspection, *, units: bool = True) -> dict[str, Any]:
     """JSON of an inspection.
 
-        names, unknown, truth   of the whole sequence
+        names, unknown, truth   of the whole sequence, and the ids of a model that generates
         first                   the step that everything below starts at; S steps
         layers                  [{"name", "parts": {name: {"scale", "size", "data"}}}], data: int8 [S, H], value = data / 127 * scale
         top                     {"k", "ids", "p"}: uint16 or uint32 [S, K], and uint16 [S, K] of 65535
@@ -51,7 +51,7 @@ def payload(inspector: Inspector, found: Inspection, *, units: bool = True) -> d
         ],
         "without_gates": len(parts) > 0 and parts is not found.parts,
     }
-    if inspector.kind == "text" and reading.inputs.dim() == 2:
+    if inspector.generates:
         result["ids"] = reading.inputs[:, 0].tolist()
     if found.top is not None and found.probabilities is not None:
         result["top"] = _top(found.top, found.probabilities, len(inspector.labels))
@@ -105,9 +105,10 @@ def _units(inspector: Inspector, found: Inspection) -> dict[str, Any]:
             features |= label_features(found.top, labels)
     else:
         inputs = reading.inputs[found.first :, 0].float().cpu()
-        columns = inspector.about().get("columns", ())
+        picture = inspector.about()
+        named = picture["columns"] or [f"input {n + 1}" for n in range(inputs.shape[1])] if picture["draw"] == "lines" else []
         answers = None if inspector.predicts == "whole" and not inspector.forward else found.top
-        features = number_features(inputs, columns, answers, labels)
+        features = number_features(inputs, named, answers, labels)
     return {
         "features": list(features),
         "of": {

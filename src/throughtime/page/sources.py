@@ -40,10 +40,17 @@ def kind_of(trained: Trained) -> str:
     column = trained.task.columns[0]
     if hasattr(trained.task, "front") or column == "path":
         return "audio"
-    embedding: Any = getattr(trained.model, "embedding", None)
     from throughtime.models.embeddings import Continuous
+    from throughtime.models.forecaster import Forecaster
 
-    return "numbers" if isinstance(embedding, Continuous) else "text"
+    model: Any = trained.model
+    numbers = isinstance(model, Forecaster) or isinstance(getattr(model, "embedding", None), Continuous)
+    return "numbers" if numbers else "text"
+
+
+def takes_numbers(trained: Trained) -> bool:
+    """Whether `of_numbers` reads for this run."""
+    return kind_of(trained) == "numbers" and not {"frames", "numbers"}.isdisjoint(trained.assets.values)
 
 
 def of_text(trained: Trained, text: str) -> Reading:
@@ -81,7 +88,7 @@ def of_numbers(trained: Trained, values: Any) -> Reading:
         record = {task.columns[0]: values}
         inputs = task._encode(trained.assets, task._inputs.of_record(trained.assets, record))[:, None]
     else:
-        raise InputError(f"numbers cannot be given to runs of {task.name} here: choose an example of its own data")
+        raise InputError(f"runs of {task.name} are shown their own data and files of it: choose an example")
     return _checked(inputs, tuple(task.step_names(trained.assets, inputs[:, 0])))
 
 
@@ -210,7 +217,7 @@ def _cut(reading: Reading, steps: int) -> Reading:
         reading.names[:steps],
         tuple(step for step in reading.unknown if step < steps),
         truth,
-        f"the first {steps:,} of {len(reading):,} steps",
+        f"the first {steps:,} steps",
     )
 
 

@@ -39,7 +39,7 @@ async function ask(path, body) {
 
 // One line for what went wrong, wherever it did.
 async function trying(work, words) {
-  const number = ++S.asked;
+  const number = words ? ++S.asked : 0;
   if (words) say(words, "busy");
   try {
     const found = await work();
@@ -171,12 +171,21 @@ function readText() {
   if (text) readSource({ text }, { keep: true });
 }
 
+// Nothing is shown until the next trace comes.
+function closeTrace() {
+  S.trace = S.branch = S.influence = S.selection = S.hover = null;
+  S.branches = S.places = [];
+  for (const id of ["cells", "branches", "bars", "list", "places", "line", "depends"]) el(id).replaceChildren();
+  for (const id of ["generate", "step", "fork", "apply", "rewrite"]) el(id).disabled = true;
+}
+
 async function openModel(name) {
   pause();
   await trying(async () => {
     const about = await ask("about?model=" + encodeURIComponent(name));
     S.model = { name, live: true, file: null };
     S.chosen = false;
+    closeTrace();
     showAbout(about);
     S.example = 1;
     el("example").textContent = "Example 1";
@@ -189,10 +198,11 @@ function showAbout(about) {
   const words = { text: "text", numbers: "numbers", audio: "sound" }[about.kind];
   el("about").textContent = about.task + ": " + about.cell.toUpperCase() + " of " + about.sizes.join(" + ") + " units, " + about.parameters.toLocaleString("en") +
     " parameters, reads " + words + (about.forward ? "" : " both ways");
-  el("text").classList.toggle("hidden", about.kind === "audio");
+  el("text").classList.toggle("hidden", !about.typed);
+  el("read").classList.toggle("hidden", !about.typed);
   el("text").placeholder = about.kind === "text" ? "Type or paste text" : "Steps of numbers as JSON, as in [[0.1, 0.2], [0.3, 0.4]]";
   el("text").value = "";
-  el("file-label").hidden = !(S.model.live && about.kind !== "text");
+  el("file-label").hidden = !(S.model.live && (about.kind === "audio" || (about.kind === "numbers" && about.typed)));
   el("file").accept = about.kind === "audio" ? "audio/*" : ".csv,.txt,.json";
 }
 
@@ -250,6 +260,7 @@ function fork() {
 
 async function edit(rewrite) {
   pause();
+  if (!S.trace) return;
   const at = S.cursor, parent = S.branch, part = ["h", "c"].includes(S.part) ? S.part : "h";
   const edits = [...parent.edits, { layer: S.layer, part, unit: S.unit, step: at, value: Number(el("value").value), hold: el("hold").checked }];
   await trying(async () => {

@@ -12,7 +12,7 @@ function answerMark(step) {
 
 function buildCells(from) {
   const grid = el("cells"), trace = S.trace, text = S.about.kind === "text";
-  grid.className = text ? (S.about.by_character ? "" : "words") : "numbers";
+  grid.className = text ? (S.about.by_character ? "" : "words") : "numbers " + S.about.kind;
   if (!from) {
     grid.replaceChildren();
     cells.all = [];
@@ -53,6 +53,7 @@ function levelOf(step) {
 }
 
 function paintCells() {
+  if (!S.trace) return;
   const [a, b] = S.selection || [-1, -2];
   const influence = S.influence && S.influence.values;
   const same = new Set();

@@ -68,6 +68,7 @@ function showBars(step) {
   el("prediction-title").textContent = !about.labels.length ? "Prediction" : about.predicts === "whole" && !about.forward ? titles.whole : titles[about.predicts] + where;
   list.replaceChildren();
   const shownAnswers = answers || (about.predicts === "whole" && !about.forward ? S.trace.answers(S.trace.length - 1) : null);
+  list.className = shownAnswers ? "" : "none";
   if (!shownAnswers) {
     const item = list.appendChild(document.createElement("li"));
     item.className = "note";
@@ -96,6 +97,8 @@ function showBars(step) {
   }
 }
 
+// The units in the order that was asked for, each with a feature and its correlation with it. "each" begins with the best unit of
+// each feature, in the order of the features, and goes on with the others by their own best feature.
 function unitScores() {
   const kept = S.trace.units && S.trace.units.of[S.layer][S.part];
   const size = S.trace.size(S.layer, S.part), sort = el("sort").value, found = [];
@@ -108,26 +111,37 @@ function unitScores() {
     }
     found.push({ unit, feature, r, variance: kept ? kept.variance[unit] : 0 });
   }
-  if (sort === "variance") found.sort((x, y) => y.variance - x.variance || x.unit - y.unit);
-  else if (sort !== "number") found.sort((x, y) => Math.abs(y.r) - Math.abs(x.r) || y.variance - x.variance || x.unit - y.unit);
-  return found;
+  const strength = (x, y) => Math.abs(y.r) - Math.abs(x.r) || y.variance - x.variance || x.unit - y.unit;
+  if (sort === "number" || !kept) return found;
+  if (sort === "variance") return found.sort((x, y) => y.variance - x.variance || x.unit - y.unit);
+  found.sort(strength);
+  if (sort !== "each") return found;
+  const leading = [];
+  kept.r.forEach((row, feature) => {
+    let best = 0;
+    row.forEach((r, unit) => { if (Math.abs(r) > Math.abs(row[best])) best = unit; });
+    if (Math.abs(row[best]) >= 0.2) leading.push({ unit: best, feature, r: row[best], variance: kept.variance[best] });
+  });
+  const used = new Set(leading.map((each) => each.unit));
+  return [...leading, ...found.filter((each) => !used.has(each.unit))];
 }
 
 function showSorts() {
   const sort = el("sort"), before = sort.value, features = S.trace.units ? S.trace.units.features : [];
   sort.replaceChildren();
-  const choices = [["best", "best feature"], ["variance", "variance"], ["number", "number"], ...features.map((name, n) => ["f" + n, name])];
+  const choices = [["each", "best of each feature"], ["best", "strongest feature"], ["variance", "variance"], ["number", "number"], ...features.map((name, n) => ["f" + n, name])];
   for (const [value, text] of choices) sort.append(new Option(text, value));
-  sort.value = choices.some(([value]) => value === before) ? before : "best";
+  sort.value = choices.some(([value]) => value === before) ? before : "each";
 }
 
 function showUnits() {
+  if (!S.trace) return;
   const list = el("list"), scores = unitScores(), sort = el("sort").value;
-  S.order = scores.map((each) => each.unit);
+  S.order = [...new Set(scores.map((each) => each.unit))];
   list.replaceChildren();
   for (const { unit, feature, r, variance } of scores) {
     const item = list.appendChild(document.createElement("div"));
-    item.id = "unit-" + unit;
+    item.id = "unit-" + list.children.length;
     item.setAttribute("role", "option");
     item.unit = unit;
     const texts = [String(unit), feature < 0 ? "" : S.trace.units.features[feature], sort === "variance" ? variance.toFixed(3) : feature < 0 ? "" : signed(r)];
@@ -140,8 +154,8 @@ function showUnits() {
 function markUnit() {
   const list = el("list");
   for (const item of list.children) item.setAttribute("aria-selected", String(item.unit === S.unit));
-  list.setAttribute("aria-activedescendant", "unit-" + S.unit);
-  const own = document.getElementById("unit-" + S.unit);
+  const own = list.querySelector("[aria-selected=true]");
+  list.setAttribute("aria-activedescendant", own ? own.id : "");
   if (own) {
     if (own.offsetTop < list.scrollTop + list.offsetTop) list.scrollTop = own.offsetTop - list.offsetTop;
     else if (own.offsetTop + 26 > list.scrollTop + list.offsetTop + list.clientHeight) list.scrollTop = own.offsetTop + 28 - list.offsetTop - list.clientHeight;
@@ -163,6 +177,7 @@ function select(a, b) {
 }
 
 function showSimilar() {
+  if (!S.trace) return;
   const note = el("similar-note"), list = el("places");
   list.replaceChildren();
   S.places = [];
@@ -171,33 +186,41 @@ function showSimilar() {
     note.textContent = "Select steps: drag over them, or hold Shift with the arrow keys. Then places appear where the same units are on.";
     return;
   }
-  const [a, b] = S.selection, units = unitsOn(S.trace, S.layer, S.part, a, b, S.threshold);
+  const [a, b] = S.selection, bounded = unitsOn(S.trace, S.layer, S.part, a, b, S.threshold, true);
+  const units = bounded.length ? bounded : unitsOn(S.trace, S.layer, S.part, a, b, S.threshold, false);
+  const where = "in steps " + a + " to " + b, of = S.layer + " " + S.part;
   if (!units.length) {
-    note.textContent = "No unit of " + S.layer + " " + S.part + " is on in steps " + a + " to " + b + " and off just outside. Lower the threshold, or select other steps.";
+    note.textContent = "No unit of " + of + " is on " + where + ". Lower the threshold, or select other steps.";
     return;
   }
-  const named = units.slice(0, 8).map((each) => each.unit).join(", ") + (units.length > 8 ? ", \u2026" : "");
-  note.textContent = (units.length === 1 ? "1 unit is" : units.length + " units are") + " on in steps " + a + " to " + b + " and off just outside: " + named;
+  const numbers = units.slice(0, 8).map((each) => each.unit).join(", ") + (units.length > 8 ? ", \u2026" : "");
+  note.textContent = (units.length === 1 ? "1 unit of " + of + " is" : units.length + " units of " + of + " are") + " on " + where +
+    (bounded.length ? " and off just outside: " : " (none of them is off just outside): ") + numbers;
   S.places = similarPlaces(S.trace, S.layer, S.part, a, b, units, 30);
   if (!S.places.length) note.textContent += ". Nowhere else.";
   for (const place of S.places) {
     const button = list.appendChild(document.createElement("li")).appendChild(document.createElement("button"));
     button.type = "button";
     button.appendChild(document.createElement("span")).textContent = place.shared + " of " + units.length;
-    const text = document.createElement("b"), from = Math.max(0, place.first - 8), to = Math.min(S.trace.length, place.last + 9);
-    const piece = (x, y) => S.trace.names.slice(x, y).map((name) => (name === "\n" ? "\u21b5" : shown(name))).join(S.about.by_character ? "" : " ");
+    const around = S.about.by_character ? 6 : 1, most = S.about.by_character ? 24 : 4, end = Math.min(place.last + 1, place.first + most);
+    const text = document.createElement("b"), from = Math.max(0, place.first - around), to = Math.min(S.trace.length, end + around);
+    const gap = S.about.by_character ? "" : " ";
+    const piece = (x, y) => S.trace.names.slice(x, y).map((name) => (name === "\n" ? "\u21b5" : shown(name))).join(gap);
     if (S.about.kind === "text") {
       const mark = document.createElement("mark");
-      mark.textContent = piece(place.first, place.last + 1);
-      text.append(piece(from, place.first), mark, piece(place.last + 1, to));
-    } else text.textContent = "steps " + place.first + " to " + place.last;
+      mark.textContent = piece(place.first, end);
+      text.append(piece(from, place.first), gap, mark, end <= place.last ? "\u2026" : gap + piece(end, to));
+    } else text.textContent = "steps " + place.first + " to " + place.last + timeOf(place.first);
     button.append(text);
     button.title = "steps " + place.first + " to " + place.last;
     button.addEventListener("click", () => moveTo(place.first, { keep: true }));
   }
 }
 
+function timeOf(step) { return S.about.seconds ? " (" + (step * S.about.seconds).toFixed(2) + " s)" : ""; }
+
 function chooseUnit(unit) {
+  if (!S.trace) return;
   S.unit = Math.max(0, Math.min(S.trace.size(S.layer, S.part) - 1, Number.isFinite(unit) ? Math.round(unit) : 0));
   el("unit").value = S.unit;
   S.largest = S.trace.largest(S.layer, S.part, S.unit);
@@ -208,6 +231,7 @@ function chooseUnit(unit) {
 }
 
 function choosePart(part) {
+  if (!S.trace) return;
   S.part = part;
   el("part").value = part;
   S.largestOf = (unit) => S.trace.largest(S.layer, S.part, unit);
@@ -218,6 +242,7 @@ function choosePart(part) {
 }
 
 function chooseLayer(layer) {
+  if (!S.trace) return;
   S.layer = layer;
   el("layer").value = layer;
   el("part").replaceChildren(...S.trace.parts(layer).map((part) => new Option(PART_NAMES[part] ? part + ", " + PART_NAMES[part] : part, part)));
@@ -241,7 +266,7 @@ function showEdit() {
     : !S.model.live
       ? "Needs the model: " + SERVER
       : S.about.generates
-        ? "Re-run keeps the symbols after the cursor, rewrite draws new ones. A black tick shows each probability without the edit."
-        : "Re-runs the model from the cursor on. A black tick shows each probability without the edit.";
+        ? "Re-run keeps the symbols after the cursor, rewrite draws new ones. A tick shows each probability without the edit."
+        : "Re-runs the model from the cursor on. A tick shows each probability without the edit.";
   el("edit-note").textContent = note;
 }

@@ -1,8 +1,8 @@
 // Places where the same units are on (Strobelt et al. 2018, LSTMVis). A unit is on at a step where its value has the sign that it
 // has at the beginning of the selection, and at least `threshold` of its largest magnitude.
 
-// Units that are on from `a` to `b` and off just before and just after, as [{unit, sign, least}].
-function unitsOn(trace, layer, part, a, b, threshold) {
+// Units that are on from `a` to `b` and, where `bounded`, off just before and just after, as [{unit, sign, least}].
+function unitsOn(trace, layer, part, a, b, threshold, bounded) {
   const found = [];
   for (let unit = 0; unit < trace.size(layer, part); unit++) {
     const largest = trace.largest(layer, part, unit);
@@ -11,7 +11,8 @@ function unitsOn(trace, layer, part, a, b, threshold) {
     const on = (step) => sign * trace.value(layer, part, unit, step) >= least;
     let all = true;
     for (let step = a; all && step <= b; step++) all = on(step);
-    if (all && (a === 0 || !on(a - 1)) && (b === trace.length - 1 || !on(b + 1))) found.push({ unit, sign, least });
+    const ends = !bounded || ((a === 0 || !on(a - 1)) && (b === trace.length - 1 || !on(b + 1)));
+    if (all && ends) found.push({ unit, sign, least });
   }
   return found;
 }

@@ -1,15 +1,15 @@
 // The canvas: the input of models of numbers, the chosen unit's states and gates, all units as rows; steps from left to right.
 
 const strips = { first: 0, count: 1, column: 8, left: 64, lanes: [], palette: null };
-const ROW = 7, LANE = 15, GAP = 14, AXIS = 34, INPUT = 84;
+const ROW = 7, LANE = 15, GAP = 14, AXIS = 34, INPUT = 84, INFLUENCE = 30;
 
 // The colours of the page, as they are in this colour scheme.
 function palette() {
   const probe = document.createElement("i"), colors = [];
   document.body.appendChild(probe);
-  for (let level = 0; level <= 20; level++) {
-    probe.className = "v" + level;
-    colors.push(level === 10 ? getComputedStyle(document.documentElement).getPropertyValue("--middle") : getComputedStyle(probe).backgroundColor);
+  for (let level = -10; level <= 10; level++) {
+    probe.style.backgroundColor = "color-mix(in oklab, var(--strip-" + (level < 0 ? "low" : "high") + ") " + 10 * Math.abs(level) + "%, var(--middle))";
+    colors.push(getComputedStyle(probe).backgroundColor);
   }
   probe.remove();
   const style = getComputedStyle(document.documentElement), named = {};
@@ -17,13 +17,15 @@ function palette() {
   return { colors, ...named };
 }
 
+// The steps that are drawn: they move when the cursor comes near their end, not when something is pointed at.
 function windowAt(step) {
   const canvas = el("strips"), width = canvas.clientWidth;
   const text = S.about.kind === "text";
   strips.column = text && S.about.by_character ? 9 : text ? 22 : Math.max(4, Math.min(14, Math.floor((width - strips.left) / S.trace.length)));
   strips.count = Math.max(1, Math.min(S.trace.length, Math.floor((width - strips.left) / strips.column)));
   const most = S.trace.length - strips.count;
-  if (step < strips.first || step >= strips.first + strips.count || strips.first > most) {
+  const margin = Math.min(4, Math.floor(strips.count / 8));
+  if (step < strips.first + margin || step >= strips.first + strips.count - margin || strips.first > most) {
     strips.first = Math.max(0, Math.min(most, step - Math.floor(strips.count / 2)));
   }
 }
@@ -36,7 +38,7 @@ function drawStrips() {
   windowAt(step);
   const parts = S.trace.parts(S.layer), units = S.order.slice(0, 30);
   const input = S.about.kind !== "text";
-  const height = (input ? INPUT + GAP : 0) + parts.length * (LANE + 2) + GAP + units.length * ROW + AXIS;
+  const height = (input ? INPUT + GAP : 0) + parts.length * (LANE + 2) + GAP + units.length * ROW + (S.about.labels.length ? INFLUENCE + 8 : 0) + AXIS;
   if (canvas.style.height !== height + "px") canvas.style.height = height + "px";
   if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
     canvas.width = Math.round(width * ratio);
@@ -74,10 +76,15 @@ function drawStrips() {
     g.strokeStyle = colors.ink;
     g.strokeRect(strips.left - 0.5, at - 0.5, strips.count * strips.column + 1, ROW + 1);
   }
+  const bottom = y;
+  if (S.about.labels.length) {
+    y += INFLUENCE + 8;
+    influenceLane(g, y, colors);
+  }
   axis(g, y, colors);
   cursorLine(g, step, y, colors);
   g.save();
-  g.translate(9, top + (units.length * ROW) / 2);
+  g.translate(9, top + (bottom - top) / 2);
   g.rotate(-Math.PI / 2);
   g.textAlign = "center";
   g.font = "11px system-ui, sans-serif";
@@ -126,10 +133,10 @@ function axis(g, y, colors) {
     if (step % every) continue;
     const x = strips.left + (n + 0.5) * strips.column;
     g.fillRect(Math.round(x), y + (text ? 16 : 2), 1, 4);
-    const seconds = S.about.seconds, shownAs = seconds ? (step * seconds).toFixed(seconds * every < 0.1 ? 2 : 1) + " s" : String(step);
+    const seconds = S.about.seconds, shownAs = seconds ? (step * seconds).toFixed(seconds * every < 0.1 ? 2 : 1) : String(step);
     if (x < strips.left + strips.count * strips.column - 8) g.fillText(shownAs, x, y + (text ? 26 : 13));
   }
-  label(g, S.about.seconds ? "time" : "step", y + (text ? 26 : 13), colors.soft);
+  label(g, S.about.seconds ? "seconds" : "step", y + (text ? 26 : 13), colors.soft);
 }
 
 function cursorLine(g, step, y, colors) {
@@ -137,12 +144,21 @@ function cursorLine(g, step, y, colors) {
   if (n < 0 || n >= strips.count) return;
   g.strokeStyle = colors.ink;
   g.strokeRect(strips.left + n * strips.column - 0.5, 0.5, strips.column + 1, y - 1);
+}
+
+// How much the prediction at the cursor depends on each step, as bars.
+function influenceLane(g, y, colors) {
+  label(g, "influence", y - INFLUENCE / 2, colors.soft);
+  g.fillStyle = colors.line;
+  g.fillRect(strips.left, y, strips.count * strips.column, 1);
   const influence = S.influence && S.influence.values;
   if (!influence) return;
   g.fillStyle = colors.mark;
   for (const [at, part] of influence) {
     const place = at - strips.first;
-    if (place >= 0 && place < strips.count && part > 0.01) g.fillRect(strips.left + place * strips.column, y, strips.column - 1, -Math.max(1, part * 12));
+    if (place < 0 || place >= strips.count || part < 0.004) continue;
+    const height = Math.max(1, part * INFLUENCE);
+    g.fillRect(strips.left + place * strips.column + 0.5, y - height, Math.max(1, strips.column - 1), height);
   }
 }
 
