@@ -197,7 +197,7 @@ def _whole(body: dict[str, Any], name: str, default: int | None, low: int, high:
 
 
 def _named(models: Mapping[str, _Model], name: Any) -> _Model:
-    if name not in models:
+    if not isinstance(name, str) or name not in models:
         raise _Refused(404, f"there is no model {name!r:.60}: this server has {', '.join(models) or 'none'}")
     return models[name]
 

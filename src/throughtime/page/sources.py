@@ -67,7 +67,7 @@ def of_text(trained: Trained, text: str) -> Reading:
 def of_ids(trained: Trained, ids: Sequence[int]) -> Reading:
     """Symbols of a language model by number. Raises: InputError for none, or numbers outside the vocabulary."""
     size = len(trained.assets.vocabulary)
-    if not all(isinstance(each, int) and 0 <= each < size for each in ids):
+    if not all(type(each) is int and 0 <= each < size for each in ids):
         raise InputError(f"ids must be whole numbers between 0 and {size - 1}")
     inputs = torch.tensor(list(ids), dtype=torch.int64)[:, None]
     return _checked(inputs, *_names(trained, inputs, None))
@@ -141,7 +141,7 @@ def of_file(trained: Trained, path: str | Path, *, example: int = 1, steps: int 
 
 def of_run(trained: Trained, *, example: int = 1, steps: int = 1000) -> Reading:
     """An example of the validation part of the run's own data. Raises: InputError where there is none."""
-    return _example(trained, trained.task, "validation", example, steps, f"the validation part of {trained.path}")
+    return _example(trained, trained.task, "validation", example, steps, "the validation part of the run's data")
 
 
 def _example(trained: Trained, task: Any, split: str, example: int, steps: int, where: str) -> Reading:

@@ -101,12 +101,12 @@ function showBranches() {
 function showControls() {
   const can = S.model.live && S.about.generates;
   for (const name of ["generate", "step", "fork", "seed", "temperature"]) el(name).disabled = !can;
-  el("generation").classList.toggle("hidden", !S.about.generates && S.model.live);
+  el("generation").classList.toggle("hidden", !can);
+  el("editing").classList.toggle("hidden", !S.model.live);
   el("generate").textContent = S.running ? "Pause" : "Generate";
   el("generate").setAttribute("aria-pressed", String(S.running));
   el("color").querySelector("[value=surprise]").disabled = S.about.predicts !== "next";
   el("view-title").textContent = S.about.kind === "text" ? "Text" : "Steps";
-  el("units").classList.toggle("hidden", false);
 }
 
 let painting = 0;
@@ -128,7 +128,7 @@ function requestInfluence(step) {
   }
   clearTimeout(waiting);
   const branch = S.branch;
-  waiting = setTimeout(() => trying(async () => {
+  waiting = setTimeout(() => S.branch === branch && trying(async () => {
     const found = await ask("influence", { model: S.model.name, ...branch.source, ...(branch.trace.ids ? { ids: branch.trace.ids } : {}), position: step });
     const most = Math.max(...found.values, 0), values = new Map();
     found.values.forEach((value, n) => values.set(found.first + n, most > 0 ? value / most : 0));
@@ -181,11 +181,11 @@ function closeTrace() {
 
 async function openModel(name) {
   pause();
+  closeTrace();
   await trying(async () => {
     const about = await ask("about?model=" + encodeURIComponent(name));
     S.model = { name, live: true, file: null };
     S.chosen = false;
-    closeTrace();
     showAbout(about);
     S.example = 1;
     el("example").textContent = "Example 1";

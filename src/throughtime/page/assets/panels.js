@@ -263,10 +263,7 @@ function showEdit() {
   el("rewrite").classList.toggle("hidden", !S.about.generates);
   const note = !S.about.forward
     ? "This model reads both ways: its units cannot be set at one step."
-    : !S.model.live
-      ? "Needs the model: " + SERVER
-      : S.about.generates
-        ? "Re-run keeps the symbols after the cursor, rewrite draws new ones. A tick shows each probability without the edit."
-        : "Re-runs the model from the cursor on. A tick shows each probability without the edit.";
+    : (S.about.generates ? "Re-run keeps the symbols after the cursor, rewrite draws new ones." : "Re-runs the model from the cursor on.") +
+      " A tick shows each probability without the edit" + (S.about.labels.length ? "; influence is without it too." : ".");
   el("edit-note").textContent = note;
 }
