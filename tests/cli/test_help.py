@@ -62,6 +62,7 @@ COMMANDS = [
     ["runs"],
     ["flow"],
     ["influence"],
+    ["page"],
     ["demo"],
     ["help"],
     ["tasks"],

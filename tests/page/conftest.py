@@ -16,7 +16,7 @@ from throughtime.cli import main
 from throughtime.runtime import load
 from throughtime.runtime.trained import Trained
 
-LINE = 'the "quick brown" fox (jumps) over \'the lazy\' dog [0], and then it sleeps.\n'
+LINE = "the \"quick brown\" fox (jumps) over 'the lazy' dog [0], and then it sleeps.\n"
 TRAINED = {
     "text": ["--hidden", "13,11", "--embedding", "5", "--steps", "30", "--batch", "3"],
     "frames": ["--hidden", "9", "--steps", "6", "--limit", "24"],
@@ -85,7 +85,10 @@ class Browser:
         self.wait("return throughtime.state.trace && !message.className")
         if model is not None and model != self.js("return throughtime.state.model.name"):
             self.js("model.value = arguments[0]; model.dispatchEvent(new Event('change'))", model)
-            self.wait("return throughtime.state.model.name === arguments[0] && throughtime.state.trace && !message.className", model)
+            self.wait(
+                "return throughtime.state.model.name === arguments[0] && throughtime.state.trace && !message.className",
+                model,
+            )
 
     def js(self, script: str, *values: Any) -> Any:
         return self.driver.execute_script(script, *values)
@@ -95,7 +98,9 @@ class Browser:
         while True:
             if found := self.js(script, *values):
                 return found
-            assert time.monotonic() < until, f"never true: {script}; the page says {self.js('return message.textContent')!r}"
+            assert time.monotonic() < until, (
+                f"never true: {script}; the page says {self.js('return message.textContent')!r}"
+            )
             time.sleep(0.05)
 
     def keys(self, *keys: str) -> None:
@@ -108,7 +113,8 @@ class Browser:
         """Put a text into the field, as a paste does, and wait until it is read."""
         self.js("text.value = arguments[0]; text.dispatchEvent(new Event('input'))", text)
         same = "return throughtime.state.trace && throughtime.state.trace.names.join('') === arguments[0]"
-        self.wait(f"{same} && !message.className", text)
+        painted = "/v\\d/.test(cells.querySelector('[role=row]:last-child i:last-child').className)"
+        self.wait(f"{same} && !message.className && {painted}", text)
 
     def complaints(self) -> list[str]:
         """What the console holds: errors of scripts, refused fetches, broken policies."""
@@ -129,7 +135,14 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     options.binary_location = program
     profile: Path = tmp_path_factory.mktemp("chromium")
     for option in (
-        *("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"),
+        *(
+            "headless=new",
+            "no-sandbox",
+            "disable-gpu",
+            "disable-quic",
+            "no-first-run",
+            "disable-background-networking",
+        ),
         *("disable-component-update", "disable-sync", "disable-dev-shm-usage", f"user-data-dir={profile}"),
     ):
         options.add_argument(f"--{option}")

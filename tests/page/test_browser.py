@@ -13,7 +13,13 @@ from selenium.webdriver.common.keys import Keys
 
 TEXT = 'a fox (the "lazy" one) sleeps.\nthe [0] dog, the "quick" one'
 HOSTILE = "<b>x</b></script>\u2028\0\u202e\U0001f642&amp;\t'\""
-COLORS = "return [...document.querySelectorAll('#cells i')].map((cell) => getComputedStyle(cell).backgroundColor)"
+UNITS = """const trace = throughtime.state.trace, units = [...Array(13).keys()];
+return trace.names.map((_, step) => units.map((unit) => trace.value("l0", "h", unit, step)))"""
+PLACES = """return ["cells", "strips", "bars", "list", "generate", "value"]
+  .map((id) => document.getElementById(id).getBoundingClientRect().top + scrollY)"""
+COLORS = (
+    "return [...document.querySelectorAll('#cells i')].map((cell) => getComputedStyle(cell).backgroundColor)"
+)
 # The contrast of two colors as WCAG 2 has it, of what a canvas makes of them.
 CONTRAST = """
 const canvas = document.createElement("canvas"), g = canvas.getContext("2d");
@@ -41,9 +47,12 @@ def test_it_loads_without_complaints_and_fits(browser, served, width, dark, mode
     browser.look(width, 900, dark)
     browser.open(served, model)
     assert browser.js("return document.documentElement.scrollWidth") <= width
-    assert browser.js("return strips.width > 0 && cells.childElementCount > 0 && list.childElementCount > 0 && bars.childElementCount > 0")
+    assert browser.js(
+        "return strips.width > 0 && cells.childElementCount > 0 && list.childElementCount > 0 && bars.childElementCount > 0"
+    )
     too_wide = """return [...document.querySelectorAll('button, select, input, p, h2, section, canvas')]
-      .filter((each) => each.offsetParent && each.getBoundingClientRect().right > innerWidth + 1).map((each) => each.id || each.tagName)"""
+      .filter((each) => each.offsetParent && each.getBoundingClientRect().right > innerWidth + 1)
+      .map((each) => each.id || each.tagName)"""
     assert browser.js(too_wide) == []
     assert browser.complaints() == []
 
@@ -71,8 +80,9 @@ def test_colors_have_enough_contrast(browser, served, dark):
           }
           return "white";
         };
-        for (const each of document.querySelectorAll("p, h1, h2, small, button:not(:disabled), select, #list span, label span, b")) {
-          if (each.offsetParent && each.textContent.trim()) found[each.id || each.textContent] = contrast(getComputedStyle(each).color, ground(each));
+        for (const each of document.querySelectorAll("p, h1, h2, small, button:not(:disabled), #list span, label span, b")) {
+          const words = each.offsetParent && each.textContent.trim();
+          if (words) found[each.id || words] = contrast(getComputedStyle(each).color, ground(each));
         }
         return Object.entries(found).sort((a, b) => a[1] - b[1])[0];
         """
@@ -83,7 +93,9 @@ def test_colors_have_enough_contrast(browser, served, dark):
 def test_a_typed_text_is_colored_by_the_unit(browser, served, runs):
     browser.open(served, "text")
     browser.type(TEXT)
-    found = browser.js("return [...document.querySelectorAll('#cells i')].map((cell) => cell.className.match(/v(\\d+)/)[1])")
+    found = browser.js(
+        "return [...document.querySelectorAll('#cells i')].map((cell) => cell.className.match(/v(\\d+)/)[1])"
+    )
     unit = state(browser, "unit")
     trained = runs("text")
     values = Inspector(trained).read(sources.of_text(trained, TEXT)).parts["l0"]["h"][:, unit]
@@ -105,7 +117,10 @@ def test_another_unit_part_and_layer_change_the_colors(browser, served):
         "color.value = 'surprise'; color.dispatchEvent(new Event('change'))",
     ):
         browser.js(change)
-        browser.wait(f"const found = (() => {{ {COLORS} }})(); return String(found) !== arguments[0]", ",".join(seen[-1]))
+        browser.wait(
+            f"const found = (() => {{ {COLORS} }})(); return String(found) !== arguments[0]",
+            ",".join(seen[-1]),
+        )
         seen.append(browser.js(COLORS))
     assert len({tuple(each) for each in seen}) == len(seen)
 
@@ -114,7 +129,9 @@ def test_units_are_sorted_by_what_they_go_with(browser, served, runs):
     browser.open(served, "text")
     browser.type(TEXT * 3)
     browser.js("sort.value = 'f0'; sort.dispatchEvent(new Event('change'))")
-    rows = browser.js("return [...list.children].map((row) => [...row.children].map((part) => part.textContent))")
+    rows = browser.js(
+        "return [...list.children].map((row) => [...row.children].map((part) => part.textContent))"
+    )
     assert {row[1] for row in rows} == {'inside "..."'}
     sizes = [abs(float(row[2].replace("\u2212", "-"))) for row in rows]
     assert sizes == sorted(sizes, reverse=True) and len(rows) == 13
@@ -140,7 +157,12 @@ def test_arrow_keys_move_and_shift_selects(browser, served):
     assert state(browser, "selection") == [TEXT.index("\n") - 2, TEXT.index("\n")]
     browser.keys(Keys.ESCAPE)
     assert state(browser, "selection") is None
-    assert browser.js("return [...document.querySelectorAll('#cells i')].filter((cell) => cell.tabIndex === 0).length") == 1
+    assert (
+        browser.js(
+            "return [...document.querySelectorAll('#cells i')].filter((cell) => cell.tabIndex === 0).length"
+        )
+        == 1
+    )
     label = browser.js("return document.activeElement.getAttribute('aria-label')")
     assert label.startswith("new line, ") or "unit" in label
     outline = browser.js("return getComputedStyle(document.activeElement).outlineStyle")
@@ -152,12 +174,30 @@ def test_everything_is_reached_with_the_tab_key(browser, served):
     browser.js("document.activeElement.blur()")
     seen = []
     for _ in range(40):
-        browser.keys(Keys.TAB) if seen else browser.driver.find_element("tag name", "body").send_keys(Keys.TAB)
-        here = browser.js("const at = document.activeElement; return at.getAttribute('role') === 'gridcell' ? 'cell' : at.id")
+        browser.keys(Keys.TAB) if seen else browser.driver.find_element("tag name", "body").send_keys(
+            Keys.TAB
+        )
+        here = browser.js(
+            "const at = document.activeElement; return at.getAttribute('role') === 'gridcell' ? 'cell' : at.id"
+        )
         if here in seen and here:
             break
         seen.append(here)
-    wanted = ["text", "read", "color", "layer", "part", "unit", "cell", "strips", "sort", "list", "threshold", "generate", "step"]
+    wanted = [
+        "text",
+        "read",
+        "color",
+        "layer",
+        "part",
+        "unit",
+        "cell",
+        "strips",
+        "sort",
+        "list",
+        "threshold",
+        "generate",
+        "step",
+    ]
     wanted += ["fork", "seed", "temperature", "value", "hold", "apply", "rewrite"]
     assert [each for each in seen if each in wanted] == wanted
 
@@ -167,13 +207,19 @@ def test_pointing_shows_what_a_prediction_depends_on(browser, served, runs):
     browser.type(TEXT)
     cells = browser.driver.find_elements("css selector", "#cells i")
     ActionChains(browser.driver).move_to_element(cells[20]).perform()
-    browser.wait("return throughtime.state.hover === 20 && throughtime.state.influence && throughtime.state.influence.step === 20")
+    browser.wait(
+        "return throughtime.state.hover === 20 && throughtime.state.influence && throughtime.state.influence.step === 20"
+    )
     trained = runs("text")
     _, values = Inspector(trained).influence(sources.of_text(trained, TEXT), 20)
     shown = dict(browser.js("return [...throughtime.state.influence.values]"))
-    assert shown == pytest.approx({n: float(value / values.max()) for n, value in enumerate(values)}, abs=1e-3)
+    assert shown == pytest.approx(
+        {n: float(value / values.max()) for n, value in enumerate(values)}, abs=1e-3
+    )
     browser.wait("return document.querySelectorAll('#cells i.g5').length > 0")
-    marked = browser.js("return [...document.querySelectorAll('#cells i')].filter((cell) => /g\\d/.test(cell.className)).map((cell) => cell.step)")
+    marked = browser.js(
+        "return [...document.querySelectorAll('#cells i')].filter((cell) => /g\\d/.test(cell.className)).map((cell) => cell.step)"
+    )
     assert int(values.argmax()) in marked and max(marked) < 20
     best = browser.js("return depends.querySelector('b').nextSibling.textContent")
     assert best.startswith(f" {20 - int(values.argmax())} back")
@@ -181,13 +227,18 @@ def test_pointing_shows_what_a_prediction_depends_on(browser, served, runs):
 
 def similar_by_hand(values, a, b, threshold, units):
     """`similarPlaces` for all places without leaving out overlaps, slowly: {(first, last): shared}."""
-    on = {unit: [sign * v >= threshold * largest for v in values[:, unit].tolist()] for unit, (sign, largest) in units.items()}
+    on = {
+        unit: [sign * v >= threshold * largest for v in values[:, unit].tolist()]
+        for unit, (sign, largest) in units.items()
+    }
     found = {}
     for unit in units:
         for first in range(len(values)):
             for last in range(first, len(values)):
                 inside = all(on[unit][first : last + 1])
-                whole = (first == 0 or not on[unit][first - 1]) and (last == len(values) - 1 or not on[unit][last + 1])
+                whole = (first == 0 or not on[unit][first - 1]) and (
+                    last == len(values) - 1 or not on[unit][last + 1]
+                )
                 if inside and whole and (last < a or first > b):
                     found[first, last] = sum(all(row[first : last + 1]) for row in on.values())
     return found
@@ -202,9 +253,18 @@ def test_similar_places_are_where_the_same_units_are_on(browser, served, runs):
     assert state(browser, "selection") == [a, a + 1]
     browser.js("threshold.value = 0.3; threshold.dispatchEvent(new Event('input'))")
     places = state(browser, "places")
-    values = torch.tensor(browser.js("const t = throughtime.state.trace; return t.names.map((_, n) => [...Array(13).keys()].map((u) => t.value('l0', 'h', u, n)))"), dtype=torch.float64)
-    bounded = browser.js("return throughtime.unitsOn(throughtime.state.trace, 'l0', 'h', arguments[0], arguments[0] + 1, 0.3, true)", a)
-    every = browser.js("return throughtime.unitsOn(throughtime.state.trace, 'l0', 'h', arguments[0], arguments[0] + 1, 0.3, false)", a)
+    values = torch.tensor(
+        browser.js(UNITS),
+        dtype=torch.float64,
+    )
+    bounded = browser.js(
+        "return throughtime.unitsOn(throughtime.state.trace, 'l0', 'h', arguments[0], arguments[0] + 1, 0.3, true)",
+        a,
+    )
+    every = browser.js(
+        "return throughtime.unitsOn(throughtime.state.trace, 'l0', 'h', arguments[0], arguments[0] + 1, 0.3, false)",
+        a,
+    )
     largest = values.abs().max(0).values
     wanted = {}
     for unit in range(13):
@@ -216,7 +276,10 @@ def test_similar_places_are_where_the_same_units_are_on(browser, served, runs):
     assert [each["unit"] for each in bounded] == [unit for unit, (_, ends) in wanted.items() if ends]
     used = {each["unit"]: wanted[each["unit"]][0] for each in (bounded or every)}
     by_hand = similar_by_hand(values, a, a + 1, 0.3, used)
-    assert places and {(each["first"], each["last"]): each["shared"] for each in places}.items() <= by_hand.items()
+    assert (
+        places
+        and {(each["first"], each["last"]): each["shared"] for each in places}.items() <= by_hand.items()
+    )
     assert [each["shared"] for each in places] == sorted((each["shared"] for each in places), reverse=True)
     assert places[0]["shared"] == max(by_hand.values())
     browser.js("document.querySelector('#places button').click()")
@@ -258,17 +321,25 @@ def test_an_edited_unit_changes_what_follows(browser, served, runs):
     unit = state(browser, "unit")
     browser.click("apply")
     browser.wait("return throughtime.state.branches.length === 2")
-    values = browser.js("const s = throughtime.state; return s.trace.names.map((_, n) => s.trace.value('l0', 'h', s.unit, n))")
-    before = browser.js("const s = throughtime.state; return s.trace.names.map((_, n) => s.branches[0].trace.value('l0', 'h', s.unit, n))")
+    values = browser.js(
+        "const s = throughtime.state; return s.trace.names.map((_, n) => s.trace.value('l0', 'h', s.unit, n))"
+    )
+    before = browser.js(
+        "const s = throughtime.state; return s.trace.names.map((_, n) => s.branches[0].trace.value('l0', 'h', s.unit, n))"
+    )
     assert values[10:] == pytest.approx([1.0] * (len(TEXT) - 10), abs=0.01) and values[:10] == before[:10]
     from throughtime.page import Edit
 
     trained = runs("text")
-    wanted = Inspector(trained).read(sources.of_text(trained, TEXT), (Edit("l0", "h", unit, 10, 1.0, hold=True),))
+    wanted = Inspector(trained).read(
+        sources.of_text(trained, TEXT), (Edit("l0", "h", unit, 10, 1.0, hold=True),)
+    )
     shown = browser.js("return throughtime.state.trace.answers(12).map((each) => each.p)")
     assert shown == pytest.approx(wanted.probabilities[12].tolist(), abs=1e-4)
     browser.click("rewrite")
-    browser.wait("return throughtime.state.branches.length === 3 && throughtime.state.trace.length === 11 + 120 && !message.className")
+    browser.wait(
+        "return throughtime.state.branches.length === 3 && throughtime.state.trace.length === 11 + 120 && !message.className"
+    )
     assert browser.complaints() == []
 
 
@@ -276,10 +347,17 @@ def test_hostile_text_is_shown_as_text(browser, served, runs, tmp_path):
     browser.open(served, "text")
     browser.type(HOSTILE)
     shown = browser.js("return [...document.querySelectorAll('#cells i')].map((cell) => cell.textContent)")
-    assert "".join(shown[:8]) == "<b>x</b>" and "<U+2028>" in shown and "<NUL>" in shown and "<U+202E>" in shown
+    assert (
+        "".join(shown[:8]) == "<b>x</b>" and "<U+2028>" in shown and "<NUL>" in shown and "<U+202E>" in shown
+    )
     assert "\U0001f642" in shown and "<TAB>" in shown
     assert browser.js("return document.querySelectorAll('#cells b').length") == 0
-    write_page(runs("text"), sources.of_text(runs("text"), HOSTILE), tmp_path / "page.html", source="</script>" + HOSTILE)
+    write_page(
+        runs("text"),
+        sources.of_text(runs("text"), HOSTILE),
+        tmp_path / "page.html",
+        source="</script>" + HOSTILE,
+    )
     browser.open((tmp_path / "page.html").as_uri())
     assert browser.js("return throughtime.state.trace.names.join('')") == HOSTILE
     assert browser.complaints() == []
@@ -315,9 +393,27 @@ def test_a_file_needs_no_server(browser, runs, tmp_path):
 def test_the_page_stays_where_it_is(browser, served):
     browser.open(served, "text")
     browser.type(TEXT)
-    places = "return ['cells', 'strips', 'bars', 'list', 'generate', 'value'].map((id) => document.getElementById(id).getBoundingClientRect().top + scrollY)"
-    before = browser.js(places)
+    before = browser.js(PLACES)
     for step in (5, 12, 33):
         browser.js("document.querySelectorAll('#cells i')[arguments[0]].focus()", step)
         browser.wait("return throughtime.state.influence")
-        assert browser.js(places) == before
+        assert browser.js(PLACES) == before
+
+
+def test_a_token_is_asked_for_and_kept(browser, served):
+    browser.open(served, "text")
+    hide = """
+      const real = window.fetch;
+      window.fetch = (path, options) => options.headers.authorization === "Bearer secret-token" ? real(path, options)
+        : Promise.resolve(new Response(JSON.stringify({error: {message: "a token is needed"}}), {status: 401}));
+      document.getElementById("read").click();
+    """
+    browser.js(hide)
+    browser.wait("return message.className === 'wrong' && message.textContent === 'a token is needed'")
+    assert browser.js("return !document.getElementById('token').hidden")
+    browser.driver.find_element("id", "token-value").send_keys("secret-token" + Keys.ENTER)
+    browser.wait(
+        "return document.getElementById('token').hidden && throughtime.state.trace && !message.className"
+    )
+    assert browser.js("return sessionStorage.getItem('throughtime-token')") == "secret-token"
+    browser.js("sessionStorage.clear()")

@@ -18,7 +18,7 @@ from throughtime.page.payload import influences, payload, quantised
 from throughtime.page.write import page_html
 
 httpx = pytest.importorskip("httpx")
-HOSTILE = 'x</script><script>alert(1)</script><!--\u2028\u2029\0\ud800\u202e\U0001f642{{script}}&quot;"\'\\'
+HOSTILE = "x</script><script>alert(1)</script><!--\u2028\u2029\0\ud800\u202e\U0001f642{{script}}&quot;\"'\\"
 
 
 def embedded(html: str) -> dict:
@@ -60,7 +60,9 @@ def test_a_file_holds_the_inspection(runs, tmp_path):
 
 def test_a_file_without_a_folder_leaves_nothing(runs, tmp_path):
     with pytest.raises(Exception, match="cannot write"):
-        write_page(runs("text"), sources.of_text(runs("text"), "a fox"), tmp_path / "no" / "page.html", source="")
+        write_page(
+            runs("text"), sources.of_text(runs("text"), "a fox"), tmp_path / "no" / "page.html", source=""
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -79,7 +81,9 @@ def test_hostile_text_cannot_leave_its_element(runs, tmp_path):
     write_page(trained, reading, tmp_path / "page.html", source="</script><b>" + HOSTILE)
     text = (tmp_path / "page.html").read_bytes().decode()
     clean = page_html(None).decode()
-    assert text.count("</script") == clean.count("</script") and text.count("<script") == clean.count("<script")
+    assert text.count("</script") == clean.count("</script") and text.count("<script") == clean.count(
+        "<script"
+    )
     assert "\u2028" not in text and "\0" not in text
     page = embedded(text)["page"]
     assert page["payload"]["names"] == list(HOSTILE) and page["source"].endswith(HOSTILE)
@@ -188,7 +192,10 @@ def test_what_cannot_be_done_is_said_in_one_line(client, path, body, status, wor
 def test_bodies_that_are_no_json_or_too_large(client):
     for data in (b"", b"[1]", b"{", b"\xff", b"[" * 10**5):
         answer = client.post("/v1/inspect/trace", content=data)
-        assert (answer.status_code, answer.json()["error"]["message"]) == (400, "the body must be a JSON object")
+        assert (answer.status_code, answer.json()["error"]["message"]) == (
+            400,
+            "the body must be a JSON object",
+        )
     answer = client.post("/v1/inspect/trace", content=b" " * (4 * 2**20 + 1))
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "large")
 

@@ -27,7 +27,9 @@ def test_hidden_states_are_the_layers_outputs_and_gates_make_them(runs):
     trained = runs("text")
     reading = sources.of_text(trained, TEXT)
     parts = Inspector(trained).read(reading).parts
-    assert {name: list(kept) for name, kept in parts.items()} == {layer: list("hcifgo") for layer in ("l0", "l1")}
+    assert {name: list(kept) for name, kept in parts.items()} == {
+        layer: list("hcifgo") for layer in ("l0", "l1")
+    }
     with torch.no_grad():
         top, (h, c) = trained.model.layers(trained.model.embedding(reading.inputs))
     torch.testing.assert_close(parts["l1"]["h"], top[:, 0], **CLOSE)
@@ -46,7 +48,9 @@ def test_distributions_are_the_models_logits(runs):
     for step in range(len(TEXT)):
         ids = found.top[step]
         torch.testing.assert_close(found.probabilities[step], chances[step].exp()[ids], **CLOSE)
-        assert float(found.probabilities[step, 0]) == pytest.approx(float(chances[step].exp().max()), abs=1e-5)
+        assert float(found.probabilities[step, 0]) == pytest.approx(
+            float(chances[step].exp().max()), abs=1e-5
+        )
     wanted = chances[:-1].gather(1, reading.inputs[1:])[:, 0]
     assert found.log_probability[0].isnan()
     torch.testing.assert_close(found.log_probability[1:], wanted, **CLOSE)
@@ -56,7 +60,7 @@ def test_a_long_text_is_that_of_its_pieces(runs, monkeypatch):
     trained = runs("text")
     reading = sources.of_text(trained, TEXT * 3)
     whole = Inspector(trained).read(reading)
-    monkeypatch.setattr("throughtime.page.inspection._CHUNK", 7)
+    monkeypatch.setattr("throughtime.page.running.CHUNK", 7)
     pieces = Inspector(trained).read(reading)
     torch.testing.assert_close(pieces.parts["l1"]["c"], whole.parts["l1"]["c"], **CLOSE)
     torch.testing.assert_close(pieces.log_probability, whole.log_probability, equal_nan=True, **CLOSE)
@@ -107,8 +111,12 @@ def test_an_edit_changes_later_steps_and_nothing_before(runs):
     assert torch.equal(edited.parts["l0"]["h"][:9], plain.parts["l0"]["h"][:9])
     assert torch.equal(edited.probabilities[:9], plain.probabilities[:9])
     assert float(edited.parts["l0"]["h"][9, 4]) == pytest.approx(0.9)
-    assert not torch.equal(edited.parts["l1"]["h"][9], plain.parts["l1"]["h"][9])  # the layer above reads it at once
-    assert not torch.equal(edited.parts["l0"]["c"][10], plain.parts["l0"]["c"][10])  # its own layer one step later
+    assert not torch.equal(
+        edited.parts["l1"]["h"][9], plain.parts["l1"]["h"][9]
+    )  # the layer above reads it at once
+    assert not torch.equal(
+        edited.parts["l0"]["c"][10], plain.parts["l0"]["c"][10]
+    )  # its own layer one step later
     assert torch.equal(edited.parts["l0"]["c"][9], plain.parts["l0"]["c"][9])
     held = inspector.read(reading, (Edit("l1", "c", 2, 9, -1.5, hold=True),))
     assert bool((held.parts["l1"]["c"][9:, 2] == -1.5).all())
@@ -168,7 +176,7 @@ def test_frames_show_labels_of_each_step_and_their_numbers(runs):
     assert torch.equal(found.top[:, 0], logits.argmax(-1))
     values = torch.rand(5, reading.inputs.shape[2]).tolist()
     own = sources.of_numbers(trained, values)
-    predicted = list(trained.predict([{trained.task.columns[0]: values}]))[0]["labels"]
+    predicted = trained.predict({trained.task.columns[0]: values})["labels"]
     assert [inspector.labels[n] for n in inspector.read(own).top[:, 0].tolist()] == predicted
 
 
@@ -181,6 +189,16 @@ def test_a_classifier_answers_for_every_prefix(runs):
     for step in (0, 7, len(reading) - 1):
         logits = outputs_of(trained, reading.inputs[: step + 1])
         torch.testing.assert_close(found.probabilities[step, 0], logits.softmax(-1).max(), **CLOSE)
+
+
+@pytest.mark.parametrize("task", ["tag", "transcribe"])
+def test_a_model_that_reads_both_ways_is_never_cut(runs, monkeypatch, task):
+    reading = sources.of_run(runs(task), steps=40)
+    whole = Inspector(runs(task)).read(reading)
+    monkeypatch.setattr("throughtime.page.running.CHUNK", 7)
+    again = Inspector(runs(task)).read(reading)
+    assert torch.equal(again.probabilities, whole.probabilities)
+    assert torch.equal(again.parts["l0_reverse"]["h"], whole.parts["l0_reverse"]["h"])
 
 
 def test_sound_is_read_as_the_task_reads_it(runs):
@@ -243,9 +261,11 @@ def test_the_model_is_not_disturbed_and_threads_may_share_an_inspector(runs):
 
 
 def test_features_find_quotes_and_brackets():
-    text = 'say "no(w)" don\'t, it\'s \'so it is\' [a(b)] \n\n  end "open\n\n'
+    text = "say \"no(w)\" don't, it's 'so it is' [a(b)] \n\n  end \"open\n\n"
     found = text_features(list(text))
-    inside = {name: "".join(text[n] for n in values.nonzero()[:, 0].tolist()) for name, values in found.items()}
+    inside = {
+        name: "".join(text[n] for n in values.nonzero()[:, 0].tolist()) for name, values in found.items()
+    }
     assert inside['inside "..."'] == '"no(w)'
     assert inside["inside '...'"] == "'so it is"
     assert inside["inside ()"] == "(w(b"

@@ -19,14 +19,12 @@ def page(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="What the model reads: a text, a recording, or a file as the run's task reads them. Default: the validation part "
-            "of the run's own data.",
+            help="What the model reads: a text, a recording, or a file as the run's task reads them. Default: the validation "
+            "part of the run's own data.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="OUT", help="The page to write.")] = Path("page.html"),
-    example: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Which of several examples, from 1.")
-    ] = 1,
+    example: Annotated[int, typer.Option(metavar="N", min=1, help="Which of several examples, from 1.")] = 1,
     steps: Annotated[
         int, typer.Option(metavar="T", min=1, max=20_000, help="Steps that are read at most, the first.")
     ] = _STEPS,
@@ -56,7 +54,10 @@ def page(
     check_writable(out)
     trained = load(run, task=task)
     if data is None:
-        reading, source = of_run(trained, example=example, steps=steps), f"example {example} of the validation part"
+        reading, source = (
+            of_run(trained, example=example, steps=steps),
+            f"example {example} of the validation part",
+        )
     else:
         reading, source = of_file(trained, data, example=example, steps=steps), data.name
     size = write_page(trained, reading, out, source=source)

@@ -107,7 +107,7 @@ class Recurrent(nn.Module):
         lengths: Tensor | None = None,
         visit: Visit | None = None,
     ) -> Trace:
-        """Run as `forward` does and return every step's states and the cell's `gates`, by name; `visit` as in `throughtime.LSTM`."""
+        """Run as `forward` does and return every step's states and the cell's `gates`, by name; `visit` as in `tt.LSTM`."""
         return Trace(*self._run(input, hx, lengths, traced=True, visit=visit))
 
     def _run(

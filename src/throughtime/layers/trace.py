@@ -13,7 +13,6 @@ from throughtime.cells.contract import State
 from throughtime.kernels.reference import Observe
 from throughtime.layers.sequence import PaddedBatch
 
-
 Visit = Callable[[int, int, State], None]
 """Called with the number of the layer and direction, t, and the state after step t, whose tensors it may change in place."""
 

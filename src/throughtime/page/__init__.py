@@ -6,13 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from throughtime.page.inspection import Edit, Inspection, Inspector
     from throughtime.page.endpoints import routes
+    from throughtime.page.inspection import Inspection, Inspector
+    from throughtime.page.running import Edit
     from throughtime.page.sources import Reading
     from throughtime.page.write import write_page
 
 _HOME = {
-    "Edit": "inspection",
+    "Edit": "running",
     "Inspection": "inspection",
     "Inspector": "inspection",
     "Reading": "sources",

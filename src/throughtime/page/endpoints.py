@@ -20,8 +20,9 @@ from starlette.routing import Route
 
 from throughtime.errors import InputError, ThroughtimeError
 from throughtime.page import sources
-from throughtime.page.inspection import LAST, Edit, Inspector
+from throughtime.page.inspection import LAST, Inspector
 from throughtime.page.payload import json_bytes, payload
+from throughtime.page.running import Edit
 from throughtime.page.sources import Reading
 from throughtime.page.write import page_html
 
@@ -47,7 +48,9 @@ class _Model:
 
     async def run(self, work: Callable[[Inspector], T]) -> T:
         if self.waiting >= WAITING:
-            raise _Refused(503, f"{WAITING} requests for this model are waiting already: try again in a second")
+            raise _Refused(
+                503, f"{WAITING} requests for this model are waiting already: try again in a second"
+            )
         self.waiting += 1
         try:
             async with self.lock:
@@ -79,8 +82,8 @@ def routes(models: Mapping[str, Trained]) -> list[Route]:
 
     SOURCE is one of {"text"}, {"ids"}, {"values"} (steps of numbers), {"samples", "rate"} (16 bits, little-endian, in base64) and
     {"example"} (of the validation part of the run's own data, from 1). Edits are a list of `Edit`'s fields. An error is
-    {"error": {"message", "type", "param", "code"}}, with the status 400, 404, 413, 500 or 503. A model's copy for this is made when
-    it is first asked for. Access (tokens, origins) is the application's to check.
+    {"error": {"message", "type", "param", "code"}}, with the status 400, 404, 413, 500 or 503. A model's copy for this is made
+    when it is first asked for. Access (tokens, origins) is the application's to check.
     """
     known = {name: _Model(trained) for name, trained in models.items()}
     html = page_html(None)
@@ -89,7 +92,11 @@ def routes(models: Mapping[str, Trained]) -> list[Route]:
         return Response(
             html,
             media_type="text/html",
-            headers={"cache-control": "no-cache", "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"},
+            headers={
+                "cache-control": "no-cache",
+                "x-content-type-options": "nosniff",
+                "referrer-policy": "no-referrer",
+            },
         )
 
     async def names(request: Request) -> Response:
@@ -125,7 +132,9 @@ def _trace(inspector: Inspector, body: dict[str, Any]) -> dict[str, Any]:
 
 def _influence(inspector: Inspector, body: dict[str, Any]) -> dict[str, Any]:
     last = _whole(body, "last", LAST, 1, LAST)
-    first, values = inspector.influence(_reading(inspector, body), _whole(body, "position", None, 0, sources.STEPS), last)
+    first, values = inspector.influence(
+        _reading(inspector, body), _whole(body, "position", None, 0, sources.STEPS), last
+    )
     found = values.tolist()
     if not all(map(math.isfinite, found)):
         raise InputError("the gradient is not a number: the model's training diverged, or it is damaged")
@@ -185,7 +194,9 @@ def _edits(body: dict[str, Any]) -> tuple[Edit, ...]:
             raise InputError("an edit must have layer, part, unit, step and value")
         unit, step = (_whole(each, name, None, 0, 10**9) for name in ("unit", "step"))
         hold = each.get("hold") is True
-        found.append(Edit(str(each.get("layer")), str(each.get("part")), unit, step, float(each["value"]), hold))
+        found.append(
+            Edit(str(each.get("layer")), str(each.get("part")), unit, step, float(each["value"]), hold)
+        )
     return tuple(found)
 
 

@@ -28,8 +28,13 @@ def text_features(names: Sequence[str]) -> dict[str, Tensor]:
         'inside "..."': _inside(text, '"', '"'),
         "inside '...'": _inside(text, "'", "'"),
         "inside ``...``": _inside(text, "``", "``"),
-        **{f"inside {opening}{closing}": _depth(text, opening, closing, 1) for opening, closing in _PAIRS.items()},
-        "bracket depth": [sum(each) for each in zip(*(_depth(text, *pair, 9) for pair in _PAIRS.items()), strict=True)],
+        **{
+            f"inside {opening}{closing}": _depth(text, opening, closing, 1)
+            for opening, closing in _PAIRS.items()
+        },
+        "bracket depth": [
+            sum(each) for each in zip(*(_depth(text, *pair, 9) for pair in _PAIRS.items()), strict=True)
+        ],
         "place in line": _since(text, lambda c: c == "\n"),
         "place in word": _since(text, lambda c: not (c.isalnum() or c == "_")),
         "indentation": _indentation(text),
@@ -45,7 +50,9 @@ def text_features(names: Sequence[str]) -> dict[str, Tensor]:
     return _varied({name: torch.tensor(values)[at] for name, values in columns.items()} if text else {})
 
 
-def number_features(inputs: Tensor, columns: Sequence[str], top: Tensor | None, labels: Sequence[str]) -> dict[str, Tensor]:
+def number_features(
+    inputs: Tensor, columns: Sequence[str], top: Tensor | None, labels: Sequence[str]
+) -> dict[str, Tensor]:
     """The same of numbers [T, D]: their mean, their change, the columns that have names, and which label is the likeliest."""
     found = {"mean of the input": inputs.mean(1), "change of the input": _change(inputs)}
     found |= {name: inputs[:, n] for n, name in enumerate(columns[:_COLUMNS])}
@@ -76,7 +83,9 @@ def _standard(values: Tensor) -> Tensor:
 
 
 def _varied(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in features.items() if len(value) > 1 and bool((value != value[0]).any())}
+    return {
+        name: value for name, value in features.items() if len(value) > 1 and bool((value != value[0]).any())
+    }
 
 
 def _change(inputs: Tensor) -> Tensor:
@@ -94,7 +103,12 @@ def _inside(text: str, opening: str, closing: str) -> list[float]:
         if opening == "'" and before.isalnum():
             continue  # an apostrophe
         end = text.find(closing, place, place + _LONGEST)
-        while closing == "'" and 0 <= end < len(text) - 1 and text[end - 1].isalnum() and text[end + 1].isalnum():
+        while (
+            closing == "'"
+            and 0 <= end < len(text) - 1
+            and text[end - 1].isalnum()
+            and text[end + 1].isalnum()
+        ):
             end = text.find(closing, end + 1, place + _LONGEST)
         if end < 0 or "\n\n" in text[start:end]:
             continue

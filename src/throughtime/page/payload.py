@@ -24,7 +24,7 @@ def payload(inspector: Inspector, found: Inspection, *, units: bool = True) -> d
 
         names, unknown, truth   of the whole sequence, and the ids of a model that generates
         first                   the step that everything below starts at; S steps
-        layers                  [{"name", "parts": {name: {"scale", "size", "data"}}}], data: int8 [S, H], value = data / 127 * scale
+        layers                  [{"name", "parts": {name: {"scale", "size", "data"}}}]: int8 [S, H], value = data / 127 * scale
         top                     {"k", "ids", "p"}: uint16 or uint32 [S, K], and uint16 [S, K] of 65535
         log_p                   float32 [S], NaN where there is none
         units                   of each layer and part: variance [H], and Pearson's r [F, H] with `features`
@@ -47,7 +47,8 @@ def payload(inspector: Inspector, found: Inspection, *, units: bool = True) -> d
         "remark": reading.remark,
         "first": found.first,
         "layers": [
-            {"name": layer, "parts": {part: quantised(value) for part, value in kept.items()}} for layer, kept in parts.items()
+            {"name": layer, "parts": {part: quantised(value) for part, value in kept.items()}}
+            for layer, kept in parts.items()
         ],
         "without_gates": len(parts) > 0 and parts is not found.parts,
     }
@@ -106,7 +107,11 @@ def _units(inspector: Inspector, found: Inspection) -> dict[str, Any]:
     else:
         inputs = reading.inputs[found.first :, 0].float().cpu()
         picture = inspector.about()
-        named = picture["columns"] or [f"input {n + 1}" for n in range(inputs.shape[1])] if picture["draw"] == "lines" else []
+        named = (
+            picture["columns"] or [f"input {n + 1}" for n in range(inputs.shape[1])]
+            if picture["draw"] == "lines"
+            else []
+        )
         answers = None if inspector.predicts == "whole" and not inspector.forward else found.top
         features = number_features(inputs, named, answers, labels)
     return {
@@ -137,7 +142,9 @@ def _top(ids: Tensor, probabilities: Tensor, labels: int) -> dict[str, Any]:
         "wide": kind is torch.uint32,
         "ids": _base64(ids.to(kind)),
         "p": _base64(whole.to(torch.uint16)),
-        "none": [] if not bool(probabilities.isnan().any()) else probabilities.isnan().any(1).nonzero()[:, 0].tolist(),
+        "none": []
+        if not bool(probabilities.isnan().any())
+        else probabilities.isnan().any(1).nonzero()[:, 0].tolist(),
     }
 
 

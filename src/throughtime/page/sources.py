@@ -28,7 +28,9 @@ class Reading:
     inputs: Tensor  # [T, 1] ids, or [T, 1, D]
     names: tuple[str, ...]  # T of them: what a reader sees of each step
     unknown: tuple[int, ...] = ()  # steps whose symbol the model does not know
-    truth: tuple[str, ...] | str | None = None  # of the run's own data: the label of each step, or of the whole
+    truth: tuple[str, ...] | str | None = (
+        None  # of the run's own data: the label of each step, or of the whole
+    )
     remark: str = ""  # what the user should know, such as that it was cut
 
     def __len__(self) -> int:
@@ -56,10 +58,14 @@ def takes_numbers(trained: Trained) -> bool:
 def of_text(trained: Trained, text: str) -> Reading:
     """A typed text. Raises: InputError for an empty one, more than STEPS symbols, or a run that reads no text."""
     if (kind := kind_of(trained)) != "text":
-        raise InputError(f"this model reads {kind}, not text: give it {'numbers' if kind == 'numbers' else 'a recording'}")
+        raise InputError(
+            f"this model reads {kind}, not text: give it {'numbers' if kind == 'numbers' else 'a recording'}"
+        )
     # A symbol has 4 bytes at least in few vocabularies, and many characters in few: more than this cannot be few symbols.
     if len(text) > 16 * STEPS:
-        raise InputError(f"expected at most {STEPS:,} symbols, got a text of {len(text):,} characters: shorten it")
+        raise InputError(
+            f"expected at most {STEPS:,} symbols, got a text of {len(text):,} characters: shorten it"
+        )
     inputs, _ = trained.task.text_input(trained.assets, text)
     return _checked(inputs, *_names(trained, inputs, text))
 
@@ -141,7 +147,9 @@ def of_file(trained: Trained, path: str | Path, *, example: int = 1, steps: int 
 
 def of_run(trained: Trained, *, example: int = 1, steps: int = 1000) -> Reading:
     """An example of the validation part of the run's own data. Raises: InputError where there is none."""
-    return _example(trained, trained.task, "validation", example, steps, "the validation part of the run's data")
+    return _example(
+        trained, trained.task, "validation", example, steps, "the validation part of the run's data"
+    )
 
 
 def _example(trained: Trained, task: Any, split: str, example: int, steps: int, where: str) -> Reading:
@@ -150,7 +158,9 @@ def _example(trained: Trained, task: Any, split: str, example: int, steps: int, 
     batches = task.evaluation_batches(trained.assets, split, steps=steps, batch=1)
     batch = None if batches is None else next(islice(batches, example - 1, None), None)
     if batch is None or not isinstance(batch.inputs, Tensor):
-        raise InputError(f"{where} has no example {example} that can be shown: name a file, or another number")
+        raise InputError(
+            f"{where} has no example {example} that can be shown: name a file, or another number"
+        )
     length = batch.steps if batch.lengths is None else int(batch.lengths[0])
     inputs = batch.inputs[:length, :1]
     names, unknown = _names(trained, inputs, None)
@@ -178,7 +188,9 @@ def _names(trained: Trained, inputs: Tensor, text: str | None) -> tuple[tuple[st
     names = list(trained.task.step_names(trained.assets, inputs[:, 0]))
     if kind_of(trained) != "text":
         return tuple(names), ()
-    known = [vocabulary for vocabulary in trained.assets.vocabularies.values() if vocabulary.unknown is not None]
+    known = [
+        vocabulary for vocabulary in trained.assets.vocabularies.values() if vocabulary.unknown is not None
+    ]
     if inputs.dim() == 2 and known:
         unknown = [n for n, number in enumerate(inputs[:, 0].tolist()) if number == known[0].unknown]
     else:
@@ -197,8 +209,10 @@ def _by_character(trained: Trained) -> bool:
     return any(vocabulary.kind == "char" for vocabulary in trained.assets.vocabularies.values())
 
 
-def _checked(inputs: Tensor, names: Sequence[str], unknown: tuple[int, ...] = (), truth: Any = None) -> Reading:
-    if not 1 <= len(inputs):
+def _checked(
+    inputs: Tensor, names: Sequence[str], unknown: tuple[int, ...] = (), truth: Any = None
+) -> Reading:
+    if len(inputs) == 0:
         raise InputError("expected one or more steps to read, got none: type a text or choose an example")
     if len(inputs) > STEPS:
         raise InputError(f"expected at most {STEPS:,} steps, got {len(inputs):,}: shorten it")
@@ -239,5 +253,3 @@ def picture_of(trained: Trained) -> dict[str, Any]:
 
     names = names_of(getattr(task, "features", ()) or ())
     return {"draw": "lines", "columns": list(names)}
-
-

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from throughtime.files import write_whole
-from throughtime.page.inspection import LAST, TOP, Inspector
+from throughtime.page.inspection import LAST, Inspector
 from throughtime.page.payload import influences, json_bytes, payload
+from throughtime.page.running import TOP
 from throughtime.page.sources import STEPS, Reading
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ const EMBEDDED = JSON.parse(document.getElementById("data").textContent);
 const SERVER = "start 'throughtime serve RUN' and open its address.";
 const S = {
   model: null, about: null, trace: null, branch: null, branches: [], layer: "", part: "h", unit: 0, largest: 1, largestOf: () => 1, order: [],
-  cursor: 0, hover: null, anchor: null, selection: null, places: [], threshold: 0.5, color: "unit", influence: null, example: 1, source: null,
-  running: false, asked: 0, trying: false,
+  cursor: 0, hover: null, pointing: "cells", anchor: null, selection: null, places: [], threshold: 0.5, color: "unit", influence: null, example: 1, source: null,
+  running: false, asked: 0, reading: 0,
 };
 
 function el(id) { return document.getElementById(id); }
@@ -14,6 +14,13 @@ function say(text, kind = "") {
   el("message").className = kind;
   el("message").textContent = text;
   el("message").title = text;
+}
+
+// What is said while nothing happens.
+function rest() {
+  const remark = S.trace && S.trace.remark ? "Shown: " + S.trace.remark + ". " : "";
+  const gates = S.trace && S.trace.withoutGates ? "The gates of so many steps are not sent. " : "";
+  say(remark + gates + "Point at a step, or move with the arrow keys; Shift selects.");
 }
 
 let token = "";
@@ -43,7 +50,7 @@ async function trying(work, words) {
   if (words) say(words, "busy");
   try {
     const found = await work();
-    if (words && number === S.asked) say(S.trace && S.trace.remark ? "Shown: " + S.trace.remark + "." : "");
+    if (words && number === S.asked) rest();
     return found;
   } catch (error) {
     if (!(error instanceof Failed)) throw error;
@@ -155,7 +162,7 @@ function fileInfluence(kept) {
 async function readSource(source, options = {}) {
   S.source = source;
   pause();
-  const number = (S.reading = (S.reading || 0) + 1);
+  const number = ++S.reading;
   await trying(async () => {
     const payload = await ask("trace", { model: S.model.name, ...source });
     if (number !== S.reading) return;
@@ -195,6 +202,7 @@ async function openModel(name) {
 
 function showAbout(about) {
   S.about = about;
+  document.title = S.model.name + ", throughtime";
   const words = { text: "text", numbers: "numbers", audio: "sound" }[about.kind];
   el("about").textContent = about.task + ": " + about.cell.toUpperCase() + " of " + about.sizes.join(" + ") + " units, " + about.parameters.toLocaleString("en") +
     " parameters, reads " + words + (about.forward ? "" : " both ways");
@@ -320,7 +328,7 @@ function wire() {
   el("next").addEventListener("click", () => example(1));
   el("file").addEventListener("change", () => { openFile(el("file").files[0]); el("file").value = ""; });
   el("color").addEventListener("change", () => { S.color = el("color").value; showLegend(); paintSoon(); });
-  el("layer").addEventListener("change", () => chooseLayer(el("layer").value));
+  el("layer").addEventListener("change", () => { chooseLayer(el("layer").value); chooseUnit(S.order[0]); });
   el("part").addEventListener("change", () => choosePart(el("part").value));
   el("unit").addEventListener("input", () => { if (el("unit").value !== "") chooseUnit(Number(el("unit").value)); });
   el("sort").addEventListener("change", () => { showUnits(); chooseUnit(S.order[0]); });
@@ -380,7 +388,7 @@ async function start() {
     for (const name of ["read", "examples", "file-label"]) el(name).classList.add("hidden");
     el("source-note").textContent = page.source + ". Another text, continuing and editing need the model: " + SERVER;
     openTrace(new Trace(page.payload));
-    say(S.trace.remark ? "Shown: " + S.trace.remark + "." : "");
+    rest();
     return;
   }
   const found = await trying(() => ask("models"), "Opening \u2026");

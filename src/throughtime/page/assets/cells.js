@@ -1,6 +1,6 @@
 // The steps as cells that are coloured, pointed at, selected and walked over with the keyboard.
 
-const cells = { all: [], lit: [], same: [] };
+const cells = { all: [], marked: new Set(), shows: "", built: 0 };
 
 function answerMark(step) {
   const answers = S.trace.answers(step);
@@ -16,6 +16,7 @@ function buildCells(from) {
   if (!from) {
     grid.replaceChildren();
     cells.all = [];
+    cells.built++;
   }
   let line = from ? grid.lastChild : null;
   for (let step = from; step < trace.length; step++) {
@@ -52,29 +53,41 @@ function levelOf(step) {
   return Math.round(10 * relative(S.part, S.trace.value(S.layer, S.part, S.unit, step), S.largest));
 }
 
+// Colour all cells where what is shown has changed, else only those whose marks came or went.
 function paintCells() {
   if (!S.trace) return;
-  const [a, b] = S.selection || [-1, -2];
-  const influence = S.influence && S.influence.values;
-  const same = new Set();
+  const [a, b] = S.selection || [-1, -2], influence = S.influence && S.influence.values, same = new Set(), marked = new Set([S.cursor]);
   for (const place of S.places) for (let step = place.first; step <= place.last; step++) same.add(step);
-  for (const cell of cells.all) {
-    const step = cell.step;
-    let kind = cell.kinds + "v" + (levelOf(step) + 10);
-    if (influence) {
-      const part = influence.get(step);
+  for (const step of same) marked.add(step);
+  for (let step = a; step <= b; step++) marked.add(step);
+  if (S.hover !== null) marked.add(S.hover);
+  if (influence) for (const [step, part] of influence) if (part > 0.03) marked.add(step);
+  const shows = [S.layer, S.part, S.unit, S.color, S.largest, S.branches.indexOf(S.branch), S.trace.length, cells.built].join("/");
+  const whole = shows !== cells.shows;
+  cells.shows = shows;
+  const paint = (step) => {
+    const cell = cells.all[step];
+    if (!cell) return;
+    if (whole) cell.level = "v" + (levelOf(step) + 10);
+    let kind = cell.kinds + cell.level;
+    if (marked.has(step)) {
+      const part = influence ? influence.get(step) : 0;
       if (part > 0.03) kind += " g" + Math.max(1, Math.min(5, Math.ceil(Math.sqrt(part) * 5)));
+      if (step >= a && step <= b) kind += " in";
+      if (same.has(step)) kind += " same";
+      if (step === S.cursor) kind += " at";
+      if (step === S.hover) kind += " over";
     }
-    if (step >= a && step <= b) kind += " in";
-    if (same.has(step)) kind += " same";
-    if (step === S.cursor) kind += " at";
-    if (step === S.hover) kind += " over";
     if (cell.className !== kind) cell.className = kind;
-  }
+  };
+  if (whole) for (let step = 0; step < cells.all.length; step++) paint(step);
+  else for (const step of new Set([...marked, ...cells.marked])) paint(step);
+  cells.marked = marked;
 }
 
 function moveTo(step, options = {}) {
   const before = S.cursor;
+  S.hover = null;
   S.cursor = Math.max(0, Math.min(S.trace.length - 1, step));
   if (options.extend) {
     const fixed = S.anchor ?? before;
@@ -153,6 +166,7 @@ function wireCells() {
       if (step !== S.cursor) moveTo(step, { extend: true });
     } else {
       S.hover = step;
+      S.pointing = "cells";
       showStep();
     }
   });

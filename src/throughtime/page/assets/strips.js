@@ -1,7 +1,7 @@
 // The canvas: the input of models of numbers, the chosen unit's states and gates, all units as rows; steps from left to right.
 
 const strips = { first: 0, count: 1, column: 8, left: 64, lanes: [], palette: null };
-const ROW = 7, LANE = 15, GAP = 14, AXIS = 34, INPUT = 84, INFLUENCE = 30;
+const ROWS = 30, ROW = 7, LANE = 15, GAP = 14, AXIS = 34, INPUT = 84, INFLUENCE = 30;
 
 // The colours of the page, as they are in this colour scheme.
 function palette() {
@@ -17,13 +17,20 @@ function palette() {
   return { colors, ...named };
 }
 
-// The steps that are drawn: they move when the cursor comes near their end, not when something is pointed at.
+// The units that have a row: the first of the list, and the chosen one.
+function shownUnits() {
+  const first = S.order.slice(0, ROWS);
+  return first.includes(S.unit) ? first : [S.unit, ...first.slice(0, ROWS - 1)];
+}
+
+// The steps that are drawn: they move when `step` comes near their end, and not (null) while something among them is pointed at.
 function windowAt(step) {
   const canvas = el("strips"), width = canvas.clientWidth;
   const text = S.about.kind === "text";
   strips.column = text && S.about.by_character ? 9 : text ? 22 : Math.max(4, Math.min(14, Math.floor((width - strips.left) / S.trace.length)));
   strips.count = Math.max(1, Math.min(S.trace.length, Math.floor((width - strips.left) / strips.column)));
   const most = S.trace.length - strips.count;
+  if (step === null && strips.first <= most) return;
   const margin = Math.min(4, Math.floor(strips.count / 8));
   if (step < strips.first + margin || step >= strips.first + strips.count - margin || strips.first > most) {
     strips.first = Math.max(0, Math.min(most, step - Math.floor(strips.count / 2)));
@@ -35,8 +42,8 @@ function drawStrips() {
   const canvas = el("strips"), width = canvas.clientWidth, ratio = window.devicePixelRatio || 1;
   strips.palette = strips.palette || palette();
   const { palette: colors } = strips, step = S.hover ?? S.cursor;
-  windowAt(step);
-  const parts = S.trace.parts(S.layer), units = S.order.slice(0, 30);
+  windowAt(S.pointing === "strips" && S.hover !== null ? null : step);
+  const parts = S.trace.parts(S.layer), units = shownUnits();
   const input = S.about.kind !== "text";
   const height = (input ? INPUT + GAP : 0) + parts.length * (LANE + 2) + GAP + units.length * ROW + (S.about.labels.length ? INFLUENCE + 8 : 0) + AXIS;
   if (canvas.style.height !== height + "px") canvas.style.height = height + "px";
@@ -134,7 +141,9 @@ function axis(g, y, colors) {
     const x = strips.left + (n + 0.5) * strips.column;
     g.fillRect(Math.round(x), y + (text ? 16 : 2), 1, 4);
     const seconds = S.about.seconds, shownAs = seconds ? (step * seconds).toFixed(seconds * every < 0.1 ? 2 : 1) : String(step);
-    if (x < strips.left + strips.count * strips.column - 8) g.fillText(shownAs, x, y + (text ? 26 : 13));
+    if (x > strips.left + strips.count * strips.column - 8) continue;
+    g.textAlign = x - strips.left < 10 ? "left" : "center";
+    g.fillText(shownAs, g.textAlign === "left" ? strips.left : x, y + (text ? 26 : 13));
   }
   label(g, S.about.seconds ? "seconds" : "step", y + (text ? 26 : 13), colors.soft);
 }
@@ -245,7 +254,7 @@ function wireStrips() {
   canvas.addEventListener("pointermove", (event) => {
     if (!S.trace || event.pointerType === "touch") return;
     const { step } = place(event);
-    if (step !== S.hover) { S.hover = step; showStep(); }
+    if (step !== S.hover) { S.hover = step; S.pointing = "strips"; showStep(); }
   });
   canvas.addEventListener("pointerleave", () => { S.hover = null; if (S.trace) showStep(); });
   canvas.addEventListener("click", (event) => {
@@ -258,11 +267,11 @@ function wireStrips() {
   });
   canvas.addEventListener("keydown", (event) => {
     if (!S.trace) return;
-    const at = S.order.indexOf(S.unit), last = Math.min(30, S.order.length) - 1;
+    const units = shownUnits(), at = units.indexOf(S.unit), last = units.length - 1;
     if (event.key === "ArrowLeft") moveTo(S.cursor - 1, { focus: false, extend: event.shiftKey });
     else if (event.key === "ArrowRight") moveTo(S.cursor + 1, { focus: false, extend: event.shiftKey });
-    else if (event.key === "ArrowUp") chooseUnit(S.order[Math.max(0, at - 1)]);
-    else if (event.key === "ArrowDown") chooseUnit(S.order[Math.min(last, at + 1)]);
+    else if (event.key === "ArrowUp") chooseUnit(units[Math.max(0, at - 1)]);
+    else if (event.key === "ArrowDown") chooseUnit(units[Math.min(last, at + 1)]);
     else return;
     event.preventDefault();
   });
