@@ -18,7 +18,7 @@ from throughtime.page.sources import STEPS, Reading
 if TYPE_CHECKING:
     from throughtime.runtime.trained import Trained
 
-_SCRIPTS = ("data.js", "similar.js", "cells.js", "strips.js", "panels.js", "app.js")
+_SCRIPTS = ("data.js", "similar.js", "cells.js", "strips.js", "panels.js", "branches.js", "app.js")
 POSITIONS, BACK = 1000, 100
 """Steps whose influence a file holds, and how far back each reaches."""
 

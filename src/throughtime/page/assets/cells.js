@@ -56,9 +56,13 @@ function levelOf(step) {
 // Colour all cells where what is shown has changed, else only those whose marks came or went.
 function paintCells() {
   if (!S.trace) return;
-  const [a, b] = S.selection || [-1, -2], influence = S.influence && S.influence.values, same = new Set(), marked = new Set([S.cursor]);
-  for (const place of S.places) for (let step = place.first; step <= place.last; step++) same.add(step);
-  for (const step of same) marked.add(step);
+  const [a, b] = S.selection || [-1, -2], influence = S.influence && S.influence.values, same = new Map(), marked = new Set([S.cursor]);
+  for (const place of S.places) {
+    for (let step = place.first; step <= place.last; step++) {
+      same.set(step, " same" + (step === place.first ? " first" : "") + (step === place.last ? " last" : ""));
+      marked.add(step);
+    }
+  }
   for (let step = a; step <= b; step++) marked.add(step);
   if (S.hover !== null) marked.add(S.hover);
   if (influence) for (const [step, part] of influence) if (part > 0.03) marked.add(step);
@@ -74,7 +78,7 @@ function paintCells() {
       const part = influence ? influence.get(step) : 0;
       if (part > 0.03) kind += " g" + Math.max(1, Math.min(5, Math.ceil(Math.sqrt(part) * 5)));
       if (step >= a && step <= b) kind += " in";
-      if (same.has(step)) kind += " same";
+      kind += same.get(step) || "";
       if (step === S.cursor) kind += " at";
       if (step === S.hover) kind += " over";
     }

@@ -1,7 +1,7 @@
 // The canvas: the input of models of numbers, the chosen unit's states and gates, all units as rows; steps from left to right.
 
 const strips = { first: 0, count: 1, column: 8, left: 64, lanes: [], palette: null };
-const ROWS = 30, ROW = 7, LANE = 15, GAP = 14, AXIS = 34, INPUT = 84, INFLUENCE = 30;
+const ROWS = 36, ROW = 7, LANE = 15, GAP = 14, AXIS = 34, INPUT = 84, INFLUENCE = 30;
 
 // The colours of the page, as they are in this colour scheme.
 function palette() {
