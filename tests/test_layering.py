@@ -21,8 +21,9 @@ ROWS = (
     ("tasks",),
     ("training",),
     ("runtime", "bench"),
-    ("studies",),
+    ("page",),
     ("serve",),
+    ("studies",),
     ("cli",),
 )
 ROW = {name: number for number, names in enumerate(ROWS) for name in names}

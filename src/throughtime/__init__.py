@@ -9,6 +9,7 @@ tt.bptt                      full, truncated, randomized and checkpointed backpr
 tt.flow                      how the gradient decays or grows through time: measured, explained, drawn
 tt.load("runs/book")         a trained run: predict, evaluate, generate, its model and assets
 tt.stream, tt.SessionPool    a model that reads a stream chunk by chunk; many of them at a time
+tt.serve.Client              a client of `throughtime serve`, the server of trained runs
 tt.start_run, tt.train       train a task from Python; `throughtime train` from the command line
 tt.backends()                which backend runs recurrences on this machine; tt.release_memory() frees what it keeps
 
@@ -58,6 +59,7 @@ _MODULES = (
     "models",
     "runs",
     "runtime",
+    "serve",
     "sessions",
     "tasks",
     "training",
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
         models,
         runs,
         runtime,
+        serve,
         sessions,
         tasks,
         training,

@@ -26,7 +26,7 @@ class BackendError(ThroughtimeError, RuntimeError):
 class SessionError(ThroughtimeError):
     """A session that cannot do what was asked; `cause` is one of CAUSES, for programs, and the message is for people."""
 
-    CAUSES = ("unknown", "busy", "expired", "sequence", "snapshot", "full", "closed")
+    CAUSES = ("unknown", "busy", "expired", "sequence", "snapshot", "full", "closed", "store")
 
     def __init__(self, cause: str, message: str) -> None:
         super().__init__(message)

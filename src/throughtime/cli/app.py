@@ -17,9 +17,11 @@ from throughtime.cli import (
     flow,
     generate,
     help,
+    page,
     predict,
     runs,
     search,
+    serve,
     tasks,
 )
 from throughtime.cli.builder import Command, bare_flags, help_text
@@ -35,9 +37,11 @@ _ORDER = (
     "search",
     "chat",
     "generate",
+    "serve",
     "runs",
     "flow",
     "influence",
+    "page",
     "compare",
     "bench",
     "backends",
@@ -102,9 +106,11 @@ _add(app, "predict", predict.predict)
 _add(app, "search", search.search)
 _add(app, "chat", chat.chat)
 _add(app, "generate", generate.generate)
+_add(app, "serve", serve.serve)
 _add(app, "runs", runs.runs)
 _add(app, "flow", flow.flow)
 _add(app, "influence", flow.influence)
+_add(app, "page", page.page)
 _add(app, "demo", demo.demo)
 _add(app, "help", help.help_)
 _add(app, "backends", bench.backends)

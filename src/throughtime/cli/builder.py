@@ -40,7 +40,7 @@ class Command(TyperCommand):
     """A command whose flags do not look as if they took a value, nor its arguments as if one had to choose."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        return [re.sub(r"^\{(.*)\}$", r"\1", piece) for piece in super().collect_usage_pieces(ctx)]
+        return [re.sub(r"^\{(.*)\}(\.\.\.)?$", r"\1\2", piece) for piece in super().collect_usage_pieces(ctx)]
 
     def get_params(self, ctx: Any) -> list[Any]:
         return bare_flags(super().get_params(ctx))

@@ -94,7 +94,7 @@ def generate(
     generator = generator_of(session.model, weights) if reason is None else None
     if on_unknown is not None and (unknown := session.vocabulary.unknown_symbols(prompt)):
         on_unknown(unknown)
-    start: str | list[int] = prompt or ([_start(session)] if session.logits is None else "")
+    start: str | list[int] = prompt or ([first_symbol(session)] if session.logits is None else "")
     if start and generator is not None and weights != "float32":
         session.set_state(generator.feed(session.ids(start).cpu(), session.state))
     elif start:
@@ -160,7 +160,7 @@ def _until(stop: str | None, chunks: Iterator[str]) -> Iterator[str]:
         yield held
 
 
-def _start(session: Session) -> int:
+def first_symbol(session: Session) -> int:
     """The id that a new session reads before an empty prompt."""
     vocabulary = session.vocabulary
     if vocabulary.unknown_symbols("\n"):

@@ -4,8 +4,9 @@ from throughtime.sessions.engine import Engine, engine_of
 from throughtime.sessions.pool import SessionPool
 from throughtime.sessions.processor import Processor
 from throughtime.sessions.snapshot import Snapshot
-from throughtime.sessions.store import SqliteStore, Store
+from throughtime.sessions.store import SqliteStore, Store, store_of
 from throughtime.sessions.stream import Stream, stream
+from throughtime.sessions.valkey_store import ValkeyStore
 
 __all__ = [
     "Engine",
@@ -15,6 +16,8 @@ __all__ = [
     "SqliteStore",
     "Store",
     "Stream",
+    "ValkeyStore",
     "engine_of",
+    "store_of",
     "stream",
 ]

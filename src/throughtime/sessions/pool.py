@@ -6,6 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.errors import InputError, SessionError
-from throughtime.sessions.engine import engine_of
+from throughtime.sessions.engine import Engine, engine_of
 from throughtime.sessions.processor import Carried, Processor
 from throughtime.sessions.snapshot import Snapshot, processor_name
-from throughtime.sessions.store import Store
+from throughtime.sessions.store import Entry, Store
 
 _FIRST_SLOTS = 64
+_TRIES = 8  # of a chunk whose session other pools continue meanwhile
 _LEAVE = 10.0  # seconds that `shutdown` waits for chunks that other threads are reading
 _NOTHING = torch.zeros(0, 0)  # the outputs of no steps
 
@@ -34,6 +36,15 @@ class _Session:
     carried: Carried = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     busy: bool = False  # a chunk is being read
+    version: str = ""  # which the store gave to what it has of the session
+    handed_out: bool = False  # `extra`, which may have changed since
+
+
+class _Elsewhere(SessionError):
+    """The store has a session as another pool continued it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("busy", f"another pool is reading chunks of session {name!r}: wait, and ask again")
 
 
 @dataclass(slots=True)
@@ -53,17 +64,46 @@ class _Request:
     outputs: tuple[Tensor, ...] = ()
     answer: Any = None
     error: Exception | None = None
-    done: threading.Event | None = None
+    done: threading.Event | _Promise | None = None
     pending = True  # the session is busy with it
+    tries = 1
 
-    def __init__(self, session: _Session, final: bool, deadline: float) -> None:
-        self.session, self.final, self.deadline = session, final, deadline
+    def __init__(self, session: _Session, seq: int, data: Any, final: bool, deadline: float) -> None:
+        self.seq, self.data, self.final, self.deadline = seq, data, final, deadline
+        self.session = session
         self.carried = session.carried  # after it
+
+    def again(self, session: _Session) -> None:
+        """Before its first step once more, on the session as it is now."""
+        self.session, self.carried, self.before = session, session.carried, None
+        self.chunk, self.steps, self.read, self.outputs = _NOTHING, 0, 0, ()
+        self.answer = self.error = None
+        self.tries += 1
+
+    def starts(self) -> bool:
+        """Whether it is still wanted; from now on it cannot be given up."""
+        return self.read > 0 or not isinstance(self.done, _Promise) or self.done.starts()
 
     def result(self) -> Any:
         if self.error is not None:
             raise self.error
         return self.answer
+
+
+class _Promise:
+    """Where the answer to a request goes that nobody waits for."""
+
+    def __init__(self, request: _Request, future: Future[Any]) -> None:
+        self.request, self.future = request, future
+
+    def starts(self) -> bool:
+        return self.future.running() or self.future.set_running_or_notify_cancel()
+
+    def set(self) -> None:
+        if self.request.error is not None:
+            self.future.set_exception(self.request.error)
+        else:
+            self.future.set_result(self.request.answer)
 
 
 class SessionPool:
@@ -81,11 +121,18 @@ class SessionPool:
         store: where sessions are kept that are not in memory, such as `SqliteStore`; None: nowhere.
         idle_s: `sweep` moves sessions unused for so long to the store. expire_s: seconds that the store keeps a session.
         save_every: also save a session after every so many chunks, before its outputs are given out; 1 loses nothing when the
-        process is killed. 0: only when it is moved.
+        process is killed, and lets several pools share the store. 0: only when it is moved.
         native: as of `throughtime.stream`.
 
     Chunks are numbered: `feed(id, seq, chunk)` with seq = 1, 2, ... A repeated seq gives the outputs of that chunk again and
     reads nothing; any other is refused, so that a lost or repeated message cannot change a session.
+
+    Pools with save_every=1 that share a store, such as several servers with one ValkeyStore, can take up each other's sessions at
+    any chunk. A chunk is answered once the session is stored, and it is stored only in place of the version that it
+    continues; a pool whose copy is older drops it, takes up the stored one and reads the chunk again.
+
+    Attributes: on_batch, called after each call of the model with the number of chunks, the seconds it took, and the seconds that
+    each chunk which it began had waited; for statistics of a server.
 
     With a processor a session is its state and what the processor carries: both change with a chunk, or neither does. A chunk
     that completes no step, such as a few samples, is answered without the model. `flush` ends an input.
@@ -117,7 +164,9 @@ class SessionPool:
         self.max_live, self.max_batch, self.max_steps = max_live, max_batch, max_steps
         self.max_wait = max_wait_ms / 1000
         self.store, self.idle_s, self.expire_s, self.save_every = store, idle_s, expire_s, save_every
+        self._shared = save_every == 1  # the store has every session as of its last chunk, and counts
         self._clock = clock
+        self.on_batch: Callable[[int, float, list[float]], None] | None = None
         self._sessions: dict[str, _Session] = {}  # the longest unused first
         self._free: list[int] = []
         self._lock = threading.RLock()  # of all that is here; never held while the model runs
@@ -126,7 +175,15 @@ class SessionPool:
         self._wake = threading.Condition(self._lock)
         self._worker: threading.Thread | None = None
         self._closed = False
-        self._counts = {"chunks": 0, "steps": 0, "batches": 0, "moved": 0, "taken_up": 0, "refused": 0}
+        self._counts = {
+            "chunks": 0,
+            "steps": 0,
+            "batches": 0,
+            "moved": 0,
+            "taken_up": 0,
+            "stale": 0,
+            "refused": 0,
+        }
 
     @property
     def native(self) -> bool:
@@ -142,13 +199,16 @@ class SessionPool:
         with self._lock:
             self._check_open()
             name = secrets.token_urlsafe(12) if id is None else id
-            if name in self._sessions or (self.store is not None and self._in_store(name)):
-                raise self._refused(
-                    "busy", f"session {name!r} is open already: close it, or choose another id"
-                )
-            session = self._place(name)
-            if snapshot is not None:
-                self._take(session, snapshot)
+            if self._fresh(name) is not None or self._in_store(name):
+                raise self._in_use(name)
+            session = self._place(name, snapshot)
+            try:
+                self._save_if_kept(session)
+            except _Elsewhere:  # opened there at the same moment
+                raise self._in_use(name) from None
+            except Exception:
+                self._forget(session)
+                raise
             return name
 
     def feed(self, id: str, seq: int, chunk: Any, timeout: float | None = None) -> Any:
@@ -158,7 +218,26 @@ class SessionPool:
         Raises: InputError for a chunk that the model cannot read; SessionError "unknown", "busy" (another chunk of it is being
         read), "expired", "sequence", "full"; TimeoutError after `timeout` seconds. The session is then as it was before.
         """
-        return self._wait(self._admit(id, seq, chunk, False, time.monotonic() + self.max_wait), timeout)
+        return self._wait(self._admit(id, seq, chunk, False, self._soon()), timeout)
+
+    def submit(self, id: str, seq: int, data: Any = None, *, final: bool = False) -> Future[Any]:
+        """`feed`, or with `final` `flush`, that does not wait: the answer to come. The data is read before it returns.
+
+        `cancel()` of the future gives up a chunk that has not begun; the session is then as it was before.
+        Raises: as `feed` and `flush`; what fails later is the future's exception.
+        """
+        if final and self.processor is None:
+            raise InputError("flush is for sessions with a processor; without one no step is held: use reset")
+        request, future = self._admit(id, seq, data, final, self._soon()), Future[Any]()
+        if isinstance(request, _Answer):
+            future.set_result(request.value)
+        elif not request.pending:
+            _Promise(request, future).set()
+        else:
+            request.done = _Promise(request, future)
+            self._enqueue(request)
+            future.add_done_callback(lambda done: self._give_up(request) if done.cancelled() else None)
+        return future
 
     def flush(self, id: str, seq: int, timeout: float | None = None) -> Any:
         """End a session's input, as chunk number `seq`: run the steps that the processor still holds, and give its last answer.
@@ -168,7 +247,7 @@ class SessionPool:
         """
         if self.processor is None:
             raise InputError("flush is for sessions with a processor; without one no step is held: use reset")
-        return self._wait(self._admit(id, seq, None, True, time.monotonic() + self.max_wait), timeout)
+        return self._wait(self._admit(id, seq, None, True, self._soon()), timeout)
 
     def feed_many(self, chunks: Sequence[tuple[str, int, Any]]) -> list[Any]:
         """`feed` of several sessions at once, in this thread: the answer to each (id, seq, chunk), or why there is none."""
@@ -199,7 +278,9 @@ class SessionPool:
         """Go to where a snapshot was taken; a snapshot that cannot be used changes nothing."""
         snapshot = self._snapshot(state)
         with self._lock:
-            self._take(self._idle(id), snapshot)
+            session = self._idle(id)
+            self._take(session, snapshot)
+            self._save_if_kept(session)
 
     def fork(self, id: str, new: str | None = None) -> str:
         """Another session that goes on from where this one is; its id."""
@@ -217,21 +298,21 @@ class SessionPool:
     def extra(self, id: str) -> dict[str, Any]:
         """What an application keeps with a session, as JSON: change it, and it is part of the next snapshot."""
         with self._lock:
-            return self._idle(id).extra
+            session = self._idle(id)
+            session.handed_out = True
+            return session.extra
 
     def close(self, id: str) -> None:
         """End a session: its state is freed, in the store too. Raises: SessionError "unknown", "busy"."""
         with self._lock:
             session = self._sessions.get(id)
-            if session is None:
-                if self.store is None or not self.store.delete(id):
-                    raise self._unknown(id)
-                return
-            self._idle(id)
-            self._free.append(session.slot)
-            del self._sessions[id]
-            if self.store is not None:
-                self.store.delete(id)
+            if session is not None and session.busy:
+                raise self._busy(id)
+            stored = self.store is not None and self.store.delete(id)
+            if session is not None:
+                self._forget(session)
+            if not stored and (session is None or self._shared):
+                raise self._unknown(id)
 
     def sweep(self) -> int:
         """Move sessions unused for `idle_s` to the store; how many. A server calls it now and then."""
@@ -240,8 +321,8 @@ class SessionPool:
                 return 0
             until = self._clock() - self.idle_s
             idle = [each for each in self._sessions.values() if not each.busy and each.used <= until]
-            for session in idle:
-                self._move(session)
+            self._move(idle)
+            self.store.sweep()
             return len(idle)
 
     def shutdown(self) -> None:
@@ -257,8 +338,7 @@ class SessionPool:
             while any(each.busy for each in self._sessions.values()) and time.monotonic() < until:
                 self._wake.wait(0.01)  # for other threads that are in the middle of a chunk
             if self.store is not None:
-                for session in [each for each in self._sessions.values() if not each.busy]:
-                    self._move(session)
+                self._move([each for each in self._sessions.values() if not each.busy])
 
     def __enter__(self) -> SessionPool:
         return self
@@ -269,42 +349,87 @@ class SessionPool:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def stats(self) -> dict[str, int]:
-        """Counts since the start (chunks, steps, batches, sessions moved to the store and taken up again, refusals), and of now:
-        live sessions, waiting chunks.
-        """
-        with self._lock:
-            return {**self._counts, "live": len(self._sessions), "waiting": len(self._waiting)}
+    def __contains__(self, id: object) -> bool:
+        """Whether a session is in memory."""
+        return id in self._sessions
 
-    def _admit(self, id: str, seq: int, data: Any, final: bool, deadline: float) -> _Request | _Answer:
+    @property
+    def identity(self) -> str:
+        """The model's, as snapshots name it."""
+        return self._engine.identity
+
+    def new_engine(self) -> Engine:
+        """An engine with the pool's weights and no sessions, for work beside it."""
+        return self._engine.like()
+
+    def position(self, id: str) -> tuple[int, int]:
+        """Chunks and steps that a session has read. Raises: as `snapshot`."""
+        with self._lock:
+            session = self._idle(id)
+            return session.seq, session.steps
+
+    def state(self, id: str) -> dict[str, Tensor]:
+        """A copy of a session's state, by name. Raises: as `snapshot`."""
+        with self._lock:
+            slot = self._idle(id).slot
+            with self._running:
+                return self._engine.read(slot)
+
+    def last(self, id: str) -> Any:
+        """The answer to the last chunk of a session in memory, the same object; else None."""
+        session = self._sessions.get(id)
+        return None if session is None else session.last
+
+    def stats(self) -> dict[str, int]:
+        """Counts since the start (chunks, steps, batches, sessions moved to the store and taken up again, copies dropped as
+        another pool had continued the session, refusals), and of now: live sessions, waiting chunks. It never waits.
+        """
+        return {**self._counts, "live": len(self._sessions), "waiting": len(self._waiting)}
+
+    def _admit(
+        self, id: str, seq: int, data: Any, final: bool, deadline: float, check: bool = False
+    ) -> _Request | _Answer:
         """A request, its session busy until it is done; or the answer to a chunk that was read already."""
         with self._lock:
             self._check_open()
-            session = self._idle(id)
-            if seq == session.seq and session.last is not None:
+            check = check or not self._shared or self._next(id) != seq
+            session = self._idle(id, check)
+            if self._was_read(session, seq):
                 return _Answer(session.last)
-            if seq != session.seq + 1:
-                raise self._refused(
-                    "sequence", f"the next chunk of session {id!r} is number {session.seq + 1}, got {seq}"
-                )
             session.busy = True
-            request = _Request(session, final, deadline)
+            request = _Request(session, seq, data, final, deadline)
         try:
-            self._read(request, data)
+            self._read(request)
             if not request.steps:
                 self._write(request)
-        except BaseException:
+        except BaseException as error:
             with self._lock:
                 session.busy = request.pending = False
+            if not check and isinstance(error, InputError):  # for the older of two copies, it may be
+                return self._admit(id, seq, data, final, deadline, True)
             raise
         if not request.steps:
-            with self._lock:
-                self._finish([request])
+            self._finish([request])
         return request
 
-    def _read(self, request: _Request, data: Any) -> None:
+    def _soon(self) -> float:
+        """When a chunk that comes now has waited long enough for others."""
+        return time.monotonic() + self.max_wait
+
+    def _was_read(self, session: _Session, seq: int) -> bool:
+        """Whether this chunk is the last that was read, or the next. Raises: SessionError "sequence" for others."""
+        if seq == session.seq and session.last is not None:
+            return True
+        if seq != session.seq + 1:
+            raise self._refused(
+                "sequence",
+                f"the next chunk of session {session.name!r} is number {session.seq + 1}, got {seq}",
+            )
+        return False
+
+    def _read(self, request: _Request) -> None:
         """Set the steps of a request, from its data."""
-        carried = request.session.carried
+        carried, data = request.session.carried, request.data
         if self.processor is None:
             request.chunk = self._engine.check(data)
             if not request.chunk.shape[0]:
@@ -347,6 +472,16 @@ class SessionPool:
         if not request.pending:
             return request.result()
         request.done = threading.Event()
+        self._enqueue(request)
+        if not request.done.wait(timeout):
+            if self._give_up(request):
+                raise TimeoutError(
+                    f"a chunk of session {request.session.name!r} was not read within {timeout} s"
+                )
+            request.done.wait()
+        return request.result()
+
+    def _enqueue(self, request: _Request) -> None:
         with self._lock:
             if self._closed:
                 request.session.busy = False
@@ -356,16 +491,15 @@ class SessionPool:
                 self._worker = threading.Thread(target=self._work, name="throughtime sessions", daemon=True)
                 self._worker.start()
             self._wake.notify()
-        if not request.done.wait(timeout):
-            with self._lock:
-                if request in self._waiting and not request.read:
-                    self._waiting.remove(request)
-                    request.session.busy = False
-                    raise TimeoutError(
-                        f"a chunk of session {request.session.name!r} was not read within {timeout} s"
-                    )
-            request.done.wait()
-        return request.result()
+
+    def _give_up(self, request: _Request) -> bool:
+        """Take a request back that has not begun; whether it had not."""
+        with self._lock:
+            waits = request in self._waiting and not request.read
+            if waits:
+                self._waiting.remove(request)
+                request.session.busy = request.pending = False
+            return waits
 
     def _work(self) -> None:
         while True:
@@ -384,12 +518,19 @@ class SessionPool:
                 if not self._waiting:  # all were given up meanwhile
                     continue
                 self._waiting.sort(key=lambda each: each.deadline)
-                batch, self._waiting = self._waiting[: self.max_batch], self._waiting[self.max_batch :]
-            self._run(batch)
+                first, self._waiting = self._waiting[: self.max_batch], self._waiting[self.max_batch :]
+                batch = []
+                for each in first:
+                    if each.starts():
+                        batch.append(each)
+                    else:
+                        each.session.busy = each.pending = False
+            if batch:
+                self._run(batch)
             with self._lock:
                 for each in batch:
                     if each.pending:  # more steps to read, after those who have waited longer
-                        each.deadline = time.monotonic() + self.max_wait
+                        each.deadline = self._soon()
                         self._waiting.append(each)
 
     def _run(self, batch: Sequence[_Request]) -> None:
@@ -403,7 +544,7 @@ class SessionPool:
                     pieces.append(each.chunk)
                     continue
                 pieces.append(each.chunk[each.read : each.read + self.max_steps])
-            outputs, failure = None, None
+            outputs, failure, began = None, None, time.monotonic()
             try:
                 outputs = self._engine.run([each.session.slot for each in batch], pieces)
             except Exception as error:
@@ -416,6 +557,9 @@ class SessionPool:
             for each in batch:  # whose fault it is shows when each runs alone
                 self._run([each])
             return
+        if self.on_batch is not None:
+            waits = [max(0.0, began - each.deadline + self.max_wait) for each in batch if not each.read]
+            self.on_batch(len(batch), time.monotonic() - began, waits)
         complete = []
         for each, y in zip(batch, outputs, strict=True):
             each.read = min(each.steps, each.read + self.max_steps)
@@ -428,27 +572,59 @@ class SessionPool:
                     self._fail(each, error)
         with self._lock:
             self._counts["batches"] += 1
-            self._finish(complete)
+        self._finish(complete)
 
     def _finish(self, requests: Sequence[_Request]) -> None:
-        """Give out the answers of requests. The lock is held."""
-        now = self._clock()
-        self._counts["chunks"] += len(requests)
-        self._counts["steps"] += sum([each.steps for each in requests])
-        for request in requests:
-            session = request.session
-            # Outputs are part of those of a whole call, which are kept until the last of its sessions has read another chunk.
-            session.last, session.carried = request.answer, request.carried
-            session.seq, session.used = session.seq + 1, now
-            session.steps = 0 if request.final else session.steps + request.steps
-            request.pending = session.busy = False
-            if self.save_every and session.seq % self.save_every == 0:
-                try:
-                    self._save(session)
-                except Exception as error:  # the chunk was read: asked for again, its outputs are there
-                    request.error = error
-            if request.done is not None:
-                request.done.set()
+        """Give out the answers of complete requests, after their sessions were saved where that is due."""
+        with self._lock:
+            now = self._clock()
+            for each in requests:
+                session = each.session
+                # Outputs are part of those of a whole call, which are kept until the last of its sessions has read another chunk.
+                session.last, session.carried = each.answer, each.carried
+                session.seq, session.used = session.seq + 1, now
+                session.steps = 0 if each.final else session.steps + each.steps
+        due = [each for each in requests if self.save_every and each.session.seq % self.save_every == 0]
+        errors = self._save([each.session for each in due])  # not under the lock: others go on meanwhile
+        with self._lock:
+            for each, error in zip(due, errors, strict=True):
+                # Sent again, the chunk gets the outputs that are there, or it is read again from what is stored.
+                each.error = error
+                if error is not None and self._shared:
+                    self._forget(each.session, error)
+            again = [
+                each for each in requests if isinstance(each.error, _Elsewhere) and self._begins_again(each)
+            ]
+            for each in requests:
+                if each in again:
+                    continue
+                if each.error is None:
+                    self._counts["chunks"] += 1
+                    self._counts["steps"] += each.steps
+                each.pending = each.session.busy = False
+                if each.done is not None:
+                    each.done.set()
+        if empty := [each for each in again if not each.steps]:
+            self._finish(empty)
+
+    def _begins_again(self, request: _Request) -> bool:
+        """Whether a request has to run once more, from what another pool stored of its session; else it is complete."""
+        try:
+            if request.tries >= _TRIES:
+                return False
+            session = self._idle(request.session.name)
+            request.again(session)
+            if self._was_read(session, request.seq):
+                request.answer = session.last
+                return False
+            self._read(request)
+            if not request.steps:
+                self._write(request)
+            session.busy = True
+            return True
+        except Exception as error:
+            request.error = error
+            return False
 
     def _fail(self, request: _Request, error: Exception | None) -> None:
         with self._lock:
@@ -457,30 +633,47 @@ class SessionPool:
         if request.done is not None:
             request.done.set()
 
-    def _idle(self, id: str) -> _Session:
-        """A session that no chunk is being read of, from memory or from the store; it is the last used from now on."""
+    def _fresh(self, id: str) -> _Session | None:
+        """A session in memory; one that another pool has continued or closed is forgotten."""
         session = self._sessions.get(id)
+        if session is not None and not session.busy and self._shared:
+            assert self.store is not None
+            if self.store.version(id) != session.version:
+                self._forget(session, _Elsewhere(id))
+                return None
+        return session
+
+    def _next(self, id: str) -> int:
+        """The number of the next chunk of a session in memory."""
+        session = self._sessions.get(id)
+        return 0 if session is None else session.seq + 1
+
+    def _idle(self, id: str, check: bool = True) -> _Session:
+        """A session that no chunk is being read of, from memory or from the store; it is the last used from now on.
+
+        Args: check: that no other pool has continued it; a chunk that is next is read without, as storing it checks that.
+        """
+        session = self._fresh(id) if check else self._sessions.get(id)
         if session is None:
-            data = None
+            stored = None
             if self.store is not None:
                 try:
-                    data = self.store.get(id)
+                    stored = self.store.get(id)
                 except SessionError:
                     self._counts["refused"] += 1
                     raise
-            if data is None:
+            if stored is None:
                 raise self._unknown(id)
-            snapshot = self._snapshot(data)
-            session = self._place(id)
-            self._take(session, snapshot)
+            session = self._place(id, self._snapshot(stored.data))
+            session.version = stored.version
             self._counts["taken_up"] += 1
         if session.busy:
-            raise self._refused("busy", f"a chunk of session {id!r} is being read: wait for its outputs")
+            raise self._busy(id)
         self._sessions[id] = self._sessions.pop(id)  # now the last used
         return session
 
-    def _place(self, name: str) -> _Session:
-        """A session with a slot of its own and the state before the first step."""
+    def _place(self, name: str, snapshot: Snapshot | None) -> _Session:
+        """A session with a slot of its own, where the snapshot was taken or before the first step."""
         if len(self._sessions) >= self.max_live:
             oldest = next((each for each in self._sessions.values() if not each.busy), None)
             if self.store is None or oldest is None:
@@ -488,7 +681,7 @@ class SessionPool:
                     "full",
                     f"{self.max_live} sessions are open, as many as max_live: close some, or give a store",
                 )
-            self._move(oldest)
+            self._move([oldest])
         with self._running:
             if not self._free:
                 before = self._engine.slots
@@ -497,25 +690,29 @@ class SessionPool:
             slot = self._free.pop()
             self._engine.write(slot, None)
         session = self._sessions[name] = _Session(name, slot, self._clock())
+        if snapshot is not None:
+            try:
+                self._take(session, snapshot)
+            except SessionError:
+                self._forget(session)
+                raise
         return session
 
     def _take(self, session: _Session, snapshot: Snapshot) -> None:
-        try:
-            with self._running:
-                self._engine.write(session.slot, snapshot.state)
-        except SessionError:
-            if not session.steps and not session.seq:
-                self._free.append(session.slot)
-                del self._sessions[session.name]
-            raise
+        with self._running:
+            self._engine.write(session.slot, snapshot.state)
         session.seq, session.steps, session.carried = snapshot.seq, snapshot.steps, snapshot.carried
         session.last = snapshot.last if self.processor is None else snapshot.answer
         session.extra = dict(snapshot.extra)
-        self._save_if_kept(session)
 
     def _save_if_kept(self, session: _Session) -> None:
+        """After a change without a chunk. Raises: what the store raises; the session is as the store has it then."""
         if self.save_every:
-            self._save(session)
+            (error,) = self._save([session])
+            if error is not None:
+                if self._shared:
+                    self._forget(session, error)
+                raise error
 
     def _snapshot(self, data: bytes) -> Snapshot:
         snapshot = Snapshot.from_bytes(data)
@@ -538,27 +735,68 @@ class SessionPool:
             None if plain else session.last,
         ).to_bytes()
 
-    def _save(self, session: _Session) -> None:
-        assert self.store is not None
-        self.store.put(session.name, self._bytes(session), self.expire_s)
-
-    def _move(self, session: _Session) -> None:
-        """Out of memory, into the store."""
-        self._save(session)
-        self._free.append(session.slot)
-        del self._sessions[session.name]
-        self._counts["moved"] += 1
-
-    def _in_store(self, name: str) -> bool:
+    def _save(self, sessions: Sequence[_Session]) -> list[Exception | None]:
+        """Put sessions into the store in one call: why each could not be kept, or None."""
+        errors: list[Exception | None] = [None] * len(sessions)
+        entries = {}
+        for n, session in enumerate(sessions):
+            try:
+                after = session.version if self._shared else None
+                entries[n] = Entry(session.name, self._bytes(session), after)
+            except Exception as error:  # what is kept with it is not JSON
+                errors[n] = error
+        if not entries:
+            return errors
         assert self.store is not None
         try:
-            return self.store.get(name) is not None
-        except SessionError:  # it has expired: the name is free
-            return False
+            versions = self.store.put_many(list(entries.values()), self.expire_s)
+        except Exception as error:
+            return [each or error for each in errors]
+        for n, version in zip(entries, versions, strict=True):
+            if version is None:
+                errors[n] = _Elsewhere(sessions[n].name)
+            else:
+                sessions[n].version, sessions[n].handed_out = version, False
+        return errors
+
+    def _move(self, sessions: Sequence[_Session]) -> None:
+        """Out of memory, into the store. Raises: the first error, where the store could not keep some; those stay."""
+        failed: Exception | None = None
+        for start in range(0, len(sessions), self.max_batch):
+            part = sessions[start : start + self.max_batch]
+            # With save_every=1 the store has them already.
+            unsaved = [each for each in part if not self._shared or each.handed_out]
+            errors = dict(zip(unsaved, self._save(unsaved), strict=True))
+            for each in part:
+                error = errors.get(each)
+                if error is None or isinstance(error, _Elsewhere):
+                    self._forget(each)
+                    self._counts["moved"] += 1
+                else:
+                    failed = failed or error
+        if failed is not None:
+            raise failed
+
+    def _forget(self, session: _Session, why: Exception | None = None) -> None:
+        """Free its memory; the store is not touched."""
+        if isinstance(why, _Elsewhere):
+            self._counts["stale"] += 1
+        if self._sessions.get(session.name) is session:
+            self._free.append(session.slot)
+            del self._sessions[session.name]
+
+    def _in_store(self, name: str) -> bool:
+        return self.store is not None and self.store.version(name) != ""
 
     def _check_open(self) -> None:
         if self._closed:
             raise self._refused("closed", "the pool was closed")
+
+    def _in_use(self, id: str) -> SessionError:
+        return self._refused("busy", f"session {id!r} is open already: close it, or choose another id")
+
+    def _busy(self, id: str) -> SessionError:
+        return self._refused("busy", f"a chunk of session {id!r} is being read: wait for its outputs")
 
     def _unknown(self, id: str) -> SessionError:
         return self._refused("unknown", f"there is no session {id!r}: open it first")
