@@ -1,9 +1,9 @@
 """How many sessions one core serves where each sends a frame every 10 ms: `python -m benchmarks.frame_load`.
 
-Each side gets the frames of all sessions at the same moment, on the clock, and has until the next ones come. So many sessions are
-served if the 99th percentile of the time from a frame's arrival to the last answer is below 10 ms, and at most one frame in a hundred
-begins late. The numbers grow until that fails. Ours is a `SessionPool`; beside it the same loop written around torch.nn and onnxruntime:
-gather the states, run, scatter. One thread; the outputs of all are compared before.
+Each side gets the frames of all sessions at the same moment, on the clock, and has until the next ones come. So many sessions
+are served if the 99th percentile of the time from a frame's arrival to the last answer is below 10 ms, and at most one frame in a
+hundred begins late. The numbers grow until that fails. Ours is a `SessionPool`; beside it the same loop written around torch.nn
+and onnxruntime: gather the states, run, scatter. One thread; the outputs of all are compared before.
 """
 
 from __future__ import annotations
