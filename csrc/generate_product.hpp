@@ -76,7 +76,7 @@ TT_INLINE void accumulate_block(const float* x, long ldx, const int32_t* words, 
 template <class Weights, int R, int NV>
 TT_INLINE void accumulate(const float* x, long ldx, const int32_t* words, const float* scale, long place, long K,
                           Vec<float> (&sum)[R][NV]) {
-  constexpr int W = Simd<float>::width, U = R > 1 ? 1 : 2, stored = Weights::stored(NV);
+  constexpr int W = Simd<float>::width, U = R > 1 || Weights::one_order ? 1 : 2, stored = Weights::stored(NV);
   // The fewest steps that are whole words, or enough for both partial sums.
   constexpr int block = R == 1 ? kBlock : stored % Weights::parts == 0 ? 1 : Weights::parts;
   constexpr auto all = std::make_integer_sequence<int, block * stored>{};

@@ -13,14 +13,10 @@ struct Float32 {
   static constexpr bool one_order = false;  // one row has several partial sums, and so another order of summation than more rows
 };
 
-// The same, and one row is summed as it is among others.
-struct OneOrder : Float32 {
-  static constexpr bool one_order = true;
-};
-
 // The upper half of a float32.
 struct BFloat16 {
   static constexpr int parts = 2;
+  static constexpr bool one_order = false;
   static constexpr int stored(int vectors) { return vectors; }
 
   template <int Part>
@@ -37,6 +33,7 @@ struct BFloat16 {
 // 2^8: the sums of products are taken of the words as they are, and the remainders' subtracted once, at the end.
 struct Int8 {
   static constexpr int parts = 4;
+  static constexpr bool one_order = false;
   static constexpr int stored(int) { return 4; }
 
   template <int Part>
@@ -48,6 +45,13 @@ struct Int8 {
     return (sum - before * splat<float>(0x1p-8f)) * (load(scale + place) * splat<float>(0x1p-24f));
   }
 };
+
+// The same weights, and one row is summed as it is among others.
+template <class Weights>
+struct InOneOrder : Weights {
+  static constexpr bool one_order = true;
+};
+using OneOrder = InOneOrder<Float32>;
 
 constexpr int kBlock = 4;  // steps of K
 

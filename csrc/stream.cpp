@@ -22,6 +22,7 @@ struct Part {
   long first, end;
 };
 
+template <class Weights>
 class Streaming {
  public:
   explicit Streaming(const tt_stream& call) : call_(call), rows_(call.rows) {
@@ -151,9 +152,9 @@ class Streaming {
 
   static void step(const GenerationLayer& layer, long t, const Division& division) {
     const int64_t cell = layer.given->cell;
-    if (cell == TT_LSTM) step_layer<OneOrder, TT_LSTM>(layer, nullptr, t, division);
-    if (cell == TT_GRU) step_layer<OneOrder, TT_GRU>(layer, nullptr, t, division);
-    if (cell == TT_RNN) step_layer<OneOrder, TT_RNN>(layer, nullptr, t, division);
+    if (cell == TT_LSTM) step_layer<Weights, TT_LSTM>(layer, nullptr, t, division);
+    if (cell == TT_GRU) step_layer<Weights, TT_GRU>(layer, nullptr, t, division);
+    if (cell == TT_RNN) step_layer<Weights, TT_RNN>(layer, nullptr, t, division);
   }
 
   float* output(long i, long t) { return call_.y + (call_.offsets[order_[i]] + t) * call_.outputs; }
@@ -174,7 +175,7 @@ class Streaming {
         Vec<float> sum[R][4];
         for (int r = 0; r < R; r++)
           for (int v = 0; v < 4; v++) sum[r][v] = load(call_.head_bias + j * kHeadPanel + v * kWidth);
-        multiply<OneOrder, R, 4>(h + first * last.ldh, last.ldh, call_.head_weight, nullptr, j, K, sum);
+        multiply<Weights, R, 4>(h + first * last.ldh, last.ldh, call_.head_weight, call_.head_scale, j, K, sum);
         const long whole = std::min(kHeadPanel, call_.outputs - j * kHeadPanel);
         for (int r = 0; r < R; r++) copy(reinterpret_cast<const float*>(sum[r]), whole, output(first + r, t) + j * kHeadPanel);
       });
@@ -190,13 +191,20 @@ class Streaming {
   float* x_ = nullptr;
 };
 
-}  // namespace
-
-int stream(const tt_stream* call) noexcept {
-  Streaming streaming(*call);
+template <class Weights>
+int stream_by(const tt_stream& call) {
+  Streaming<InOneOrder<Weights>> streaming(call);
   if (!streaming.complete()) return TT_NO_MEMORY;
   streaming.run();
   return TT_DONE;
+}
+
+}  // namespace
+
+int stream(const tt_stream* call) noexcept {
+  if (call->weights == TT_INT8) return stream_by<Int8>(*call);
+  if (call->weights == TT_BFLOAT16) return stream_by<BFloat16>(*call);
+  return stream_by<Float32>(*call);
 }
 
 }  // namespace tt::THROUGHTIME_ISA

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from throughtime.errors import BackendError
 from throughtime.kernels.native.generation.interface import address, layer_struct, loaded, unavailable
-from throughtime.kernels.native.generation.packing import GeneratorLayer, pack_head, pack_layer
+from throughtime.kernels.native.generation.packing import WEIGHTS, GeneratorLayer, pack_head, pack_layer
 
 
 class Slab:
@@ -53,20 +53,25 @@ class PackedStack:
     """Layers, and a linear head if there is one, with their weights packed for streaming.
 
     The weights are copied: later changes of the tensors have no effect, and threads can share a stack.
-    Args: layers: all of one kind, each reads the H of the one before; head: (weight [V, H], bias [V] or None).
+    Args: layers: all of one kind, each reads the H of the one before; head: (weight [V, H], bias [V] or None); weights: how they are
+    stored, of `WEIGHTS` in generation/packing.py.
     Raises: BackendError where the native library is missing.
     """
 
     def __init__(
-        self, layers: Sequence[GeneratorLayer], head: tuple[Tensor, Tensor | None] | None = None
+        self,
+        layers: Sequence[GeneratorLayer],
+        head: tuple[Tensor, Tensor | None] | None = None,
+        weights: str = "float32",
     ) -> None:
         if reason := unavailable():
             raise BackendError(f"streaming needs the native library: {reason}")
         self.library = loaded()
         width = int(self.library.handle.tt_generation_width())
         with torch.no_grad():
-            self.layers = [pack_layer(layer, width, "float32", folded=False) for layer in layers]
-            self._head = None if head is None else pack_head(*head, width, "float32")
+            self.layers = [pack_layer(layer, width, weights, folded=False) for layer in layers]
+            self._head = None if head is None else pack_head(*head, width, weights)
+        self.weights = WEIGHTS.index(weights)
         self.inputs = layers[0].weight_ih.shape[1]
         self.outputs = layers[-1].hidden if head is None else head[0].shape[0]
         self.parts = 2 if layers[0].kind == "lstm" else 1  # tensors of a layer's state: h, or h and c
@@ -89,9 +94,10 @@ class Call:
             layer.h, layer.c = [*(value.data_ptr() for value in values), None][:2]
         head = stack._head
         self._call = library.structs["stream"](
-            layers=count, inputs=stack.inputs, outputs=stack.outputs, layer=ctypes.addressof(self._layers),
+            layers=count, weights=stack.weights, inputs=stack.inputs, outputs=stack.outputs, layer=ctypes.addressof(self._layers),
             head_weight=None if head is None else address(head[0].values),
             head_bias=None if head is None else address(head[1]),
+            head_scale=None if head is None else address(head[0].scale),
         )  # fmt: skip
         self._run = library.handle.tt_stream_chunks
         self._reference = ctypes.byref(self._call)
