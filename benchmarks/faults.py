@@ -171,7 +171,12 @@ async def measure(plan: Plan) -> Result:
         crowd.report.waits.clear()
         crowd.end = start + plan.seconds
         killer = asyncio.create_task(_kill(plan, crowd, servers, key_server))
-        await asyncio.gather(*(each.work() for each in clients))
+        work = asyncio.gather(*(each.work() for each in clients))
+        await asyncio.wait((work, killer), return_when=asyncio.FIRST_EXCEPTION)
+        if killer.done() and killer.exception() is not None:  # a server that did not start again
+            work.cancel()
+            await killer
+        await work
         seconds, away = time.monotonic() - start, await killer
         crowd.report.chunks -= filled
         chunks = crowd.report.chunks
