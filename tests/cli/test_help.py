@@ -63,6 +63,7 @@ COMMANDS = [
     ["runs"],
     ["flow"],
     ["influence"],
+    ["page"],
     ["demo"],
     ["help"],
     ["tasks"],

@@ -157,3 +157,44 @@ def test_any_cell_can_be_traced() -> None:
     assert {tuple(kept) for kept in trace.steps.values()} == {("h", "z", "n")}
     first = torch.sigmoid(layer.cells[0].project(x[:4, 0]).chunk(2, -1)[0])
     torch.testing.assert_close(trace.steps["l0"]["z"][:4, 0], first)
+
+
+@pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM"])
+def test_a_visit_may_change_the_state_and_what_follows_reads_it(name: str) -> None:
+    layer = make(name, {}, num_layers=2)
+    x = torch.randn(T, B, D, dtype=torch.float64)
+    plain = layer.trace(x)
+
+    def visit(number: int, step: int, state: Any) -> None:
+        if (number, step) == (0, 3):
+            state.h[:, 2] = 0.5
+
+    with torch.no_grad():
+        changed = layer.trace(x, visit=visit)
+    below, above = changed.steps["l0"]["h"], changed.steps["l1"]["h"]
+    assert torch.equal(below[:3], plain.steps["l0"]["h"][:3])
+    assert bool((below[3, :, 2] == 0.5).all())
+    first = layer.trace(x[:4]).hx
+    own = [part[:1].clone() for part in (first if name == "LSTM" else (first,))]
+    own[0][0, :, 2] = 0.5
+    alone = make(name, {})
+    alone.load_state_dict({key: value for key, value in layer.state_dict().items() if key.endswith("l0")})
+    wanted, _ = alone(x[4:], tuple(own) if name == "LSTM" else own[0])
+    torch.testing.assert_close(below[4:], wanted)  # its own layer goes on from the changed state
+    assert torch.equal(above[:3], plain.steps["l1"]["h"][:3]) and not torch.equal(
+        above[3], plain.steps["l1"]["h"][3]
+    )
+
+
+def test_a_visit_of_a_layer_over_any_cell() -> None:
+    layer = tt.Recurrent(partial(tt.MinGRUCell, hidden_size=H), D, num_layers=2).double()
+    seen: list[tuple[int, int]] = []
+
+    def visit(number: int, step: int, state: Any) -> None:
+        seen.append((number, step))
+        state[0][:, 1] = 2.0
+
+    with torch.no_grad():
+        found = layer.trace(torch.randn(T, B, D, dtype=torch.float64), visit=visit)
+    assert seen == [(number, step) for number in range(2) for step in range(T)]
+    assert bool((found.output[..., 1] == 2).all())

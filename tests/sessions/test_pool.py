@@ -314,3 +314,45 @@ def test_arguments():
     for wrong in ({"max_live": 0}, {"max_batch": 1.5}, {"save_every": 1}):
         with pytest.raises(InputError):
             SessionPool(layer, **wrong)
+
+
+def test_submitted_chunks_are_answered_later_and_can_be_given_up():
+    layer, x = layer_of(), torch.randn(9, 5)
+    stream, seen, running = tt.stream(layer), [], []
+
+    def on_batch(*found):
+        seen.append(found)
+        assert not any(each.cancel() for each in running)  # they have begun
+
+    with SessionPool(layer, max_wait_ms=300) as pool:
+        pool.on_batch = on_batch
+        pool.open("a")
+        pool.open("b")  # for which a chunk of the other one waits
+        first = pool.submit("a", 1, x[:4])
+        with pytest.raises(SessionError, match="being read"):
+            pool.submit("a", 2, x[4:])
+        assert first.cancel() and first.cancelled()
+        assert pool.position("a") == (0, 0)
+        again = pool.submit("a", 1, x[:4])
+        running.append(again)
+        other = pool.submit("b", 1, x)
+        assert torch.equal(again.result(20), stream.feed(x[:4]))
+        assert torch.equal(other.result(20), alone(layer, x))
+        assert not again.cancel()
+        assert pool.submit("a", 1, x).result(0) is again.result()
+        assert pool.last("a") is again.result() and pool.position("a") == (1, 4)
+        assert {name: value.tolist() for name, value in pool.state("a").items()} == {
+            name: value.tolist() for name, value in stream.state.items()
+        }
+        broken = pool.submit("a", 2, x[4:])
+        engine, pool._engine.run = pool._engine.run, None  # every call of the model fails
+        with pytest.raises(TypeError):
+            broken.result(20)
+        pool._engine.run = engine
+        assert torch.equal(pool.submit("a", 2, x[4:]).result(20), stream.feed(x[4:]))
+        with pytest.raises(InputError, match="flush is for"):
+            pool.submit("a", 3, final=True)
+        assert "a" in pool and "c" not in pool
+    chunks, seconds, waits = seen[0]
+    assert chunks == len(waits) == 2 and seconds > 0 and all(0 <= each < 20 for each in waits)
+    assert pool.new_engine().identity == pool.identity

@@ -17,6 +17,7 @@ from throughtime.cli import (
     flow,
     generate,
     help,
+    page,
     predict,
     runs,
     search,
@@ -40,6 +41,7 @@ _ORDER = (
     "runs",
     "flow",
     "influence",
+    "page",
     "compare",
     "bench",
     "backends",
@@ -108,6 +110,7 @@ _add(app, "serve", serve.serve)
 _add(app, "runs", runs.runs)
 _add(app, "flow", flow.flow)
 _add(app, "influence", flow.influence)
+_add(app, "page", page.page)
 _add(app, "demo", demo.demo)
 _add(app, "help", help.help_)
 _add(app, "backends", bench.backends)

@@ -23,7 +23,7 @@ from throughtime.kernels.native.recurrence.direct import DirectCall
 from throughtime.kernels.stack import Stack, Stacked, run_reference
 from throughtime.layers import checks, interop
 from throughtime.layers.sequence import PaddedBatch, StateForm, unpack, values_known
-from throughtime.layers.trace import Trace, Tracer
+from throughtime.layers.trace import Trace, Tracer, Visit
 
 
 class RecurrentLayer(nn.Module):
@@ -230,9 +230,17 @@ class RecurrentLayer(nn.Module):
         return True
 
     def trace(
-        self, input: Tensor | PackedSequence, hx: Any = None, *, lengths: Tensor | None = None
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any = None,
+        *,
+        lengths: Tensor | None = None,
+        visit: Visit | None = None,
     ) -> Trace:
         """Run as `forward` does and return every step's states and gates, by name.
+
+        Args: visit, called with (layer and direction, t, state) after each step; it may change the state in place, without
+        gradients, and the output, the layers above and all later steps read what it left.
 
         Returns: Trace(output, hx, steps): `trace.steps["l0"]["c"]` is [T, B, H], time first, rows in the caller's order (also
         of a PackedSequence), zero in the padding; "l0_reverse" is the other direction. Everything is differentiable.
@@ -240,7 +248,7 @@ class RecurrentLayer(nn.Module):
         """
         stack = self._stack()
         batch, components = self._read(input, hx, lengths, stack)
-        tracer = Tracer(batch)
+        tracer = Tracer(batch, visit)
         y, finals = run_reference(stack, batch.x, components, batch.lengths, tracer.watch)
         steps = {
             f"l{n // self._directions}" + "_reverse" * (n % self._directions): s

@@ -23,7 +23,7 @@ from throughtime.layers.checks import (
     make_cell,
 )
 from throughtime.layers.sequence import check_lengths, unpack
-from throughtime.layers.trace import Trace, Tracer
+from throughtime.layers.trace import Trace, Tracer, Visit
 
 
 class Recurrent(nn.Module):
@@ -105,9 +105,10 @@ class Recurrent(nn.Module):
         hx: Sequence[State] | None = None,
         *,
         lengths: Tensor | None = None,
+        visit: Visit | None = None,
     ) -> Trace:
-        """Run as `forward` does and return every step's states and the cell's `gates`, by name."""
-        return Trace(*self._run(input, hx, lengths, traced=True))
+        """Run as `forward` does and return every step's states and the cell's `gates`, by name; `visit` as in `tt.LSTM`."""
+        return Trace(*self._run(input, hx, lengths, traced=True, visit=visit))
 
     def _run(
         self,
@@ -116,11 +117,12 @@ class Recurrent(nn.Module):
         lengths: Tensor | None,
         traced: bool,
         carry: Carry | None = None,
+        visit: Visit | None = None,
     ) -> tuple[Any, tuple[State, ...], dict[str, dict[str, Tensor]]]:
         dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.get_default_dtype())
         batch = unpack("Recurrent", input, lengths, self.input_size, dtype, self.batch_first)
         x = batch.x
-        tracer = Tracer(batch) if traced else None
+        tracer = Tracer(batch, visit) if traced else None
         scale = None
         if carry is not None:
             able = not (self.bidirectional or active_transform())

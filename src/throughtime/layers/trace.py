@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 from throughtime.cells.contract import State
 from throughtime.kernels.reference import Observe
 from throughtime.layers.sequence import PaddedBatch
+
+Visit = Callable[[int, int, State], None]
+"""Called with the number of the layer and direction, t, and the state after step t, whose tensors it may change in place."""
 
 
 class Trace(NamedTuple):
@@ -25,10 +29,11 @@ class Trace(NamedTuple):
 class Tracer:
     """Collects states and gates while the reference runs."""
 
-    def __init__(self, batch: PaddedBatch) -> None:
+    def __init__(self, batch: PaddedBatch, visit: Visit | None = None) -> None:
         self.num_steps = batch.x.shape[0]
         self.lengths = batch.lengths
         self.restore = batch.restore
+        self._visit = visit
         self._kept: dict[int, dict[str, list[Tensor]]] = {}
 
     def watch(self, number: int, recurrence: Any) -> Observe:
@@ -37,6 +42,8 @@ class Tracer:
         self._kept[number] = kept
 
         def observe(t: int, before: State, u: Tensor, after: State) -> None:
+            if self._visit is not None:
+                self._visit(number, t, after)
             names = getattr(after, "_fields", tuple(str(index) for index in range(len(after))))
             for name, value in (*zip(names, after, strict=True), *recurrence.gates(before, u).items()):
                 kept[name][t] = value
