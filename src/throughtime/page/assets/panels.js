@@ -137,6 +137,7 @@ function showSorts() {
 function showUnits() {
   if (!S.trace) return;
   const list = el("list"), scores = unitScores(), sort = el("sort").value;
+  el("units-note").textContent = S.known ? "r over " + S.known.steps.toLocaleString("en") + " steps" : "";
   S.order = [...new Set(scores.map((each) => each.unit))];
   list.replaceChildren();
   for (const { unit, feature, r, variance } of scores) {
