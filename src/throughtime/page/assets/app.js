@@ -5,7 +5,7 @@ const SERVER = "start 'throughtime serve RUN' and open its address.";
 const S = {
   model: null, about: null, trace: null, branch: null, branches: [], layer: "", part: "h", unit: 0, largest: 1, largestOf: () => 1, order: [],
   cursor: 0, hover: null, pointing: "cells", anchor: null, selection: null, places: [], threshold: 0.5, color: "unit", influence: null, example: 1, source: null,
-  running: false, asked: 0, reading: 0,
+  running: false, asked: 0, reading: 0, known: null,
 };
 
 function el(id) { return document.getElementById(id); }
@@ -123,7 +123,10 @@ async function readSource(source, options = {}) {
     const trace = new Trace(payload);
     openTrace(trace, options);
     S.branch.source = trace.ids ? {} : source;
-    if (options.fill && S.about.kind === "text") el("text").value = trace.names.join(S.about.by_character || trace.ids ? "" : " ");
+    if (options.fill && S.about.kind === "text") {
+      const joined = S.about.by_character || trace.ids || trace.names.some((name) => name.startsWith(" "));
+      el("text").value = trace.names.join(joined ? "" : " ");
+    }
   }, "Reading \u2026");
 }
 
@@ -134,7 +137,7 @@ function readText() {
 
 // Nothing is shown until the next trace comes.
 function closeTrace() {
-  S.trace = S.branch = S.influence = S.selection = S.hover = null;
+  S.trace = S.branch = S.influence = S.selection = S.hover = S.known = null;
   S.branches = S.places = [];
   for (const id of ["cells", "branches", "bars", "list", "places", "line", "depends"]) el(id).replaceChildren();
   for (const id of ["generate", "step", "fork", "apply", "rewrite"]) el(id).disabled = true;
