@@ -171,7 +171,12 @@ async def measure(plan: Plan) -> Result:
         crowd.report.waits.clear()
         crowd.end = start + plan.seconds
         killer = asyncio.create_task(_kill(plan, crowd, servers, key_server))
-        await asyncio.gather(*(each.work() for each in clients))
+        work = asyncio.gather(*(each.work() for each in clients))
+        await asyncio.wait((work, killer), return_when=asyncio.FIRST_EXCEPTION)
+        if killer.done() and killer.exception() is not None:  # a server that did not start again
+            work.cancel()
+            await killer
+        await work
         seconds, away = time.monotonic() - start, await killer
         crowd.report.chunks -= filled
         chunks = crowd.report.chunks
@@ -282,6 +287,7 @@ def text(result: Result) -> str:
     quantile = {share: 1000 * waits[min(len(waits) - 1, int(share * len(waits)))] for share in (0.5, 0.99)}
     kib = [each / 1024 for each in (result.memory, result.state, result.memory - result.state)]
     rate, cores = report.chunks / result.seconds, len(os.sched_getaffinity(0))
+    memory = f"memory of a session           {kib[0]:.1f} KiB: state {kib[1]:.1f}, the rest {kib[2]:.1f}"
     rows = [
         f"{plan.sessions:,} sessions, {plan.clients} clients, servers: {plan.servers}, store: {plan.store}, cores: {cores}",
         f"chunks answered and checked   {report.chunks:,} in {result.seconds:.0f} s, {rate:,.0f} a second; "
@@ -290,7 +296,7 @@ def text(result: Result) -> str:
         f"sessions lost                 {len(report.lost)}",
         f"failures in the servers' logs {len(result.failures)}",
         f"time to an answer             median {quantile[0.5]:.1f} ms, 99 % within {quantile[0.99]:.1f} ms, of {len(waits):,}",
-        f"memory of a session           {kib[0]:.1f} KiB: state {kib[1]:.1f}, the rest {kib[2]:.1f}",
+        *([memory] if plan.servers == 1 and not plan.max_live else []),
         "",
         *(f"{count:>9,}  {what}" for what, count in report.did.most_common() if count),
         "",
@@ -313,6 +319,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--servers", type=int, default=1, help="servers that share the store")
     parser.add_argument("--store", choices=("sqlite", "valkey"), default="sqlite")
     parser.add_argument("--kill-every", type=float, default=Plan._field_defaults["kill_s"], metavar="SECONDS")
+    parser.add_argument(
+        "--expire",
+        type=float,
+        default=Plan._field_defaults["expire_s"],
+        metavar="SECONDS",
+        help="of sessions",
+    )
     parser.add_argument("--max-live", type=int, default=0, help="sessions in memory; default: all of them")
     asked = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -321,7 +334,7 @@ def main(argv: list[str] | None = None) -> int:
         run = asked.run or train(folder / "run", 256, 2)
         plan = Plan(
             run, folder, asked.sessions, 60 * asked.minutes, asked.clients, asked.servers, asked.store, asked.kill_every,
-            max_live=asked.max_live,
+            asked.expire, asked.max_live,
         )  # fmt: skip
         result = asyncio.run(measure(plan))
         print(text(result))

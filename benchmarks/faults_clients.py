@@ -77,6 +77,7 @@ class Client(Connection):
 
     async def over_http(self, session: Remote) -> None:
         self.prepare(session)
+        began = time.monotonic()
         while True:
             found = await self.http(session, json.dumps({"seq": session.seq, "data": session.last}))
             if found is not None:
@@ -84,7 +85,7 @@ class Client(Connection):
                 self.cause = error.get("code", "")
                 if self.cause not in LATER:
                     break
-            await self.pause()
+            await self.pause(began)
         self.check(session, {**error, "cause": self.cause} if error else found)
 
     async def twice(self, session: Remote) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import random
 import secrets
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -108,7 +109,7 @@ class Connection:
         self, message: dict[str, Any], payload: bytes | None = None, forgiven: str = ""
     ) -> dict[str, Any]:
         """The answer to a request, sent until there is one; `again` says whether it was sent more than once."""
-        self.again = False
+        self.again, began = False, time.monotonic()
         while True:
             try:
                 answer = await self.receive(await self.send(message, payload))
@@ -117,7 +118,7 @@ class Connection:
             except GONE:
                 self.abort()
             self.again = True
-            await self.pause()
+            await self.pause(began)
 
     async def send(self, message: dict[str, Any], payload: bytes | None = None) -> int:
         """Its tag."""
@@ -196,6 +197,9 @@ class Connection:
                 await self.socket.close()
         self.socket, self.kept = None, {}
 
-    async def pause(self) -> None:
+    async def pause(self, began: float) -> None:
+        """Before a request is sent again. Raises: RuntimeError where that has gone on for too long."""
+        if time.monotonic() - began > 2 * ANSWER_S:
+            raise RuntimeError(f"no server has answered for {2 * ANSWER_S:.0f} s")
         self.crowd.report.did["sent again"] += 1
         await asyncio.sleep(self.crowd.draws.uniform(0.02, 0.1))

@@ -151,7 +151,7 @@ class Load(threading.Thread):
         self.references = [fresh.fork() for _ in range(sessions)]
         self.answers = self.wrong = 0
         self.waits = [0.0]
-        self.lost: list[str] = []
+        self.lost: dict[str, str] = {}  # why, by session
 
     def run(self) -> None:
         with Client(self.url) as client:
@@ -166,7 +166,7 @@ class Load(threading.Thread):
         try:
             answer = session.feed(text)
         except tt.errors.ThroughtimeError as error:
-            self.lost.append(f"{session.id}: {error}")
+            self.lost[session.id] = str(error)
             return
         self.waits.append(time.monotonic() - began)
         self.answers += 1
@@ -198,7 +198,7 @@ def main() -> int:
         for client in clients:
             client.join(asked.seconds + 120)
         answers, wrong = sum(each.answers for each in clients), sum(each.wrong for each in clients)
-        lost = [line for each in clients for line in each.lost]
+        lost = [f"{id}: {why}" for each in clients for id, why in each.lost.items()]
         say(
             f"{CLIENTS * share} sessions, {answers:,} answers; the longest wait {max(max(each.waits) for each in clients):.1f} s"
         )

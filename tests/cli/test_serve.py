@@ -26,3 +26,8 @@ def test_runs_that_cannot_be_served(fails, trained, tmp_path):
     assert "no such run" in fails("serve", tmp_path / "none")
     assert "'text' twice" in fails("serve", trained, trained)
     assert "RUN" in fails("serve")
+
+
+def test_the_token_is_read_from_the_environment(fails, trained, monkeypatch):
+    monkeypatch.setenv("THROUGHTIME_TOKEN", "short")
+    assert "at least 8 ASCII characters" in fails("serve", trained, "--host", "0.0.0.0")

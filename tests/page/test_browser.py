@@ -141,6 +141,17 @@ def test_units_are_sorted_by_what_they_go_with(browser, served, runs):
     assert state(browser, "unit") == int(rows[1][0])
 
 
+def test_correlations_over_a_longer_text_are_kept(browser, served):
+    browser.open(served, "text")
+    steps = state(browser, "trace.length")
+    browser.type("a fox")
+    assert steps >= 300 and state(browser, "known.steps") == steps
+    browser.type(TEXT * 6)
+    assert state(browser, "known.steps") == len(TEXT) * 6
+    note = browser.driver.find_element("id", "units-note").text
+    assert note == f"Correlation r over {len(TEXT) * 6} steps"
+
+
 def test_arrow_keys_move_and_shift_selects(browser, served):
     browser.open(served, "text")
     browser.type(TEXT)
@@ -390,7 +401,9 @@ def test_a_file_needs_no_server(browser, runs, tmp_path):
     assert browser.complaints() == []
 
 
-def test_the_page_stays_where_it_is(browser, served):
+@pytest.mark.parametrize("width", [1200, 400])
+def test_the_page_stays_where_it_is(browser, served, width):
+    browser.look(width)
     browser.open(served, "text")
     browser.type(TEXT)
     before = browser.js(PLACES)
@@ -409,7 +422,8 @@ def test_a_token_is_asked_for_and_kept(browser, served):
       document.getElementById("read").click();
     """
     browser.js(hide)
-    browser.wait("return message.className === 'wrong' && message.textContent === 'a token is needed'")
+    said = browser.wait("return message.className === 'wrong' && message.textContent")
+    assert said.startswith("The server needs a token: type it here")
     assert browser.js("return !document.getElementById('token').hidden")
     browser.driver.find_element("id", "token-value").send_keys("secret-token" + Keys.ENTER)
     browser.wait(
@@ -417,3 +431,21 @@ def test_a_token_is_asked_for_and_kept(browser, served):
     )
     assert browser.js("return sessionStorage.getItem('throughtime-token')") == "secret-token"
     browser.js("sessionStorage.clear()")
+
+
+def test_nothing_can_be_pressed_before_there_is_something_to_show(browser, served):
+    browser.driver.execute_cdp_cmd("Network.enable", {})
+    browser.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/v1/inspect/*"]})
+    try:
+        browser.driver.get(served)
+        said = browser.wait("return message.className === 'wrong' && message.textContent")
+        assert said.startswith("The server does not answer")
+        inert = browser.js(
+            "return ['source', 'view', 'time', 'right'].map((id) => document.getElementById(id).inert)"
+        )
+        assert inert == [True] * 4
+    finally:
+        browser.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
+    browser.complaints()
+    browser.open(served)
+    assert not browser.js("return right.inert || source.inert")

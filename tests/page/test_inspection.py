@@ -89,6 +89,9 @@ def test_influence_is_the_gradient_of_one_log_probability(runs):
     near, last = inspector.influence(reading, position, last=5)
     assert near == position - 5
     torch.testing.assert_close(last.float(), found[-5:].float(), **CLOSE)
+    for other in (30, 12, 33):  # in any order, from the states that are kept
+        _, fresh = Inspector(trained).influence(sources.of_text(trained, TEXT), other)
+        torch.testing.assert_close(inspector.influence(reading, other, last=6)[1], fresh[-6:], **CLOSE)
     assert inspector.influence(reading, 0)[1].shape == (0,)
     with pytest.raises(InputError, match="position must lie between 0 and"):
         inspector.influence(reading, len(TEXT))

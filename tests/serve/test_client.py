@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ import throughtime as tt
 from throughtime.errors import InputError, SessionError
 from throughtime.serve import Client, Limits, running
 from throughtime.serve.refusals import Refused
+from throughtime.sessions import SqliteStore
 
 
 def test_a_session_answers_as_a_stream(server, trained):
@@ -196,3 +198,30 @@ def test_a_client_waits_for_a_server_that_comes_back(book, tmp_path, trained):
         feeding.join(20)
         assert results == [stream.feed("quick")]
         client.close()
+
+
+class Slow(SqliteStore):
+    """A store that takes its time while `wait` is set."""
+
+    wait = 0.0
+
+    def put_many(self, entries, seconds):
+        time.sleep(self.wait)
+        return super().put_many(entries, seconds)
+
+
+def test_a_chunk_that_is_still_read_when_it_is_sent_again(book, trained, tmp_path):
+    """The connection drops while the session is saved; the next one is told that it is busy, and waits."""
+    store = Slow(tmp_path / "s.db")
+    with running([book], store=store) as url, Client(url) as client:
+        session, results = client.open(), []
+        store.wait = 0.7
+        feeding = threading.Thread(target=lambda: results.append(session.feed("the quick")))
+        feeding.start()
+        time.sleep(0.2)
+        client._socket.socket.shutdown(socket.SHUT_RDWR)
+        feeding.join(20)
+        store.wait = 0.0
+        assert results == [trained.stream().feed("the quick")]
+        assert session.feed("x")
+        assert 'throughtime_refused_total{cause="busy"}' in httpx.get(f"{url}/metrics").text

@@ -9,9 +9,10 @@ import openai
 import pytest
 import torch
 
+from throughtime.cli import main
 from throughtime.errors import SessionError
 from throughtime.runtime import load
-from throughtime.serve import Limits
+from throughtime.serve import Limits, running
 from throughtime.serve.hub import Hub
 from throughtime.serve.sampling import Pieces, Token
 
@@ -82,6 +83,8 @@ def test_several_choices_and_prompts_are_those_of_one_alone(client):
     assert three.usage.completion_tokens == 75 and three.usage.prompt_tokens == 10
     both = client.completions.create(**{**ASKED, "prompt": ["dog", "the quick "]}, n=2)
     assert [each.text for each in both.choices][2:] == [each.text for each in three.choices][:2]
+    largest = client.completions.create(**{**ASKED, "seed": 2**64 - 1}, n=2)
+    assert largest.choices[1].text == text_of(client.completions.create(**{**ASKED, "seed": 0}))
     events = client.completions.create(**ASKED, n=3, stream=True)
     found = {0: "", 1: "", 2: ""}
     for each in events:
@@ -249,3 +252,41 @@ def test_pieces_hold_back_what_may_become_a_stop():
     assert given[-1].finish == "stop" and [t.offset for each in given for t in each.tokens] == [0, 1, 2, 3, 4]
     pieces = Pieces(("abc",))
     assert pieces.add("xab", None).new == "x" and pieces.end("").new == "ab"
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory):
+    """A model that writes whole texts in a style; it has no sessions."""
+    folder = tmp_path_factory.mktemp("serve")
+    for name, text in {"polite": "would you please open the {}, dear", "blunt": "open the {} now"}.items():
+        lines = [text.format(thing) for thing in ("door", "box", "book", "map", "bag", "jar", "bin", "lid")]
+        (folder / f"{name}.txt").write_text("\n".join(lines))
+    data = ["--data", str(folder / "polite.txt"), "--data", str(folder / "blunt.txt")]
+    options = ["--hidden", "13", "--steps", "20", "--batch", "4", "--device", "cpu", "--no-baselines"]
+    assert main(["train", "write", *data, *options, "--out", str(folder / "letters")]) == 0
+    return folder / "letters"
+
+
+def test_a_text_in_a_style(letters):
+    trained = load(letters)
+    with (
+        running([letters]) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        asked = {"model": "letters", "prompt": "open", "max_tokens": 40, "seed": 3}
+        for style in (None, "polite", "blunt"):
+            answer = client.completions.create(
+                **asked, n=2, extra_body={} if style is None else {"style": style}
+            )
+            for each in answer.choices:
+                seed = 3 + each.index
+                assert each.text == "".join(
+                    trained.generate("open", style=style, length=40, seed=seed, backend="reference")
+                )
+        assert {each.finish_reason for each in answer.choices} <= {"stop", "length"}
+        assert client.completions.create(**{**asked, "prompt": ""}).choices[0].text
+        for extra, named in (({"style": "rude"}, "style"), ({"return_state": True}, "no sessions")):
+            with pytest.raises(openai.BadRequestError, match=named):
+                client.completions.create(**asked, extra_body=extra)
+        about = client.models.retrieve("letters")
+        assert about.sessions is False and about.reason

@@ -56,7 +56,14 @@ def test_every_path_asks_for_the_token_and_looks_at_the_origin(guarded, headers,
 
 def test_what_needs_no_token(guarded, connect):
     assert httpx.get(f"{guarded}/healthz").json() == {"status": "ok"}
-    assert httpx.get(guarded).status_code in (200, 307)
+    page = httpx.get(guarded)
+    assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
+    asked = {"model": "book", "text": "the quick"}
+    assert httpx.post(f"{guarded}/v1/inspect/trace", json=asked).status_code == 401
+    found = httpx.post(
+        f"{guarded}/v1/inspect/trace", json=asked, headers={"authorization": f"Bearer {TOKEN}"}
+    )
+    assert found.json()["names"] == list("the quick")
     # A page cannot set headers of a WebSocket: it names the token among the protocols.
     with connect(guarded, subprotocols=["throughtime", f"bearer.{TOKEN}"]) as socket:
         assert socket.socket.subprotocol == "throughtime"

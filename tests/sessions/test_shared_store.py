@@ -279,7 +279,7 @@ def test_data_is_judged_by_the_latest_version(address):
 
 def test_one_of_two_that_open_the_same_name_gets_it(pools, monkeypatch):
     for pool in pools:
-        monkeypatch.setattr(pool, "_in_store", lambda name: False)  # both looked before either wrote
+        monkeypatch.setattr(pool._live, "in_store", lambda name: False)  # both looked before either wrote
     assert pools[0].open("a") == "a"
     assert cause(pools[1].open, "a") == "busy"
     assert len(pools[1]) == 0

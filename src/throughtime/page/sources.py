@@ -180,6 +180,10 @@ def _truth(trained: Trained, batch: Any, length: int) -> tuple[str, ...] | str |
     if batch.per_sequence:
         number = int(targets[0])
         return labels[number] if 0 <= number < len(labels) else None
+    if (
+        trained.assets.vocabularies
+    ):  # the targets are the next symbols, and the labels something else, such as styles
+        return None
     return tuple(labels[n] if 0 <= n < len(labels) else "" for n in targets[:length, 0].tolist())
 
 

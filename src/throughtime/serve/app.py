@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import importlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,9 +13,10 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
+from throughtime import page
 from throughtime.errors import ThroughtimeError
 from throughtime.serve.completions import complete
 from throughtime.serve.gate import Gate, address
@@ -63,7 +63,7 @@ def create_app(hub: Hub, token: str | None = None) -> Starlette:
         Route("/healthz", health),
         Route("/metrics", metrics),
         WebSocketRoute("/v1/stream", stream),
-        *_page(hub),
+        *page.routes({name: each.trained for name, each in hub.models.items()}),
     ]
     middleware = [Middleware(Gate, hub=hub, token=token), Middleware(_Errors, hub=hub)]
     if hub.limits.origin:  # browsers ask first whether a page of another origin may call, without a token
@@ -197,22 +197,6 @@ def _hub(request: Request) -> Hub:
 async def _json(request: Request) -> dict[str, Any]:
     body = await request.body()
     return loads(body) if body.strip() else {}
-
-
-def _page(hub: Hub) -> list[BaseRoute]:
-    """The routes of the page that shows models at work; where that is not installed, / leads to the list of models."""
-    try:
-        page = importlib.import_module("throughtime.page")
-    except ModuleNotFoundError as error:
-        if error.name != "throughtime.page":
-            raise
-
-        async def elsewhere(request: Request) -> Response:
-            return RedirectResponse("/v1/models")
-
-        return [Route("/", elsewhere)]
-    found: list[BaseRoute] = page.routes({name: each.trained for name, each in hub.models.items()})
-    return found
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

@@ -89,16 +89,19 @@ class Client:
                 try:
                     return self._exchange(message, payload)
                 except _Again as again:
-                    if attempt == self._retries:
-                        raise again.error from None
-                    time.sleep(_WAITS[min(attempt, len(_WAITS) - 1)])
+                    failed = again.error
                 except SessionError as error:
-                    if not attempt or not instead or error.cause not in instead:
+                    if attempt and instead and error.cause in instead:
+                        message, payload, instead = instead[error.cause], None, None
+                        if not message:
+                            return {}
+                        continue
+                    if not attempt or error.cause != "busy":
                         raise
-                    message, payload, instead = instead[error.cause], None, None
-                    if not message:
-                        return {}
-        raise AssertionError("the last attempt returns or raises")
+                    failed = error  # with what an earlier attempt sent
+                if attempt < self._retries:
+                    time.sleep(_WAITS[min(attempt, len(_WAITS) - 1)])
+        raise failed
 
     def close(self) -> None:
         """Close the connection; sessions stay, and can be resumed."""

@@ -335,7 +335,9 @@ class Hub:
         """
         if self._saved is None:
             self.closing = True
-            self._workers.shutdown(cancel_futures=True)
+            self._workers.shutdown(
+                wait=False, cancel_futures=True
+            )  # a long prediction keeps no session from being saved
             self._threads.shutdown()
             self._live = self._live or sum(map(len, self.pools.values()))
             for pool in self.pools.values():

@@ -7,103 +7,20 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from throughtime.errors import InputError, SessionError
+from throughtime.errors import InputError
 from throughtime.sessions.engine import Engine, engine_of
-from throughtime.sessions.processor import Carried, Processor
-from throughtime.sessions.snapshot import Snapshot, processor_name
-from throughtime.sessions.store import Entry, Store
+from throughtime.sessions.live import Elsewhere, Live, Session
+from throughtime.sessions.processor import Processor
+from throughtime.sessions.requests import NOTHING, Answer, Promise, Request
+from throughtime.sessions.store import Store
 
-_FIRST_SLOTS = 64
 _TRIES = 8  # of a chunk whose session other pools continue meanwhile
 _LEAVE = 10.0  # seconds that `shutdown` waits for chunks that other threads are reading
-_NOTHING = torch.zeros(0, 0)  # the outputs of no steps
-
-
-@dataclass(eq=False, slots=True)
-class _Session:
-    name: str
-    slot: int
-    used: float  # when it was last used
-    seq: int = 0  # the last chunk that was read
-    steps: int = 0
-    last: Any = None  # its answer: the outputs, or what the processor made of them
-    carried: Carried = field(default_factory=dict)
-    extra: dict[str, Any] = field(default_factory=dict)
-    busy: bool = False  # a chunk is being read
-    version: str = ""  # which the store gave to what it has of the session
-    handed_out: bool = False  # `extra`, which may have changed since
-
-
-class _Elsewhere(SessionError):
-    """The store has a session as another pool continued it."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__("busy", f"another pool is reading chunks of session {name!r}: wait, and ask again")
-
-
-@dataclass(slots=True)
-class _Answer:
-    """Given out again."""
-
-    value: Any
-
-
-class _Request:
-    """One chunk of one session on its way. What most requests never set stands in the class."""
-
-    chunk = _NOTHING
-    steps = 0  # of the chunk
-    read = 0  # steps that were run
-    before: dict[str, Tensor] | None = None  # the state before it, where it may have to be restored
-    outputs: tuple[Tensor, ...] = ()
-    answer: Any = None
-    error: Exception | None = None
-    done: threading.Event | _Promise | None = None
-    pending = True  # the session is busy with it
-    tries = 1
-
-    def __init__(self, session: _Session, seq: int, data: Any, final: bool, deadline: float) -> None:
-        self.seq, self.data, self.final, self.deadline = seq, data, final, deadline
-        self.session = session
-        self.carried = session.carried  # after it
-
-    def again(self, session: _Session) -> None:
-        """Before its first step once more, on the session as it is now."""
-        self.session, self.carried, self.before = session, session.carried, None
-        self.chunk, self.steps, self.read, self.outputs = _NOTHING, 0, 0, ()
-        self.answer = self.error = None
-        self.tries += 1
-
-    def starts(self) -> bool:
-        """Whether it is still wanted; from now on it cannot be given up."""
-        return self.read > 0 or not isinstance(self.done, _Promise) or self.done.starts()
-
-    def result(self) -> Any:
-        if self.error is not None:
-            raise self.error
-        return self.answer
-
-
-class _Promise:
-    """Where the answer to a request goes that nobody waits for."""
-
-    def __init__(self, request: _Request, future: Future[Any]) -> None:
-        self.request, self.future = request, future
-
-    def starts(self) -> bool:
-        return self.future.running() or self.future.set_running_or_notify_cancel()
-
-    def set(self) -> None:
-        if self.request.error is not None:
-            self.future.set_exception(self.request.error)
-        else:
-            self.future.set_result(self.request.answer)
 
 
 class SessionPool:
@@ -164,26 +81,27 @@ class SessionPool:
         self.max_live, self.max_batch, self.max_steps = max_live, max_batch, max_steps
         self.max_wait = max_wait_ms / 1000
         self.store, self.idle_s, self.expire_s, self.save_every = store, idle_s, expire_s, save_every
-        self._shared = save_every == 1  # the store has every session as of its last chunk, and counts
         self._clock = clock
         self.on_batch: Callable[[int, float, list[float]], None] | None = None
-        self._sessions: dict[str, _Session] = {}  # the longest unused first
-        self._free: list[int] = []
         self._lock = threading.RLock()  # of all that is here; never held while the model runs
         self._running = threading.Lock()  # held while the model runs, and by what changes its slots
-        self._waiting: list[_Request] = []
+        self._live = Live(
+            self._engine,
+            processor,
+            store,
+            max_live=max_live,
+            at_once=max_batch,
+            expire_s=expire_s,
+            save_every=save_every,
+            clock=clock,
+            running=self._running,
+        )
+        self._sessions = self._live.sessions
+        self._waiting: list[Request] = []
         self._wake = threading.Condition(self._lock)
         self._worker: threading.Thread | None = None
         self._closed = False
-        self._counts = {
-            "chunks": 0,
-            "steps": 0,
-            "batches": 0,
-            "moved": 0,
-            "taken_up": 0,
-            "stale": 0,
-            "refused": 0,
-        }
+        self._counts = {"chunks": 0, "steps": 0, "batches": 0}
 
     @property
     def native(self) -> bool:
@@ -195,19 +113,19 @@ class SessionPool:
 
         Raises: SessionError "busy" where the id is in use, "full" where there is no room, "snapshot" for another model's.
         """
-        snapshot = None if state is None else self._snapshot(state)
+        snapshot = None if state is None else self._live.parsed(state)
         with self._lock:
             self._check_open()
             name = secrets.token_urlsafe(12) if id is None else id
-            if self._fresh(name) is not None or self._in_store(name):
-                raise self._in_use(name)
-            session = self._place(name, snapshot)
+            if self._live.fresh(name) is not None or self._live.in_store(name):
+                raise self._live.in_use(name)
+            session = self._live.place(name, snapshot)
             try:
-                self._save_if_kept(session)
-            except _Elsewhere:  # opened there at the same moment
-                raise self._in_use(name) from None
+                self._live.keep(session)
+            except Elsewhere:  # opened there at the same moment
+                raise self._live.in_use(name) from None
             except Exception:
-                self._forget(session)
+                self._live.forget(session)
                 raise
             return name
 
@@ -229,12 +147,12 @@ class SessionPool:
         if final and self.processor is None:
             raise InputError("flush is for sessions with a processor; without one no step is held: use reset")
         request, future = self._admit(id, seq, data, final, self._soon()), Future[Any]()
-        if isinstance(request, _Answer):
+        if isinstance(request, Answer):
             future.set_result(request.value)
         elif not request.pending:
-            _Promise(request, future).set()
+            Promise(request, future).set()
         else:
-            request.done = _Promise(request, future)
+            request.done = Promise(request, future)
             self._enqueue(request)
             future.add_done_callback(lambda done: self._give_up(request) if done.cancelled() else None)
         return future
@@ -251,36 +169,36 @@ class SessionPool:
 
     def feed_many(self, chunks: Sequence[tuple[str, int, Any]]) -> list[Any]:
         """`feed` of several sessions at once, in this thread: the answer to each (id, seq, chunk), or why there is none."""
-        found: list[_Answer | _Request | Exception] = []
+        found: list[Answer | Request | Exception] = []
         for id, seq, chunk in chunks:
             try:
                 found.append(self._admit(id, seq, chunk, False, 0.0))
             except Exception as error:
                 found.append(error)
-        requests = [each for each in found if isinstance(each, _Request) and each.pending]
+        requests = [each for each in found if isinstance(each, Request) and each.pending]
         while requests:
             self._run(requests[: self.max_batch])
             requests = [each for each in requests if each.pending]
         results: list[Any] = []
         for each in found:
-            if isinstance(each, _Request):
+            if isinstance(each, Request):
                 results.append(each.error or each.answer)
             else:
-                results.append(each.value if isinstance(each, _Answer) else each)
+                results.append(each.value if isinstance(each, Answer) else each)
         return results
 
     def snapshot(self, id: str) -> bytes:
         """A session at this moment, for `open` or `restore`. Raises: SessionError "unknown", "busy", "expired"."""
         with self._lock:
-            return self._bytes(self._idle(id))
+            return self._live.data(self._live.idle(id))
 
     def restore(self, id: str, state: bytes) -> None:
         """Go to where a snapshot was taken; a snapshot that cannot be used changes nothing."""
-        snapshot = self._snapshot(state)
+        snapshot = self._live.parsed(state)
         with self._lock:
-            session = self._idle(id)
-            self._take(session, snapshot)
-            self._save_if_kept(session)
+            session = self._live.idle(id)
+            self._live.take(session, snapshot)
+            self._live.keep(session)
 
     def fork(self, id: str, new: str | None = None) -> str:
         """Another session that goes on from where this one is; its id."""
@@ -289,16 +207,16 @@ class SessionPool:
     def reset(self, id: str) -> None:
         """Go back to before the first step; the next chunk is number 1."""
         with self._lock:
-            session = self._idle(id)
+            session = self._live.idle(id)
             with self._running:
                 self._engine.write(session.slot, None)
             session.seq, session.steps, session.last, session.carried, session.extra = 0, 0, None, {}, {}
-            self._save_if_kept(session)
+            self._live.keep(session)
 
     def extra(self, id: str) -> dict[str, Any]:
         """What an application keeps with a session, as JSON: change it, and it is part of the next snapshot."""
         with self._lock:
-            session = self._idle(id)
+            session = self._live.idle(id)
             session.handed_out = True
             return session.extra
 
@@ -307,12 +225,12 @@ class SessionPool:
         with self._lock:
             session = self._sessions.get(id)
             if session is not None and session.busy:
-                raise self._busy(id)
+                raise self._live.busy(id)
             stored = self.store is not None and self.store.delete(id)
             if session is not None:
-                self._forget(session)
-            if not stored and (session is None or self._shared):
-                raise self._unknown(id)
+                self._live.forget(session)
+            if not stored and (session is None or self._live.shared):
+                raise self._live.unknown(id)
 
     def sweep(self) -> int:
         """Move sessions unused for `idle_s` to the store; how many. A server calls it now and then."""
@@ -321,7 +239,7 @@ class SessionPool:
                 return 0
             until = self._clock() - self.idle_s
             idle = [each for each in self._sessions.values() if not each.busy and each.used <= until]
-            self._move(idle)
+            self._live.move(idle)
             self.store.sweep()
             return len(idle)
 
@@ -338,7 +256,7 @@ class SessionPool:
             while any(each.busy for each in self._sessions.values()) and time.monotonic() < until:
                 self._wake.wait(0.01)  # for other threads that are in the middle of a chunk
             if self.store is not None:
-                self._move([each for each in self._sessions.values() if not each.busy])
+                self._live.move([each for each in self._sessions.values() if not each.busy])
 
     def __enter__(self) -> SessionPool:
         return self
@@ -365,13 +283,13 @@ class SessionPool:
     def position(self, id: str) -> tuple[int, int]:
         """Chunks and steps that a session has read. Raises: as `snapshot`."""
         with self._lock:
-            session = self._idle(id)
+            session = self._live.idle(id)
             return session.seq, session.steps
 
     def state(self, id: str) -> dict[str, Tensor]:
         """A copy of a session's state, by name. Raises: as `snapshot`."""
         with self._lock:
-            slot = self._idle(id).slot
+            slot = self._live.idle(id).slot
             with self._running:
                 return self._engine.read(slot)
 
@@ -384,20 +302,25 @@ class SessionPool:
         """Counts since the start (chunks, steps, batches, sessions moved to the store and taken up again, copies dropped as
         another pool had continued the session, refusals), and of now: live sessions, waiting chunks. It never waits.
         """
-        return {**self._counts, "live": len(self._sessions), "waiting": len(self._waiting)}
+        return {
+            **self._counts,
+            **self._live.counts,
+            "live": len(self._sessions),
+            "waiting": len(self._waiting),
+        }
 
     def _admit(
         self, id: str, seq: int, data: Any, final: bool, deadline: float, check: bool = False
-    ) -> _Request | _Answer:
+    ) -> Request | Answer:
         """A request, its session busy until it is done; or the answer to a chunk that was read already."""
         with self._lock:
             self._check_open()
-            check = check or not self._shared or self._next(id) != seq
-            session = self._idle(id, check)
+            check = check or not self._live.shared or self._live.next_seq(id) != seq
+            session = self._live.idle(id, check)
             if self._was_read(session, seq):
-                return _Answer(session.last)
+                return Answer(session.last)
             session.busy = True
-            request = _Request(session, seq, data, final, deadline)
+            request = Request(session, seq, data, final, deadline)
         try:
             self._read(request)
             if not request.steps:
@@ -416,18 +339,18 @@ class SessionPool:
         """When a chunk that comes now has waited long enough for others."""
         return time.monotonic() + self.max_wait
 
-    def _was_read(self, session: _Session, seq: int) -> bool:
+    def _was_read(self, session: Session, seq: int) -> bool:
         """Whether this chunk is the last that was read, or the next. Raises: SessionError "sequence" for others."""
         if seq == session.seq and session.last is not None:
             return True
         if seq != session.seq + 1:
-            raise self._refused(
+            raise self._live.refused(
                 "sequence",
                 f"the next chunk of session {session.name!r} is number {session.seq + 1}, got {seq}",
             )
         return False
 
-    def _read(self, request: _Request) -> None:
+    def _read(self, request: Request) -> None:
         """Set the steps of a request, from its data."""
         carried, data = request.session.carried, request.data
         if self.processor is None:
@@ -442,12 +365,12 @@ class SessionPool:
         if self.processor is not None and request.steps:
             request.chunk = self._engine.check(request.chunk)
 
-    def _write(self, request: _Request) -> None:
+    def _write(self, request: Request) -> None:
         """Set the answer of a request, from its outputs. If it raises, the session's state is that before the chunk."""
         outputs = request.outputs
         if len(outputs) > 1:
             outputs = outputs[-1:] if self._engine.single else (torch.cat(outputs),)
-        y = outputs[0] if outputs else _NOTHING
+        y = outputs[0] if outputs else NOTHING
         if self.processor is None:
             request.answer = y
             return
@@ -465,9 +388,13 @@ class SessionPool:
             with self._running:
                 self._engine.write(request.session.slot, None)
 
-    def _wait(self, request: _Request | _Answer, timeout: float | None) -> Any:
+    def _check_open(self) -> None:
+        if self._closed:
+            raise self._live.refused("closed", "the pool was closed")
+
+    def _wait(self, request: Request | Answer, timeout: float | None) -> Any:
         """The answer to a request, once it has had its turn."""
-        if isinstance(request, _Answer):
+        if isinstance(request, Answer):
             return request.value
         if not request.pending:
             return request.result()
@@ -481,18 +408,18 @@ class SessionPool:
             request.done.wait()
         return request.result()
 
-    def _enqueue(self, request: _Request) -> None:
+    def _enqueue(self, request: Request) -> None:
         with self._lock:
             if self._closed:
                 request.session.busy = False
-                raise self._refused("closed", "the pool was closed")
+                raise self._live.refused("closed", "the pool was closed")
             self._waiting.append(request)
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name="throughtime sessions", daemon=True)
                 self._worker.start()
             self._wake.notify()
 
-    def _give_up(self, request: _Request) -> bool:
+    def _give_up(self, request: Request) -> bool:
         """Take a request back that has not begun; whether it had not."""
         with self._lock:
             waits = request in self._waiting and not request.read
@@ -533,7 +460,7 @@ class SessionPool:
                         each.deadline = self._soon()
                         self._waiting.append(each)
 
-    def _run(self, batch: Sequence[_Request]) -> None:
+    def _run(self, batch: Sequence[Request]) -> None:
         """The next steps of some requests in one call; those that are complete, or failed, are told."""
         with self._running:
             pieces = []
@@ -574,7 +501,7 @@ class SessionPool:
             self._counts["batches"] += 1
         self._finish(complete)
 
-    def _finish(self, requests: Sequence[_Request]) -> None:
+    def _finish(self, requests: Sequence[Request]) -> None:
         """Give out the answers of complete requests, after their sessions were saved where that is due."""
         with self._lock:
             now = self._clock()
@@ -585,15 +512,15 @@ class SessionPool:
                 session.seq, session.used = session.seq + 1, now
                 session.steps = 0 if each.final else session.steps + each.steps
         due = [each for each in requests if self.save_every and each.session.seq % self.save_every == 0]
-        errors = self._save([each.session for each in due])  # not under the lock: others go on meanwhile
+        errors = self._live.save([each.session for each in due])  # not under the lock: others go on meanwhile
         with self._lock:
             for each, error in zip(due, errors, strict=True):
                 # Sent again, the chunk gets the outputs that are there, or it is read again from what is stored.
                 each.error = error
-                if error is not None and self._shared:
-                    self._forget(each.session, error)
+                if error is not None and self._live.shared:
+                    self._live.forget(each.session, error)
             again = [
-                each for each in requests if isinstance(each.error, _Elsewhere) and self._begins_again(each)
+                each for each in requests if isinstance(each.error, Elsewhere) and self._begins_again(each)
             ]
             for each in requests:
                 if each in again:
@@ -607,12 +534,12 @@ class SessionPool:
         if empty := [each for each in again if not each.steps]:
             self._finish(empty)
 
-    def _begins_again(self, request: _Request) -> bool:
+    def _begins_again(self, request: Request) -> bool:
         """Whether a request has to run once more, from what another pool stored of its session; else it is complete."""
         try:
             if request.tries >= _TRIES:
                 return False
-            session = self._idle(request.session.name)
+            session = self._live.idle(request.session.name)
             request.again(session)
             if self._was_read(session, request.seq):
                 request.answer = session.last
@@ -626,181 +553,9 @@ class SessionPool:
             request.error = error
             return False
 
-    def _fail(self, request: _Request, error: Exception | None) -> None:
+    def _fail(self, request: Request, error: Exception | None) -> None:
         with self._lock:
             request.error = error
             request.pending = request.session.busy = False
         if request.done is not None:
             request.done.set()
-
-    def _fresh(self, id: str) -> _Session | None:
-        """A session in memory; one that another pool has continued or closed is forgotten."""
-        session = self._sessions.get(id)
-        if session is not None and not session.busy and self._shared:
-            assert self.store is not None
-            if self.store.version(id) != session.version:
-                self._forget(session, _Elsewhere(id))
-                return None
-        return session
-
-    def _next(self, id: str) -> int:
-        """The number of the next chunk of a session in memory."""
-        session = self._sessions.get(id)
-        return 0 if session is None else session.seq + 1
-
-    def _idle(self, id: str, check: bool = True) -> _Session:
-        """A session that no chunk is being read of, from memory or from the store; it is the last used from now on.
-
-        Args: check: that no other pool has continued it; a chunk that is next is read without, as storing it checks that.
-        """
-        session = self._fresh(id) if check else self._sessions.get(id)
-        if session is None:
-            stored = None
-            if self.store is not None:
-                try:
-                    stored = self.store.get(id)
-                except SessionError:
-                    self._counts["refused"] += 1
-                    raise
-            if stored is None:
-                raise self._unknown(id)
-            session = self._place(id, self._snapshot(stored.data))
-            session.version = stored.version
-            self._counts["taken_up"] += 1
-        if session.busy:
-            raise self._busy(id)
-        self._sessions[id] = self._sessions.pop(id)  # now the last used
-        return session
-
-    def _place(self, name: str, snapshot: Snapshot | None) -> _Session:
-        """A session with a slot of its own, where the snapshot was taken or before the first step."""
-        if len(self._sessions) >= self.max_live:
-            oldest = next((each for each in self._sessions.values() if not each.busy), None)
-            if self.store is None or oldest is None:
-                raise self._refused(
-                    "full",
-                    f"{self.max_live} sessions are open, as many as max_live: close some, or give a store",
-                )
-            self._move([oldest])
-        with self._running:
-            if not self._free:
-                before = self._engine.slots
-                self._engine.grow(min(max(_FIRST_SLOTS, 2 * before), max(self.max_live, before + 1)))
-                self._free += range(self._engine.slots - 1, before - 1, -1)
-            slot = self._free.pop()
-            self._engine.write(slot, None)
-        session = self._sessions[name] = _Session(name, slot, self._clock())
-        if snapshot is not None:
-            try:
-                self._take(session, snapshot)
-            except SessionError:
-                self._forget(session)
-                raise
-        return session
-
-    def _take(self, session: _Session, snapshot: Snapshot) -> None:
-        with self._running:
-            self._engine.write(session.slot, snapshot.state)
-        session.seq, session.steps, session.carried = snapshot.seq, snapshot.steps, snapshot.carried
-        session.last = snapshot.last if self.processor is None else snapshot.answer
-        session.extra = dict(snapshot.extra)
-
-    def _save_if_kept(self, session: _Session) -> None:
-        """After a change without a chunk. Raises: what the store raises; the session is as the store has it then."""
-        if self.save_every:
-            (error,) = self._save([session])
-            if error is not None:
-                if self._shared:
-                    self._forget(session, error)
-                raise error
-
-    def _snapshot(self, data: bytes) -> Snapshot:
-        snapshot = Snapshot.from_bytes(data)
-        snapshot.check(self._engine.identity, self.processor)
-        return snapshot
-
-    def _bytes(self, session: _Session) -> bytes:
-        with self._running:
-            state = self._engine.read(session.slot)
-        plain = self.processor is None
-        return Snapshot(
-            self._engine.identity,
-            state,
-            session.seq,
-            session.steps,
-            session.last if plain else None,
-            session.extra,
-            processor_name(self.processor),
-            session.carried,
-            None if plain else session.last,
-        ).to_bytes()
-
-    def _save(self, sessions: Sequence[_Session]) -> list[Exception | None]:
-        """Put sessions into the store in one call: why each could not be kept, or None."""
-        errors: list[Exception | None] = [None] * len(sessions)
-        entries = {}
-        for n, session in enumerate(sessions):
-            try:
-                after = session.version if self._shared else None
-                entries[n] = Entry(session.name, self._bytes(session), after)
-            except Exception as error:  # what is kept with it is not JSON
-                errors[n] = error
-        if not entries:
-            return errors
-        assert self.store is not None
-        try:
-            versions = self.store.put_many(list(entries.values()), self.expire_s)
-        except Exception as error:
-            return [each or error for each in errors]
-        for n, version in zip(entries, versions, strict=True):
-            if version is None:
-                errors[n] = _Elsewhere(sessions[n].name)
-            else:
-                sessions[n].version, sessions[n].handed_out = version, False
-        return errors
-
-    def _move(self, sessions: Sequence[_Session]) -> None:
-        """Out of memory, into the store. Raises: the first error, where the store could not keep some; those stay."""
-        failed: Exception | None = None
-        for start in range(0, len(sessions), self.max_batch):
-            part = sessions[start : start + self.max_batch]
-            # With save_every=1 the store has them already.
-            unsaved = [each for each in part if not self._shared or each.handed_out]
-            errors = dict(zip(unsaved, self._save(unsaved), strict=True))
-            for each in part:
-                error = errors.get(each)
-                if error is None or isinstance(error, _Elsewhere):
-                    self._forget(each)
-                    self._counts["moved"] += 1
-                else:
-                    failed = failed or error
-        if failed is not None:
-            raise failed
-
-    def _forget(self, session: _Session, why: Exception | None = None) -> None:
-        """Free its memory; the store is not touched."""
-        if isinstance(why, _Elsewhere):
-            self._counts["stale"] += 1
-        if self._sessions.get(session.name) is session:
-            self._free.append(session.slot)
-            del self._sessions[session.name]
-
-    def _in_store(self, name: str) -> bool:
-        return self.store is not None and self.store.version(name) != ""
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise self._refused("closed", "the pool was closed")
-
-    def _in_use(self, id: str) -> SessionError:
-        return self._refused("busy", f"session {id!r} is open already: close it, or choose another id")
-
-    def _busy(self, id: str) -> SessionError:
-        return self._refused("busy", f"a chunk of session {id!r} is being read: wait for its outputs")
-
-    def _unknown(self, id: str) -> SessionError:
-        return self._refused("unknown", f"there is no session {id!r}: open it first")
-
-    def _refused(self, cause: str, message: str) -> SessionError:
-        self._counts["refused"] += 1
-        return SessionError(cause, message)

@@ -5,7 +5,7 @@ const SERVER = "start 'throughtime serve RUN' and open its address.";
 const S = {
   model: null, about: null, trace: null, branch: null, branches: [], layer: "", part: "h", unit: 0, largest: 1, largestOf: () => 1, order: [],
   cursor: 0, hover: null, pointing: "cells", anchor: null, selection: null, places: [], threshold: 0.5, color: "unit", influence: null, example: 1, source: null,
-  running: false, asked: 0, reading: 0,
+  running: false, asked: 0, reading: 0, known: null,
 };
 
 function el(id) { return document.getElementById(id); }
@@ -39,7 +39,10 @@ async function ask(path, body) {
   }
   let found = null;
   try { found = await answer.json(); } catch { found = null; }
-  if (answer.status === 401) el("token").hidden = false;
+  if (answer.status === 401) {
+    el("token").hidden = false;
+    throw new Failed("The server needs a token: type it here, or add #token=... to the address.");
+  }
   if (!answer.ok || !found) throw new Failed((found && found.error && (found.error.message || found.error)) || "The server answered " + answer.status + ".");
   return found;
 }
@@ -123,7 +126,10 @@ async function readSource(source, options = {}) {
     const trace = new Trace(payload);
     openTrace(trace, options);
     S.branch.source = trace.ids ? {} : source;
-    if (options.fill && S.about.kind === "text") el("text").value = trace.names.join(S.about.by_character || trace.ids ? "" : " ");
+    if (options.fill && S.about.kind === "text") {
+      const joined = S.about.by_character || trace.ids || trace.names.some((name) => name.startsWith(" "));
+      el("text").value = trace.names.join(joined ? "" : " ");
+    }
   }, "Reading \u2026");
 }
 
@@ -134,10 +140,10 @@ function readText() {
 
 // Nothing is shown until the next trace comes.
 function closeTrace() {
-  S.trace = S.branch = S.influence = S.selection = S.hover = null;
+  S.trace = S.branch = S.influence = S.selection = S.hover = S.known = null;
   S.branches = S.places = [];
   for (const id of ["cells", "branches", "bars", "list", "places", "line", "depends"]) el(id).replaceChildren();
-  for (const id of ["generate", "step", "fork", "apply", "rewrite"]) el(id).disabled = true;
+  for (const id of ["view", "time", "right"]) el(id).inert = true;
 }
 
 async function openModel(name) {
@@ -156,6 +162,7 @@ async function openModel(name) {
 
 function showAbout(about) {
   S.about = about;
+  el("source").inert = false;
   document.title = S.model.name + ", throughtime";
   const words = { text: "text", numbers: "numbers", audio: "sound" }[about.kind];
   el("about").textContent = about.task + ": " + about.cell.toUpperCase() + " of " + about.sizes.join(" + ") + " units, " + about.parameters.toLocaleString("en") +
@@ -287,4 +294,6 @@ async function start() {
 
 window.throughtime = { state: S, unitsOn, similarPlaces }; // for the console
 wire();
+closeTrace();
+el("source").inert = true;
 start();

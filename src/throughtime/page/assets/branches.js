@@ -1,6 +1,11 @@
 // The text that was read, and what was made from it: continuations, forks, edits; and which of them is shown.
 
+// Correlations over a few symbols say little: the ones over a longer sequence of the same model are kept.
+const LEAST = 300;
+
 function openTrace(trace, options = {}) {
+  if (trace.units && (!S.known || trace.length >= Math.min(LEAST, S.known.steps))) S.known = { units: trace.units, steps: trace.length };
+  if (S.known) trace.units = S.known.units;
   S.branches = [{ name: S.about.kind === "text" ? "Text" : "Input", trace, edits: [], parent: null }];
   S.cursor = options.keep ? Math.min(S.cursor, trace.length - 1) : 0;
   S.selection = S.anchor = S.hover = null;
@@ -8,6 +13,7 @@ function openTrace(trace, options = {}) {
 }
 
 function openBranch(branch, units) {
+  for (const id of ["view", "time", "right"]) el(id).inert = false;
   S.branch = branch;
   S.trace = branch.trace;
   S.influence = null;

@@ -72,7 +72,6 @@ function showBars(step) {
   if (!shownAnswers) {
     const item = list.appendChild(document.createElement("li"));
     item.className = "note";
-    item.style.display = "block";
     item.textContent = "This model gives no distribution over symbols or labels.";
     return;
   }
@@ -137,6 +136,7 @@ function showSorts() {
 function showUnits() {
   if (!S.trace) return;
   const list = el("list"), scores = unitScores(), sort = el("sort").value;
+  el("units-note").textContent = S.known ? "Correlation r over " + S.known.steps.toLocaleString("en") + " steps" : "";
   S.order = [...new Set(scores.map((each) => each.unit))];
   list.replaceChildren();
   for (const { unit, feature, r, variance } of scores) {
@@ -264,6 +264,6 @@ function showEdit() {
   const note = !S.about.forward
     ? "This model reads both ways: its units cannot be set at one step."
     : (S.about.generates ? "Re-run keeps the symbols after the cursor, rewrite draws new ones." : "Re-runs the model from the cursor on.") +
-      " A tick shows each probability without the edit" + (S.about.labels.length ? "; influence is without it too." : ".");
+      (S.about.labels.length ? " A tick shows each probability without the edit; influence is without it too." : "");
   el("edit-note").textContent = note;
 }

@@ -1,7 +1,7 @@
 // The canvas: the input of models of numbers, the chosen unit's states and gates, all units as rows; steps from left to right.
 
 const strips = { first: 0, count: 1, column: 8, left: 64, lanes: [], palette: null };
-const ROWS = 36, ROW = 7, LANE = 15, GAP = 14, AXIS = 34, INPUT = 84, INFLUENCE = 30;
+const ROWS = 36, ROW = 7, LANE = 15, GAP = 14, AXIS = 34, INPUT = 84, NAMES = 12, INFLUENCE = 30;
 
 // The colours of the page, as they are in this colour scheme.
 function palette() {
@@ -13,7 +13,7 @@ function palette() {
   }
   probe.remove();
   const style = getComputedStyle(document.documentElement), named = {};
-  for (const name of ["ink", "soft", "line", "paper", "panel", "accent", "mark", "low", "high"]) named[name] = style.getPropertyValue("--" + name).trim();
+  for (const name of ["ink", "soft", "line", "paper", "panel", "accent", "mark", "strip-low", "strip-high"]) named[name] = style.getPropertyValue("--" + name).trim();
   return { colors, ...named };
 }
 
@@ -45,7 +45,7 @@ function drawStrips() {
   windowAt(S.pointing === "strips" && S.hover !== null ? null : step);
   const parts = S.trace.parts(S.layer), units = shownUnits();
   const input = S.about.kind !== "text";
-  const height = (input ? INPUT + GAP : 0) + parts.length * (LANE + 2) + GAP + units.length * ROW + (S.about.labels.length ? INFLUENCE + 8 : 0) + AXIS;
+  const height = (input ? INPUT + GAP + (S.about.draw === "lines" ? NAMES : 0) : 0) + parts.length * (LANE + 2) + GAP + units.length * ROW + (S.about.labels.length ? INFLUENCE + 8 : 0) + AXIS;
   if (canvas.style.height !== height + "px") canvas.style.height = height + "px";
   if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
     canvas.width = Math.round(width * ratio);
@@ -58,7 +58,7 @@ function drawStrips() {
   let y = 0;
   if (input) {
     drawInput(g, y, colors);
-    y += INPUT + GAP;
+    y += INPUT + GAP + (S.about.draw === "lines" ? NAMES : 0);
   }
   g.textBaseline = "middle";
   for (const part of parts) {
@@ -182,10 +182,27 @@ function drawInput(g, y, colors) {
     for (let which = 0; which < columns; which++) {
       g.beginPath();
       g.setLineDash(dashes[which % 4]);
-      g.strokeStyle = [colors.ink, colors.accent, colors.high, colors.mark][which % 4];
+      g.strokeStyle = [colors.ink, colors.accent, colors["strip-high"], colors.mark][which % 4];
       g.lineWidth = 1.5;
       for (let n = 0; n < count; n++) g.lineTo(left + (n + 0.5) * column, y + INPUT / 2 - (S.trace.input(first + n)[which] / most) * (INPUT / 2 - 3));
       g.stroke();
+    }
+    g.textAlign = "left";
+    g.textBaseline = "middle";
+    g.font = "11px system-ui, sans-serif";
+    let x = left + 6;
+    for (let which = 0; which < columns && columns > 1; which++) {
+      const name = (S.about.columns || [])[which] || "input " + (which + 1);
+      g.fillStyle = g.strokeStyle = [colors.ink, colors.accent, colors["strip-high"], colors.mark][which % 4];
+      g.setLineDash(dashes[which % 4]);
+      g.beginPath();
+      g.moveTo(x, y + INPUT + 8);
+      g.lineTo(x + 22, y + INPUT + 8);
+      g.stroke();
+      g.fillStyle = colors.soft;
+      g.fillText(name, x + 27, y + INPUT + 8);
+      x += 40 + g.measureText(name).width;
+      if (x > left + count * column - 60) break;
     }
     g.setLineDash([]);
     g.lineWidth = 1;
