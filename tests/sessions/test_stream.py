@@ -183,3 +183,44 @@ def test_what_cannot_stream_says_why():
         with pytest.raises(InputError, match=r"a chunk must be \[t, 5\]" if stream.native else "chunk"):
             stream.feed(wrong)
     assert stream.feed(torch.zeros(2, 5, dtype=torch.float64)).shape == (2, 8)
+
+
+@needs_native
+@pytest.mark.parametrize("weights", ["bf16", "int8"])
+@pytest.mark.parametrize("cell", ["gru", "lstm", "rnn"])
+def test_rounded_weights_give_the_outputs_of_the_rounded_model_to_the_same_bits_in_any_chunks(cell, weights):
+    from throughtime.runtime import with_quantized_weights
+
+    model = model_of(cell=cell)
+    rounded = with_quantized_weights(model, weights)
+    # What generation looks up in a table streaming multiplies, so W_ih of the first layer is rounded too.
+    from throughtime.kernels.native.generation.packing import quantize
+
+    with torch.no_grad():
+        rounded.layers.weight_ih_l0.copy_(quantize(model.layers.weight_ih_l0, weights).dequantize())
+    ids = torch.randint(0, 70, (23,), generator=torch.Generator().manual_seed(0))
+    whole = tt.stream(model, weights=weights).feed(ids)
+    with torch.no_grad():
+        expected, _ = rounded(ids[:, None])
+    torch.testing.assert_close(whole, expected[:, 0], atol=1e-5, rtol=1e-5)
+    exact = tt.stream(model).feed(ids)
+    assert (whole - exact).abs().max() > 1e-4  # they are rounded
+    one = tt.stream(model, weights=weights)
+    assert torch.equal(torch.cat([one.feed(each) for each in ids.split([1, 5, 1, 2, 14])]), whole)
+    pool = tt.SessionPool(model, weights=weights)
+    names = [pool.open() for _ in range(11)]
+    for seq, each in enumerate(ids.split([3, 1, 19]), start=1):
+        found = pool.feed_many([(name, seq, each) for name in names])
+        at = sum((3, 1, 19)[: seq - 1])
+        assert all(torch.equal(answer, whole[at : at + len(each)]) for answer in found)
+    with pytest.raises(SessionError, match="of another model"):
+        tt.stream(model).restore(one.snapshot())
+    tt.stream(model, weights=weights).restore(one.snapshot())
+
+
+def test_rounded_weights_are_for_native_streaming():
+    torch.manual_seed(0)
+    with pytest.raises(BackendError, match="int8 weights are those of native streaming: asked for by name"):
+        tt.stream(tt.GRU(3, 4), native=False, weights="int8")
+    with pytest.raises(InputError, match="weights must be one of"):
+        tt.stream(tt.GRU(3, 4), weights="int4")

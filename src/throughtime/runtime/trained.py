@@ -213,13 +213,14 @@ class Trained:
         found: Tune = self.task.compose(self.model, self.assets, **options)
         return found
 
-    def stream(self, *, native: bool | None = None) -> Stream:
+    def stream(self, *, native: bool | None = None, weights: str = "float32") -> Stream:
         """The model in the middle of one input that arrives in pieces: `feed(data)`, `flush()`, `snapshot`, `restore`, `fork`.
 
-        `stream.processor.about()` says what it takes and gives. Args: native, as of `throughtime.stream`.
+        `stream.processor.about()` says what it takes and gives. Args: native, weights: as of `throughtime.stream`.
         Raises: InputError for a run that cannot read from left to right.
         """
-        return stream(self.model, self.task.processor(self.model, self.assets), native=native)
+        processor = self.task.processor(self.model, self.assets)
+        return stream(self.model, processor, native=native, weights=weights)
 
     def pool(self, **options: Any) -> SessionPool:
         """Many such streams at a time, in batches; options as of `throughtime.SessionPool`.

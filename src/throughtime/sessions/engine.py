@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from throughtime.errors import BackendError, InputError, SessionError
+from throughtime.errors import BackendError, InputError, SessionError, one_of
+from throughtime.kernels.native.generation.packing import WEIGHTS
 from throughtime.kernels.native.streaming import PackedStack, Slab
 from throughtime.layers import packed
 from throughtime.layers.eval_mode import evaluating
@@ -28,6 +29,7 @@ class Engine(ABC):
 
     native: bool
     reason: str | None = None
+    weights = "float32"
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -37,9 +39,12 @@ class Engine(ABC):
 
     @property
     def identity(self) -> str:
-        """The SHA-256 of the model's parameters and buffers, names and shapes included. Cost: one pass, the first time."""
+        """The SHA-256 of the model's parameters and buffers, names and shapes included, and of how weights are rounded.
+
+        Cost: one pass, the first time.
+        """
         if self._identity is None:
-            digest = hashlib.sha256()
+            digest = hashlib.sha256(b"" if self.weights == "float32" else self.weights.encode())
             for name, value in self.model.state_dict().items():
                 if isinstance(value, Tensor):
                     digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
@@ -88,15 +93,20 @@ class NativeEngine(Engine):
     native = True
 
     def __init__(
-        self, model: nn.Module, stack: PackedStack | None = None, table: Tensor | None = None
+        self,
+        model: nn.Module,
+        stack: PackedStack | None = None,
+        table: Tensor | None = None,
+        weights: str = "float32",
     ) -> None:
         super().__init__(model)
+        self.weights = weights
         parts = _parts(model)
         if stack is None:
             if reason := refusal(model):
                 raise BackendError(reason)
             head = None if parts is None else (parts.head[0].detach(), parts.head[1].detach())
-            stack = PackedStack(packed.packed_layers(model if parts is None else parts.layers), head)
+            stack = PackedStack(packed.packed_layers(model if parts is None else parts.layers), head, weights)
             table = _table(model)
         self.stack, self.table = stack, table
         self._encoder = None
@@ -107,7 +117,7 @@ class NativeEngine(Engine):
         self._inputs = stack.inputs
 
     def like(self) -> NativeEngine:
-        other = NativeEngine(self.model, self.stack, self.table)
+        other = NativeEngine(self.model, self.stack, self.table, self.weights)
         other._identity = self._identity
         return other
 
@@ -316,15 +326,21 @@ def _named(state: Any) -> dict[str, Tensor]:
     return {str(n): leaf for n, leaf in enumerate(tree_flatten(state)[0]) if isinstance(leaf, Tensor)}
 
 
-def engine_of(model: nn.Module, native: bool | None = None, stepwise: bool = False) -> Engine:
+def engine_of(
+    model: nn.Module, native: bool | None = None, stepwise: bool = False, weights: str = "float32"
+) -> Engine:
     """The engine of a model or a layer. Args: native: True asks for it, False for the other; None: native where it can run;
-    stepwise, as of `ModuleEngine`.
+    stepwise, as of `ModuleEngine`; weights: float32, bf16 or int8, the last two native alone.
 
-    Raises: BackendError with the reason where native was asked for and cannot run; InputError for a model that cannot stream.
+    Raises: BackendError with the reason where native, or such weights, were asked for and cannot run; InputError for a model that
+    cannot stream.
     """
+    one_of("weights", weights, WEIGHTS)
     reason = "asked for by name" if native is False else refusal(model)
     if reason is None or native:
-        return NativeEngine(model)
+        return NativeEngine(model, weights=weights)
+    if weights != "float32":
+        raise BackendError(f"{weights} weights are those of native streaming: {reason}")
     return ModuleEngine(model, reason, stepwise)
 
 

@@ -39,7 +39,7 @@ class SessionPool:
         idle_s: `sweep` moves sessions unused for so long to the store. expire_s: seconds that the store keeps a session.
         save_every: also save a session after every so many chunks, before its outputs are given out; 1 loses nothing when the
         process is killed, and lets several pools share the store. 0: only when it is moved.
-        native: as of `throughtime.stream`.
+        native, weights: as of `throughtime.stream`.
 
     Chunks are numbered: `feed(id, seq, chunk)` with seq = 1, 2, ... A repeated seq gives the outputs of that chunk again and
     reads nothing; any other is refused, so that a lost or repeated message cannot change a session.
@@ -69,6 +69,7 @@ class SessionPool:
         expire_s: float = 86_400.0,
         save_every: int = 0,
         native: bool | None = None,
+        weights: str = "float32",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         for name, value in (("max_live", max_live), ("max_batch", max_batch), ("max_steps", max_steps)):
@@ -76,7 +77,7 @@ class SessionPool:
                 raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
         if save_every and store is None:
             raise InputError("save_every needs a store to save to: give one, as SqliteStore(path)")
-        self._engine = engine_of(model, native, processor is not None)
+        self._engine = engine_of(model, native, processor is not None, weights)
         self.processor = processor
         self.max_live, self.max_batch, self.max_steps = max_live, max_batch, max_steps
         self.max_wait = max_wait_ms / 1000

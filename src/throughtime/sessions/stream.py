@@ -125,13 +125,22 @@ class Stream:
         return f"<Stream after {self.steps} steps, {how}>"
 
 
-def stream(model: nn.Module, processor: Processor | None = None, *, native: bool | None = None) -> Stream:
+def stream(
+    model: nn.Module,
+    processor: Processor | None = None,
+    *,
+    native: bool | None = None,
+    weights: str = "float32",
+) -> Stream:
     """Read one sequence chunk by chunk, the state carried: `s = tt.stream(model); y = s.feed(x)`.
 
     Args: model: a layer (`tt.GRU` ...), or any model `(inputs [T, B, ...], state) -> (outputs, state)` that reads from left to
     right. processor: what makes steps of data and answers of outputs, such as a task's (`Trained.stream` gives it); None: the
     steps and outputs themselves. native: True asks for the native loop, False for the model itself; None: native where it can.
+    weights: float32, or rounded to bf16 or int8, as of `throughtime.generate`: a step of a large model takes as long as reading
+    its weights, so it is up to four times as fast; the outputs are those of the rounded weights.
     Native copies the weights into packed panels; later changes of the model have no effect on the stream.
-    Raises: InputError for a model that cannot run from left to right; BackendError where native was asked for and cannot run.
+    Raises: InputError for a model that cannot run from left to right; BackendError where native, or rounded weights, were asked for
+    and cannot run.
     """
-    return Stream(engine_of(model, native, processor is not None), processor)
+    return Stream(engine_of(model, native, processor is not None, weights), processor)

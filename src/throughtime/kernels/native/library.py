@@ -114,8 +114,8 @@ _NEEDED = {
         "stops", "ids", "finished", "logits", "done",
     ),
     "stream": (
-        "layers", "rows", "threads", "weights", "inputs", "outputs", "layer", "slots", "offsets", "x", "y", "head_weight", "head_bias",
-        "head_scale",
+        "layers", "rows", "threads", "weights", "inputs", "outputs", "layer", "slots", "offsets", "x", "y",
+        "head_weight", "head_bias", "head_scale",
     ),
     "decode": (
         "layers", "rows", "threads", "step", "embedded", "summarized", "fed", "attention", "length", "memory", "compared",

@@ -53,8 +53,8 @@ class PackedStack:
     """Layers, and a linear head if there is one, with their weights packed for streaming.
 
     The weights are copied: later changes of the tensors have no effect, and threads can share a stack.
-    Args: layers: all of one kind, each reads the H of the one before; head: (weight [V, H], bias [V] or None); weights: how they are
-    stored, of `WEIGHTS` in generation/packing.py.
+    Args: layers: all of one kind, each reads the H of the one before; head: (weight [V, H], bias [V] or None); weights: how they
+    are stored, of `WEIGHTS` in generation/packing.py.
     Raises: BackendError where the native library is missing.
     """
 
