@@ -45,13 +45,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained]:
 
 @pytest.fixture(scope="session")
 def served(runs: Callable[[str], Trained]) -> Iterator[str]:
-    """The address of a server with the page for a text and a frames run."""
+    """The address of a server with the page for a text, a frames and a transcribe run."""
     uvicorn = pytest.importorskip("uvicorn")
     from starlette.applications import Starlette
 
     from throughtime.page import routes
 
-    app = Starlette(routes=routes({name: runs(name) for name in ("text", "frames")}))
+    app = Starlette(routes=routes({name: runs(name) for name in ("text", "frames", "transcribe")}))
     held = socket.socket()
     held.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))

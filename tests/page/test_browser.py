@@ -374,6 +374,34 @@ def test_hostile_text_is_shown_as_text(browser, served, runs, tmp_path):
     assert browser.complaints() == []
 
 
+def test_a_recording_and_a_table_are_opened(browser, served, runs, tmp_path):
+    import wave
+
+    trained = runs("transcribe")
+    rate, tone = 8000, (9000 * (torch.arange(6000) * 0.3).sin()).short()
+    with wave.open(str(tmp_path / "tone.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(tone.numpy().astype("<i2").tobytes())
+    browser.open(served, "transcribe")
+    browser.driver.find_element("id", "file").send_keys(str(tmp_path / "tone.wav"))
+    steps = len(sources.of_file(trained, tmp_path / "tone.wav"))
+    browser.wait("return throughtime.state.trace.length === arguments[0] && !message.className", steps)
+    assert state(browser, "about.draw") == "spectrogram"
+    (tmp_path / "none.wav").write_bytes(b"no sound")
+    browser.driver.find_element("id", "file").send_keys(str(tmp_path / "none.wav"))
+    assert "cannot read none.wav as a recording" in browser.wait(
+        "return message.className === 'wrong' && message.textContent"
+    )
+    browser.open(served, "frames")
+    width = state(browser, "trace.segments[0].input.size")
+    (tmp_path / "rows.csv").write_text("\n".join(",".join(["0.5"] * width) for _ in range(7)))
+    browser.driver.find_element("id", "file").send_keys(str(tmp_path / "rows.csv"))
+    browser.wait("return throughtime.state.trace.length === 7 && !message.className")
+    assert browser.complaints() == []
+
+
 def test_errors_of_the_server_are_one_line(browser, served):
     browser.open(served, "text")
     browser.js("text.value = 'a'.repeat(20001)")

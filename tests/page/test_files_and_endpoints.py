@@ -126,7 +126,7 @@ def post(client, path, **body):
 
 
 def test_a_server_answers_what_an_inspector_finds(client, runs):
-    assert client.get("/v1/inspect/models").json() == {"models": ["text", "frames"]}
+    assert client.get("/v1/inspect/models").json() == {"models": ["text", "frames", "transcribe"]}
     about = client.get("/v1/inspect/about", params={"model": "text"}).json()
     assert about["sizes"] == [13, 11] and about["generates"]
     trained, text = runs("text"), "a fox (the dog)"
@@ -225,6 +225,19 @@ def test_a_client_that_leaves_does_no_harm(client, served):
     with socket.create_connection((host, int(port)), timeout=10) as gone:
         gone.sendall(b"POST /v1/inspect/trace HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
     assert post(client, "trace", model="text", text="a")[0] == 200
+
+
+def test_without_starlette_it_says_what_to_install(monkeypatch):
+    import sys
+
+    import throughtime.page
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "starlette"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    monkeypatch.delitem(sys.modules, "throughtime.page.endpoints", raising=False)
+    with pytest.raises(InputError, match=r"pip install 'throughtime\[serve\]'"):
+        throughtime.page.routes  # noqa: B018
 
 
 def test_the_command_writes_a_page(runs, tmp_path, capsys):

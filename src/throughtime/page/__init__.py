@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from throughtime.errors import InputError
+
 if TYPE_CHECKING:
     from throughtime.page.endpoints import routes
     from throughtime.page.inspection import Inspection, Inspector
@@ -26,4 +28,10 @@ __all__ = ["Edit", "Inspection", "Inspector", "Reading", "routes", "write_page"]
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    try:
+        home = importlib.import_module(f"{__name__}.{_HOME[name]}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("starlette", "anyio"):
+            raise
+        raise InputError(f"{name} needs starlette: pip install 'throughtime[serve]'") from None
+    return getattr(home, name)

@@ -5,7 +5,7 @@ const SERVER = "start 'throughtime serve RUN' and open its address.";
 const S = {
   model: null, about: null, trace: null, branch: null, branches: [], layer: "", part: "h", unit: 0, largest: 1, largestOf: () => 1, order: [],
   cursor: 0, hover: null, pointing: "cells", anchor: null, selection: null, places: [], threshold: 0.5, color: "unit", influence: null, example: 1, source: null,
-  running: false, asked: 0, reading: 0, known: null,
+  running: false, asked: 0, reading: 0, opening: 0, known: null,
 };
 
 function el(id) { return document.getElementById(id); }
@@ -149,8 +149,10 @@ function closeTrace() {
 async function openModel(name) {
   pause();
   closeTrace();
+  const number = ++S.opening;
   await trying(async () => {
     const about = await ask("about?model=" + encodeURIComponent(name));
+    if (number !== S.opening) return;
     S.model = { name, live: true, file: null };
     S.chosen = false;
     showAbout(about);
