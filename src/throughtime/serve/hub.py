@@ -46,6 +46,7 @@ class Served:
                 max_live=limits.max_live,
                 max_batch=limits.max_batch,
                 max_wait_ms=limits.max_wait_ms,
+                weights=limits.weights,
                 store=store,
                 idle_s=limits.idle_s,
                 expire_s=limits.expire_s,

@@ -137,10 +137,10 @@ def stream(
     Args: model: a layer (`tt.GRU` ...), or any model `(inputs [T, B, ...], state) -> (outputs, state)` that reads from left to
     right. processor: what makes steps of data and answers of outputs, such as a task's (`Trained.stream` gives it); None: the
     steps and outputs themselves. native: True asks for the native loop, False for the model itself; None: native where it can.
-    weights: float32, or rounded to bf16 or int8, as of `throughtime.generate`: a step of a large model takes as long as reading
-    its weights, so it is up to four times as fast; the outputs are those of the rounded weights.
+    weights: float32, or rounded to bf16 or int8, as for generation: a step of a large model takes as long as reading its
+    weights. The outputs are those of the rounded weights.
     Native copies the weights into packed panels; later changes of the model have no effect on the stream.
-    Raises: InputError for a model that cannot run from left to right; BackendError where native, or rounded weights, were asked for
-    and cannot run.
+    Raises: InputError for a model that cannot run from left to right; BackendError where native, or rounded weights, were asked
+    for and cannot run.
     """
     return Stream(engine_of(model, native, processor is not None, weights), processor)
