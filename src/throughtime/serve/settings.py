@@ -31,7 +31,7 @@ class Limits(Settings):
         2.0, "Milliseconds that a chunk waits for others while nothing runs.", metavar="MS", low=0, panel=_SESSIONS
     )  # fmt: skip
     weights: str = option(
-        "float32", "float32, or rounded to bf16 or int8 for sessions and completions: large models are then two to three times as "
+        "float32", "float32, or rounded to bf16 or int8 for sessions and completions: large models are two to three times as "
         "fast.", metavar="NAME", choices=("float32", "bf16", "int8"), panel=_SESSIONS,
     )  # fmt: skip
     idle_s: float = option(300.0, "Seconds after which an unused session moves to the store.", metavar="S", above=0,
