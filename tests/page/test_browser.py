@@ -422,7 +422,8 @@ def test_a_token_is_asked_for_and_kept(browser, served):
       document.getElementById("read").click();
     """
     browser.js(hide)
-    browser.wait("return message.className === 'wrong' && message.textContent === 'a token is needed'")
+    said = browser.wait("return message.className === 'wrong' && message.textContent")
+    assert said.startswith("The server needs a token: type it here")
     assert browser.js("return !document.getElementById('token').hidden")
     browser.driver.find_element("id", "token-value").send_keys("secret-token" + Keys.ENTER)
     browser.wait(
@@ -430,3 +431,21 @@ def test_a_token_is_asked_for_and_kept(browser, served):
     )
     assert browser.js("return sessionStorage.getItem('throughtime-token')") == "secret-token"
     browser.js("sessionStorage.clear()")
+
+
+def test_nothing_can_be_pressed_before_there_is_something_to_show(browser, served):
+    browser.driver.execute_cdp_cmd("Network.enable", {})
+    browser.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/v1/inspect/*"]})
+    try:
+        browser.driver.get(served)
+        said = browser.wait("return message.className === 'wrong' && message.textContent")
+        assert said.startswith("The server does not answer")
+        inert = browser.js(
+            "return ['source', 'view', 'time', 'right'].map((id) => document.getElementById(id).inert)"
+        )
+        assert inert == [True] * 4
+    finally:
+        browser.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
+    browser.complaints()
+    browser.open(served)
+    assert not browser.js("return right.inert || source.inert")

@@ -83,6 +83,8 @@ def test_several_choices_and_prompts_are_those_of_one_alone(client):
     assert three.usage.completion_tokens == 75 and three.usage.prompt_tokens == 10
     both = client.completions.create(**{**ASKED, "prompt": ["dog", "the quick "]}, n=2)
     assert [each.text for each in both.choices][2:] == [each.text for each in three.choices][:2]
+    largest = client.completions.create(**{**ASKED, "seed": 2**64 - 1}, n=2)
+    assert largest.choices[1].text == text_of(client.completions.create(**{**ASKED, "seed": 0}))
     events = client.completions.create(**ASKED, n=3, stream=True)
     found = {0: "", 1: "", 2: ""}
     for each in events:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import threading
 
 import httpx
@@ -326,3 +327,50 @@ def test_a_session_of_a_model_that_is_not_served(book, words, frames, tmp_path):
             second.about("a")
         assert caught.value.cause == "snapshot"
         second.close()
+
+
+def test_random_requests_are_answered_or_refused(http):
+    draws, id = random.Random(5), open_one(http)
+    sessions = ["chunks", "flush", "reset", "restore", "fork"]
+    paths = [
+        "/v1/sessions",
+        "/v1/predict",
+        "/v1/completions",
+        *(f"/v1/sessions/{id}/{each}" for each in sessions),
+    ]
+    names = "model id snapshot seq data records prompt n stop seed logprobs session_id stream max_tokens temperature top_p top_k"
+    names = [*names.split(), "echo", "return_state", "stream_options", "style"]
+    values = [
+        None,
+        True,
+        False,
+        -1,
+        0,
+        1,
+        2,
+        2**70,
+        0.5,
+        1e308,
+        "",
+        "x",
+        "book",
+        id,
+        [],
+        ["x"],
+        [1, 2],
+        [[]],
+        [None],
+        {},
+        {"a": [1]},
+    ]
+    for _ in range(250):
+        body = {name: draws.choice(values) for name in draws.sample(names, draws.randrange(6))}
+        text = json.dumps({"model": "book", **body} if draws.random() < 0.7 else body)
+        if draws.random() < 0.2:
+            text = text[: draws.randrange(len(text))]
+        answer = http.post(draws.choice(paths), content=text, headers=draws.choice([{}, BINARY]))
+        assert answer.status_code in (200, 201) or refused(
+            answer, answer.status_code, answer.json()["error"]["code"]
+        )
+        assert answer.status_code < 500, (text, answer.text)
+    assert http.get("/healthz").status_code == 200

@@ -214,7 +214,7 @@ def test_a_dropped_connection_is_resumed(server, trained, connect):
         ('{"type": "chunk", "session": "x"}', "input"),
         ('{"type": "chunk", "session": "x", "seq": 1.5}', "input"),
         ('{"type": "chunk", "session": "x", "seq": 1, "ack": "0"}', "input"),
-        ('{"type": "chunk", "session": "x", "seq": 1}', "unknown"),
+        ('{"type": "chunk", "session": "nobody", "seq": 1}', "unknown"),
         ('{"type": "open", "model": "none"}', "not_found"),
         ('{"type": "open", "model": "book", "credit": -1}', "input"),
         ('{"type": "credit", "credit": "many"}', "input"),

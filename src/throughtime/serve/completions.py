@@ -183,7 +183,9 @@ class _Writer:
             self.usage["prompt_tokens"] += len(read.ids)
             for each in range(asked.n):
                 # Drawn as if it were the only one: choice 0 is that of n = 1, and a prompt's that of the prompt alone.
-                for piece in choice(read, asked.sampling, asked.seed + each, self._stopped):
+                seed = asked.seed + each
+                seed -= 2**64 if seed >= 2**64 else 0
+                for piece in choice(read, asked.sampling, seed, self._stopped):
                     self.usage["completion_tokens"] += piece.count
                     text += piece.new
                     if piece.finish is not None and (asked.session is not None or asked.return_state):

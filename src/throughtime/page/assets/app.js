@@ -39,7 +39,10 @@ async function ask(path, body) {
   }
   let found = null;
   try { found = await answer.json(); } catch { found = null; }
-  if (answer.status === 401) el("token").hidden = false;
+  if (answer.status === 401) {
+    el("token").hidden = false;
+    throw new Failed("The server needs a token: type it here, or add #token=... to the address.");
+  }
   if (!answer.ok || !found) throw new Failed((found && found.error && (found.error.message || found.error)) || "The server answered " + answer.status + ".");
   return found;
 }
@@ -140,7 +143,7 @@ function closeTrace() {
   S.trace = S.branch = S.influence = S.selection = S.hover = S.known = null;
   S.branches = S.places = [];
   for (const id of ["cells", "branches", "bars", "list", "places", "line", "depends"]) el(id).replaceChildren();
-  for (const id of ["generate", "step", "fork", "apply", "rewrite"]) el(id).disabled = true;
+  for (const id of ["view", "time", "right"]) el(id).inert = true;
 }
 
 async function openModel(name) {
@@ -159,6 +162,7 @@ async function openModel(name) {
 
 function showAbout(about) {
   S.about = about;
+  el("source").inert = false;
   document.title = S.model.name + ", throughtime";
   const words = { text: "text", numbers: "numbers", audio: "sound" }[about.kind];
   el("about").textContent = about.task + ": " + about.cell.toUpperCase() + " of " + about.sizes.join(" + ") + " units, " + about.parameters.toLocaleString("en") +
@@ -290,4 +294,6 @@ async function start() {
 
 window.throughtime = { state: S, unitsOn, similarPlaces }; // for the console
 wire();
+closeTrace();
+el("source").inert = true;
 start();

@@ -13,6 +13,7 @@ function openTrace(trace, options = {}) {
 }
 
 function openBranch(branch, units) {
+  for (const id of ["view", "time", "right"]) el(id).inert = false;
   S.branch = branch;
   S.trace = branch.trace;
   S.influence = null;
