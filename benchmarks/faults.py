@@ -42,7 +42,7 @@ class Plan(NamedTuple):
     servers: int = 1
     store: str = "sqlite"  # or "valkey"
     kill_s: float = 45.0  # between two kills
-    expire_s: float = 420.0
+    expire_s: float = 560.0
     max_live: int = 0  # 0: all sessions fit
     seed: int = 0
 

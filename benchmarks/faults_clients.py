@@ -49,13 +49,15 @@ class Client(Connection):
             await action(session)
             crowd.report.did[what] += 1
         except Lost as error:
-            unused = time.monotonic() - session.touched
-            if self.cause == "expired" and unused > 0.8 * crowd.expire_s:
+            lost = error.session or session
+            unused = time.monotonic() - lost.touched
+            if "expired" in str(error) and unused > 0.8 * crowd.expire_s:
                 crowd.report.did["expired, as nobody drew it"] += 1
             else:
                 crowd.report.lost.append(f"{what}, unused for {unused:.1f} s: {error}")
-            session = crowd.new()
-            await self.open(session)
+            if lost is session:
+                session = crowd.new()
+                await self.open(session)
         crowd.idle.append(session)
 
     # What is asked of the server
@@ -153,10 +155,16 @@ class Client(Connection):
                 self.socket.transport.resume_reading()
                 for tag, each in list(tags.items()):
                     answer = await self.receive(tag, *tags)
-                    if answer.get("cause") not in LATER:
+                    if answer["type"] == "out":
                         self.check(each, answer)
+            errors = []
             for each in several:  # those that broke; the others are asked for again
-                self.check(each, await self.ask(self.chunk(each)))
+                try:
+                    self.check(each, await self.ask(self.chunk(each)))
+                except Lost as error:
+                    errors.append(error)
+            if errors:
+                raise errors[0]
         finally:
             crowd.idle += several[1:]
 
@@ -204,6 +212,8 @@ class Client(Connection):
                 {"type": "fork", "session": session.name, "new": twin.name}, forgiven="busy"
             )
             if answer["type"] == "error" and not self.again:
+                other = self.crowd.new()
+                await self.open(other)
                 raise Lost(answer["message"])
             other = twin
             await self.feed(other)
@@ -226,7 +236,7 @@ class Client(Connection):
     async def close(self, session: Remote) -> None:
         answer = await self.ask({"type": "close", "session": session.name}, forgiven="unknown")
         if answer["type"] == "error" and not self.again:
-            raise Lost(answer["message"])
+            raise Lost(answer["message"], session)
 
     async def refusal(self, message: dict[str, Any], cause: str) -> None:
         answer = await self.ask(message, forgiven=cause)
@@ -248,9 +258,8 @@ class Client(Connection):
         """Raises: Lost for an error."""
         report = self.crowd.report
         if "answer" not in answer:
-            raise Lost(
-                f"chunk {session.seq} of {session.name}: {answer.get('cause')}: {answer.get('message')}"
-            )
+            what = f"{answer.get('cause')}: {answer.get('message')}"
+            raise Lost(f"chunk {session.seq} of {session.name}: {what}", session)
         report.chunks += 1
         session.touched = time.monotonic()
         if (

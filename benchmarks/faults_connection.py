@@ -56,7 +56,11 @@ class Report:
 
 
 class Lost(Exception):
-    """A session is not what it should be."""
+    """A session is not what it should be. session: which one, where it is not the one that a client acts on."""
+
+    def __init__(self, message: str, session: Remote | None = None) -> None:
+        super().__init__(message)
+        self.session = session
 
 
 class Crowd:
