@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.clock import set_clock
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # `benchmarks` is not installed: it is run from a checkout
 
@@ -15,7 +16,7 @@ from benchmarks import progress
 
 def test_every_case_has_a_line_with_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    set_clock(monkeypatch, lambda: now, progress)
     stream = io.StringIO()
     seen = []
     for case in progress.with_progress(

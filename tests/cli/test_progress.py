@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import re
 import sys
-import time
 
 import pytest
+from tests.clock import set_clock
 
+from throughtime import progress
 from throughtime.cli import main
 from throughtime.progress import ProgressBar, duration
 
@@ -21,7 +22,7 @@ class Terminal(io.StringIO):
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        set_clock(monkeypatch, lambda: self.now, progress)
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained]:
     return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(runs: Callable[[str], Trained]) -> Iterator[str]:
     """The address of a server with the page for a text, a frames and a transcribe run."""
     uvicorn = pytest.importorskip("uvicorn")

@@ -114,7 +114,7 @@ def test_gates_are_left_out_before_states_are_refused(runs, monkeypatch):
         payload(inspector, found)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def client(served):
     with httpx.Client(base_url=served, timeout=60) as found:
         yield found

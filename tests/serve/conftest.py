@@ -78,7 +78,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(folder / "frames", "frames", "--data", str(folder / "steps.csv"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(book: Path, words: Path, frames: Path) -> Iterator[str]:
     """The address of a server of all of them, for tests that leave it as it was."""
     with running(
@@ -87,7 +87,7 @@ def server(book: Path, words: Path, frames: Path) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def http(server: str) -> Iterator[httpx.Client]:
     """An HTTP client of that server."""
     with httpx.Client(base_url=server, timeout=SECONDS) as client:

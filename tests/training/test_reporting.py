@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import time
 
 import pytest
+from tests.clock import set_clock
 
+from throughtime import progress
 from throughtime.errors import InputError
 from throughtime.tasks import TextTask
-from throughtime.training import loop
+from throughtime.training import loop, trainer
 from throughtime.training.loop import train
 from throughtime.training.reporting import Several, Silent, TensorBoard, Terminal
 
@@ -52,7 +53,7 @@ def test_one_line_at_once_and_then_one_every_ten_seconds(make, monkeypatch):
         def step(self, step):
             now[0] += 1.0
 
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    set_clock(monkeypatch, lambda: now[0], progress, trainer)
     train(*make(steps=30, validation=0), report=Several(Terminal(stream), Ticking()))
     shown = [line for line in stream.getvalue().splitlines() if line.startswith("training: ")]
     assert [line.split(": ")[2].split(",")[0] for line in shown] == ["step 1", "step 11", "step 21"]

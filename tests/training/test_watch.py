@@ -6,15 +6,17 @@ import io
 import os
 import signal
 import sys
-import time
 
 import pytest
 import torch
+from tests.clock import set_clock
 from torch import nn
 
+from throughtime import progress
 from throughtime.flow import LayerSnapshot
 from throughtime.tasks import TextTask
 from throughtime.tasks.recorded import model_config_of
+from throughtime.training import trainer
 from throughtime.training.interrupt import Interrupted
 from throughtime.training.loop import train
 from throughtime.training.reporting import Terminal
@@ -71,7 +73,7 @@ def test_the_progress_line_says_it_in_few_words(make, monkeypatch):
         now[0] += 20.0
         return now[0]
 
-    monkeypatch.setattr(time, "monotonic", later)
+    set_clock(monkeypatch, later, progress, trainer)
     lines, bar = io.StringIO(), Screen()
     train(*make(watch=2, steps=10), report=Terminal(lines))
     train(*make("bar", watch=2, steps=10), report=Terminal(bar))
