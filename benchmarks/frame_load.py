@@ -1,14 +1,15 @@
 """How many sessions one core serves where each sends a frame every 10 ms: `python -m benchmarks.frame_load`.
 
 Each side gets the frames of all sessions at the same moment, on the clock, and has until the next ones come. So many sessions
-are served if the 99th percentile of the time from a frame's arrival to the last answer is below 10 ms, and at most one frame in a
-hundred begins late. The numbers grow until that fails. Ours is a `SessionPool`; beside it the same loop written around torch.nn
-and onnxruntime: gather the states, run, scatter. One thread; the outputs of all are compared before.
+are served if, in one of three tries, the 99th percentile of the time from a frame's arrival to the last answer is below 10 ms,
+and at most one frame in a hundred begins late. The numbers grow until that fails. Ours is a `SessionPool`; beside it the same
+loop written around torch.nn and onnxruntime: gather the states, run, scatter. One thread; the outputs of all are compared before.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from throughtime.bench.table import markdown
 from throughtime.bench.verify import check, worst_error
 
 FRAME = 0.01  # seconds
+TRIES = 3  # a machine that others use too stops for longer than a frame now and then
 NUMBERS = (64, 128, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1024, 1280, 1536)
 
 
@@ -68,6 +70,8 @@ def main() -> None:
     theirs = torch.nn.GRU(arguments.hidden, arguments.hidden, arguments.layers).eval()
     ours = tt.GRU(arguments.hidden, arguments.hidden, arguments.layers).eval()
     ours.load_state_dict(theirs.state_dict())
+    gc.collect()
+    gc.freeze()  # or Python looks through all that was imported now and then, for longer than a frame
     rows: list[list[str]] = []
     with torch.inference_mode():
         names = ["ours", "torch.nn"] + ["onnxruntime"] * (not onnx_peer.missing())
@@ -90,10 +94,16 @@ def main() -> None:
                         LIMIT,
                     )
                     step = by_hand.step
-                taken, late = frames(step, arguments.frames)
-                p99 = statistics.quantiles(taken, n=100)[98]
-                print(f"{name}: {number} sessions, p99 {p99 * 1e3:.2f} ms, {late} frames late", flush=True)
-                if p99 >= FRAME or late > arguments.frames // 100:
+                for _ in range(TRIES):
+                    taken, late = frames(step, arguments.frames)
+                    p99 = statistics.quantiles(taken, n=100)[98]
+                    print(
+                        f"{name}: {number} sessions, p99 {p99 * 1e3:.2f} ms, {late} frames late", flush=True
+                    )
+                    failed = p99 >= FRAME or late > arguments.frames // 100
+                    if not failed:
+                        break
+                if failed:
                     break
                 median, busy = statistics.median(taken), statistics.fmean(taken) / FRAME
                 best = [name, str(number), f"{median * 1e3:.2f}", f"{p99 * 1e3:.2f}", f"{busy:.0%}"]
