@@ -45,7 +45,8 @@ wheel:
 # under the sanitizer would see what it holds back on purpose.
 SANITIZED = $(CURDIR)/build/sanitize/libthroughtime_native.so
 NATIVE_TESTS = tests/kernels/test_native.py tests/kernels/test_native_options.py tests/kernels/test_native_layer_norm.py \
-  tests/kernels/test_native_bf16.py tests/kernels/test_products.py tests/kernels/test_abi.py tests/kernels/generator tests/sessions/test_stream.py
+  tests/kernels/test_native_bf16.py tests/kernels/test_products.py tests/kernels/test_abi.py tests/kernels/generator tests/sessions/test_stream.py \
+  tests/models/test_native_decoder.py
 sanitize: .venv/installed
 	cmake -S . -B build/sanitize -DTHROUGHTIME_SANITIZE=ON -DTHROUGHTIME_WERROR=ON
 	cmake --build build/sanitize

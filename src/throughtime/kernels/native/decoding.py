@@ -85,8 +85,8 @@ class PackedDecoder:
             self._score = None if weights.score is None else weights.score.detach().float().contiguous()
         self.symbols, self.features = weights.head_weight.shape
         self.embedded = weights.embedding.shape[1]
-        self.parts = 2 if weights.layers[0].kind == "lstm" else 1  # tensors of a layer's state: h, or h and c
-        self.width = self.parts * sum(layer.panels.padded for layer in self.layers)
+        parts = 2 if weights.layers[0].kind == "lstm" else 1  # tensors of a layer's state: h, or h and c
+        self.width = parts * sum(layer.panels.padded for layer in self.layers)
         self.width += self.features if weights.fed else 0
         self._structs = (self.library.structs["generation_layer"] * len(self.layers))(
             *(layer_struct(layer, self.library) for layer in self.layers)
