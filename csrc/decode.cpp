@@ -81,12 +81,8 @@ class Decoding {
   long room() const { return blocks() + std::min(blocks(), call_.count) * kBlock; }
 
   void plan() {
-    double products = double(call_.symbols) * call_.features;
-    for (int64_t l = 0; l < call_.layers; l++) {
-      const tt_generation_layer& layer = call_.layer[l];
-      products += double(layer.inputs + layer.hidden) * layer.hidden * (layer.cell == TT_RNN ? 1 : GenerationLayer::vectors(layer.cell));
-    }
-    if (call_.threads > 1 && products * rows_ >= 1.5e5) threads_ = int(call_.threads);
+    const double each = products(call_.layer, call_.layers) + double(call_.symbols) * call_.features;
+    if (call_.threads > 1 && each * rows_ >= 1.5e5) threads_ = int(call_.threads);
   }
 
   long set_up(int64_t l, long place) {

@@ -36,17 +36,13 @@ struct ThreadPlan {
   bool by_rows = true;  // each runs some rows alone, without barriers; else each has some units of all rows
 
   static ThreadPlan of(const tt_generation& call) {
-    double products = double(call.symbols) * call.layer[call.layers - 1].hidden;  // of a row, in one step
-    for (int64_t l = 0; l < call.layers; l++) {
-      const tt_generation_layer& layer = call.layer[l];
-      const int gates = layer.cell == TT_RNN ? 1 : GenerationLayer::vectors(layer.cell);
-      products += double(layer.inputs + layer.hidden) * layer.hidden * gates;
-    }
+    // Of a row, in one step.
+    const double each = products(call.layer, call.layers) + double(call.symbols) * call.layer[call.layers - 1].hidden;
     ThreadPlan plan;
     if (call.threads <= 1) return plan;
     // Rows alone need no barrier, but every thread then reads all weights; a row's stop must be seen by all.
-    const bool by_rows = call.stop_count == 0 && call.batch >= 4 * call.threads && products <= 262144;
-    if (by_rows ? products * call.batch * call.tokens < 1e6 : products * call.batch < 1.5e5) return plan;
+    const bool by_rows = call.stop_count == 0 && call.batch >= 4 * call.threads && each <= 262144;
+    if (by_rows ? each * call.batch * call.tokens < 1e6 : each * call.batch < 1.5e5) return plan;
     plan.count = int(call.threads);
     plan.by_rows = by_rows;
     return plan;

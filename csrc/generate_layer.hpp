@@ -21,6 +21,16 @@ struct GenerationLayer {
   long row() const { return given->padded / units() * vectors(given->cell) * kWidth; }
 };
 
+// Multiplications of one row in one step of some layers.
+static inline double products(const tt_generation_layer* layer, int64_t layers) {
+  double count = 0;
+  for (int64_t l = 0; l < layers; l++) {
+    const int gates = layer[l].cell == TT_RNN ? 1 : GenerationLayer::vectors(layer[l].cell);
+    count += double(layer[l].inputs + layer[l].hidden) * layer[l].hidden * gates;
+  }
+  return count;
+}
+
 // The units of panel j for rows first .. first + R.
 template <class Weights, int Cell, int R>
 TT_INLINE void step_units(const GenerationLayer& layer, const int64_t* ids, int side, long j, long first) {

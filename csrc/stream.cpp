@@ -56,15 +56,10 @@ class Streaming {
   long steps(long i) const { return call_.offsets[order_[i] + 1] - call_.offsets[order_[i]]; }
 
   void plan() {
-    double products = double(call_.outputs) * (call_.head_weight ? call_.layer[call_.layers - 1].hidden : 0);
-    for (int64_t l = 0; l < call_.layers; l++) {
-      const tt_generation_layer& layer = call_.layer[l];
-      const int gates = layer.cell == TT_RNN ? 1 : GenerationLayer::vectors(layer.cell);
-      products += double(layer.inputs + layer.hidden) * layer.hidden * gates;
-    }
+    const double each = products(call_.layer, call_.layers) + double(call_.outputs) * (call_.head_weight ? call_.layer[call_.layers - 1].hidden : 0);
     if (call_.threads <= 1) return;
     by_rows_ = rows_ >= 2 * kStepRows * call_.threads;
-    if (by_rows_ ? products * call_.offsets[rows_] < 1e6 : products * rows_ < 1.5e5) return;
+    if (by_rows_ ? each * call_.offsets[rows_] < 1e6 : each * rows_ < 1.5e5) return;
     threads_ = int(call_.threads);
   }
 
